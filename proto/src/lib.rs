@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+/// Version 1 of the contract: messages, the site's client, the server's trait.
+#[expect(missing_docs, reason = "the generator copies the comments of the .proto; oneofs and modules it makes itself have none")]
+#[allow(clippy::all, unreachable_pub, reason = "generated")]
+pub mod v1 {
+    tonic::include_proto!("fedbasin.v1");
+
+    /// The compiled contract, for the reflection service.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/fedbasin_v1.bin"));
+}
+
+/// Largest chunk of a checkpoint in one message, in bytes, in both directions.
+pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+
+/// Largest message either side accepts: one chunk and its envelope.
+pub const MAX_MESSAGE_BYTES: usize = MAX_CHUNK_BYTES + 4096;
+
+/// Metadata key in which an error's stable code string travels.
+pub const CODE_METADATA_KEY: &str = "fedbasin-code";
