@@ -1,2 +1,7 @@
-//! Program.
-fn main() {}
+//! `cargo demo`: see the library's documentation.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fedbasin_demo::main_with(std::env::args_os().collect())
+}

@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+
+pub mod cli;
+pub mod dataset;
+pub mod eval;
+pub mod figures;
+pub mod idx;
+pub mod model;
+pub mod plot;
+pub mod process;
+pub mod report;
+pub mod run;
+pub mod screen;
+pub mod site_training;
+pub mod split;
+pub mod table;
+pub mod trainer;
+
+pub use cli::main_with;
