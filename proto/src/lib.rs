@@ -1,7 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 /// Version 1 of the contract: messages, the site's client, the server's trait.
-#[expect(missing_docs, reason = "the generator copies the comments of the .proto; oneofs and modules it makes itself have none")]
+#[expect(
+    missing_docs,
+    reason = "the generator copies the comments of the .proto; oneofs and modules it makes itself have none"
+)]
 #[allow(clippy::all, unreachable_pub, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("fedbasin.v1");

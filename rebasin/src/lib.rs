@@ -1,1 +1,39 @@
 #![doc = include_str!("../README.md")]
+
+mod alignment;
+mod assignment;
+mod checkpoint;
+mod codec;
+mod digest;
+mod dtype;
+mod gain;
+mod header;
+mod layout;
+mod matching;
+mod merge_many;
+mod merging;
+mod path;
+mod permutation;
+mod report;
+mod scanner;
+mod source;
+mod spec;
+
+pub use self::{
+    alignment::Alignment,
+    assignment::{Assignment, assign},
+    checkpoint::{Checkpoint, CheckpointError, Tensor},
+    digest::{Digest, DigestError, Hasher},
+    dtype::Dtype,
+    header::{Header, Limits},
+    layout::{Layout, LayoutError, MAX_NAME_BYTES, MAX_RANK, TensorInfo},
+    matching::{AlignError, Aligned, MatchOptions, Progress, align, seed_from_digests},
+    merge_many::{MergeMany, merge_many},
+    merging::{Input, MergeError, mean, merge_to, shares},
+    path::{Barrier, barrier, interpolate},
+    permutation::{NotABijection, Permutation},
+    report::{AlignReport, GroupReport, report},
+    scanner::Scanner,
+    source::{BytesSource, FileSource, Source, read_checkpoint},
+    spec::{AxisUse, CheckedSpec, Coverage, Group, Kind, Spec, SpecError},
+};

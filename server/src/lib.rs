@@ -1,1 +1,15 @@
 #![doc = include_str!("../README.md")]
+
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod error;
+mod grpc;
+pub mod http;
+pub mod model;
+pub mod round;
+pub mod serve;
+pub mod store;
+mod worker;
+
+pub use self::cli::main_with;

@@ -1,2 +1,7 @@
-//! Program.
-fn main() {}
+//! The server's program: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fedbasin_server::main_with(std::env::args_os())
+}

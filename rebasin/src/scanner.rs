@@ -1,0 +1,187 @@
+//! A checkpoint checked while its bytes arrive.
+
+use crate::{CheckpointError, Dtype, Header, Layout, Limits, header::header_length};
+
+/// Checks a checkpoint file that comes in parts of any size: header, layout, and that every float is finite.
+///
+/// Nothing of the data is kept: memory is the header's size.
+#[derive(Debug)]
+pub struct Scanner {
+    expected: Option<Layout>,
+    size: u64,
+    limits: Limits,
+    taken: u64,
+    /// The beginning of the file, until the header is whole.
+    beginning: Vec<u8>,
+    header: Option<Header>,
+    /// Canonical positions in the order of the file, and where in it the scan stands.
+    order: Vec<usize>,
+    at: usize,
+    /// The first bytes of an element that the last part cut.
+    cut: Vec<u8>,
+}
+
+impl Scanner {
+    /// For a file of `size` bytes that must have the `expected` layout, if one is known.
+    #[must_use]
+    pub fn new(expected: Option<Layout>, size: u64, limits: Limits) -> Self {
+        Self {
+            expected,
+            size,
+            limits,
+            taken: 0,
+            beginning: Vec::new(),
+            header: None,
+            order: Vec::new(),
+            at: 0,
+            cut: Vec::new(),
+        }
+    }
+
+    /// The file's layout, once its header is whole.
+    #[must_use]
+    pub fn layout(&self) -> Option<&Layout> {
+        self.header.as_ref().map(Header::layout)
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] as soon as the bytes show that this is no checkpoint, not of the expected layout, or not
+    /// finite. The scanner must not be used after that.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), CheckpointError> {
+        if bytes.len() as u64 > self.size - self.taken {
+            return Err(CheckpointError::Length { header: self.size, file: self.taken + bytes.len() as u64 });
+        }
+        self.taken += bytes.len() as u64;
+        if self.header.is_none() {
+            bytes = self.take_beginning(bytes)?;
+        }
+        self.scan(bytes)
+    }
+
+    /// Ends the scan.
+    ///
+    /// # Errors
+    /// [`CheckpointError::TooShort`] if bytes are missing.
+    pub fn finish(self) -> Result<Header, CheckpointError> {
+        match self.header {
+            Some(header) if self.taken == self.size => Ok(header),
+            _ => Err(CheckpointError::TooShort { size: self.taken }),
+        }
+    }
+
+    /// Collects the header; gives what of `bytes` lies behind it.
+    fn take_beginning<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], CheckpointError> {
+        let (need, bytes) = self.fill(8, bytes);
+        if need {
+            return Ok(bytes);
+        }
+        let mut prefix = [0; 8];
+        prefix.copy_from_slice(&self.beginning[..8]);
+        let length = header_length(prefix, self.size, &self.limits)?;
+        let (need, bytes) = self.fill(8 + length, bytes);
+        if need {
+            return Ok(bytes);
+        }
+        let header = Header::parse(&self.beginning[8..], self.size - 8 - length as u64, &self.limits)?;
+        if let Some(expected) = &self.expected {
+            compare(expected, header.layout())?;
+        }
+        self.order = (0..header.layout().tensors().len()).collect();
+        self.order.sort_by_key(|&index| (header.range(index).start, header.range(index).end));
+        self.header = Some(header);
+        self.beginning = Vec::new();
+        Ok(bytes)
+    }
+
+    /// Fills the beginning up to `length`; tells whether more is needed, and what of `bytes` is left.
+    fn fill<'a>(&mut self, length: usize, bytes: &'a [u8]) -> (bool, &'a [u8]) {
+        let missing = length.saturating_sub(self.beginning.len());
+        let (now, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.beginning.extend_from_slice(now);
+        (self.beginning.len() < length, rest)
+    }
+
+    fn scan(&mut self, mut bytes: &[u8]) -> Result<(), CheckpointError> {
+        let Some(header) = &self.header else { return Ok(()) };
+        let mut position = self.taken - bytes.len() as u64;
+        while !bytes.is_empty() {
+            let Some(&index) = self.order.get(self.at) else { return Ok(()) };
+            let range = header.range(index);
+            if position >= range.end {
+                self.at += 1;
+                continue;
+            }
+            let info = &header.layout().tensors()[index];
+            let left = usize::try_from(range.end - position).unwrap_or(usize::MAX);
+            let (mine, rest) = bytes.split_at(left.min(bytes.len()));
+            let not_finite = |offset: u64| CheckpointError::NotFinite {
+                name: info.name.clone(),
+                index: (offset - range.start) / info.dtype.size() as u64,
+            };
+            let mut whole = mine;
+            if !self.cut.is_empty() {
+                let missing = info.dtype.size() - self.cut.len();
+                let (now, after) = mine.split_at(missing.min(mine.len()));
+                self.cut.extend_from_slice(now);
+                whole = after;
+                if self.cut.len() == info.dtype.size() {
+                    if first_bad(info.dtype, &self.cut).is_some() {
+                        return Err(not_finite(position));
+                    }
+                    self.cut.clear();
+                }
+            }
+            let tail = whole.len() % info.dtype.size();
+            let (elements, cut) = whole.split_at(whole.len() - tail);
+            if let Some(offset) = first_bad(info.dtype, elements) {
+                let before = (mine.len() - whole.len()) as u64;
+                return Err(not_finite(position + before + offset as u64));
+            }
+            self.cut.extend_from_slice(cut);
+            position += mine.len() as u64;
+            bytes = rest;
+        }
+        Ok(())
+    }
+}
+
+/// Byte offset of the first element that is no finite number (or no boolean).
+fn first_bad(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
+    let size = dtype.size();
+    let high =
+        |element: &[u8], mask: u16| u16::from_le_bytes([element[size - 2], element[size - 1]]) & mask == mask;
+    let bad = |element: &[u8]| match dtype {
+        Dtype::F64 => high(element, 0x7ff0),
+        Dtype::F32 | Dtype::BF16 => high(element, 0x7f80),
+        Dtype::F16 => high(element, 0x7c00),
+        Dtype::Bool => element[0] > 1,
+        _ => false,
+    };
+    if !dtype.is_float() && dtype != Dtype::Bool {
+        return None;
+    }
+    bytes.chunks_exact(size).position(bad).map(|index| index * size)
+}
+
+/// Says in which tensor two layouts differ first.
+pub(crate) fn compare(expected: &Layout, found: &Layout) -> Result<(), CheckpointError> {
+    for tensor in expected.tensors() {
+        match found.get(&tensor.name) {
+            None => return Err(CheckpointError::Missing { name: tensor.name.clone() }),
+            Some(other) if other != tensor => {
+                return Err(CheckpointError::Differs {
+                    name: tensor.name.clone(),
+                    expected: format!("{} {:?}", tensor.dtype, tensor.shape),
+                    found: format!("{} {:?}", other.dtype, other.shape),
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    match found.tensors().iter().find(|tensor| expected.get(&tensor.name).is_none()) {
+        Some(extra) => Err(CheckpointError::Extra { name: extra.name.clone() }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,98 @@
+//! Random access to a stored checkpoint, so that none need be held whole.
+
+use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+use crate::{Checkpoint, CheckpointError, Header, Tensor};
+
+/// A stored checkpoint's header, and its bytes by position.
+pub trait Source: Sync {
+    /// The checked header.
+    fn header(&self) -> &Header;
+
+    /// Fills `buffer` with the file's bytes from `offset` on.
+    ///
+    /// # Errors
+    /// Those of reading, and [`io::ErrorKind::UnexpectedEof`] where the file is shorter.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// A checkpoint in a file.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    header: Header,
+}
+
+impl FileSource {
+    /// From a file and its header (see [`Header::read`]).
+    #[must_use]
+    pub fn new(file: File, header: Header) -> Self {
+        Self { file, header }
+    }
+
+    /// Opens a file and reads its header.
+    ///
+    /// # Errors
+    /// [`CheckpointError`].
+    pub fn open(path: &std::path::Path) -> Result<Self, CheckpointError> {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let header = Header::read(&mut file, size)?;
+        Ok(Self { file, header })
+    }
+}
+
+impl Source for FileSource {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+/// A checkpoint file's bytes in memory.
+#[derive(Debug)]
+pub struct BytesSource {
+    bytes: Vec<u8>,
+    header: Header,
+}
+
+impl BytesSource {
+    /// From a whole file's bytes and its header.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, header: Header) -> Self {
+        Self { bytes, header }
+    }
+}
+
+impl Source for BytesSource {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let part = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.bytes.get(start..start.checked_add(buffer.len())?))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(part);
+        Ok(())
+    }
+}
+
+/// Reads a whole checkpoint into memory.
+///
+/// # Errors
+/// Those of reading. Values are not scanned again: [`crate::Scanner`] does that where bytes come in.
+pub fn read_checkpoint(source: &dyn Source) -> Result<Checkpoint, CheckpointError> {
+    let header = source.header();
+    let mut tensors = Vec::with_capacity(header.layout().tensors().len());
+    for (index, info) in header.layout().tensors().iter().enumerate() {
+        let mut bytes = vec![0; info.num_bytes()];
+        source.read_at(header.range(index).start, &mut bytes)?;
+        tensors.push(Tensor::from_bytes(info, bytes)?);
+    }
+    Checkpoint::new(header.layout().clone(), tensors)
+}

@@ -1,0 +1,98 @@
+//! Tokens: made, hashed, compared. Only hashes are stored.
+
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::{
+    config::{Config, Secret},
+    error::{Error, Result},
+};
+
+/// Prefix of a site's token, so that a leaked one can be recognised.
+pub const SITE_PREFIX: &str = "fbs_";
+/// Prefix of a generated admin token.
+pub const ADMIN_PREFIX: &str = "fba_";
+
+/// A new token with 256 random bits.
+///
+/// # Errors
+/// [`Code::Internal`](crate::error::Code) when the system gives no randomness.
+pub fn new_token(prefix: &str) -> Result<Secret> {
+    let mut bytes = [0_u8; 32];
+    getrandom::fill(&mut bytes).map_err(Error::internal)?;
+    Ok(Secret::new(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))))
+}
+
+/// What of a token is stored: its SHA-256 in hex. The token has 256 random bits, so no salt is needed.
+#[must_use]
+pub fn hash(token: &str) -> String {
+    hex::encode(Sha256::digest(token.as_bytes()))
+}
+
+/// The token of an `authorization: Bearer …` value.
+#[must_use]
+pub fn bearer(value: Option<&http::HeaderValue>) -> Option<&str> {
+    let (scheme, token) = value?.to_str().ok()?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= 512).then_some(token)
+}
+
+/// Knows the admin token by its hash.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    hash: String,
+}
+
+impl Admin {
+    /// Takes the token of the settings, or that in the data folder, which is made (mode 0600) if it is absent.
+    ///
+    /// # Errors
+    /// Says which file cannot be read or written, and what to do.
+    pub fn from_config(config: &Config) -> Result<Self> {
+        if let Some(token) = &config.admin_token {
+            return Ok(Self { hash: hash(check(token.expose(), "the environment")?) });
+        }
+        if let Some(path) = &config.admin_token_file {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Error::invalid(format!("admin_token_file: cannot read {}: {error}", path.display()))
+            })?;
+            return Ok(Self { hash: hash(check(&text, &path.display().to_string())?) });
+        }
+        let path = config.data_dir.join("admin-token");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Self { hash: hash(check(&text, &path.display().to_string())?) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let token = new_token(ADMIN_PREFIX)?;
+                let mut file =
+                    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+                writeln!(file, "{}", token.expose())?;
+                file.sync_all()?;
+                tracing::info!(admin.token_file = %path.display(), "made an admin token");
+                Ok(Self { hash: hash(token.expose()) })
+            }
+            Err(error) => Err(Error::invalid(format!("cannot read {}: {error}", path.display()))),
+        }
+    }
+
+    /// Whether this is the admin token; takes the same time whatever differs.
+    #[must_use]
+    pub fn is(&self, token: &str) -> bool {
+        bool::from(hash(token).as_bytes().ct_eq(self.hash.as_bytes()))
+    }
+}
+
+fn check<'a>(text: &'a str, place: &str) -> Result<&'a str> {
+    let token = text.trim();
+    if token.len() < 16 {
+        return Err(Error::invalid(format!(
+            "admin token: that in {place} has fewer than 16 characters; use a long random one"
+        )));
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+use super::*;
+
+#[test]
+fn a_bearer_value_is_taken_apart_strictly() {
+    let value = |text: &'static str| http::HeaderValue::from_static(text);
+    assert_eq!(bearer(Some(&value("Bearer abc"))), Some("abc"));
+    assert_eq!(bearer(Some(&value("bearer abc"))), Some("abc"));
+    for bad in ["abc", "Bearer", "Bearer ", "Basic abc"] {
+        assert_eq!(bearer(Some(&value(bad))), None, "{bad}");
+    }
+    assert_eq!(bearer(None), None);
+}
+
+#[test]
+fn tokens_differ_and_only_the_right_one_is_admin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+    let admin = Admin::from_config(&config).expect("made");
+    let written = std::fs::read_to_string(folder.path().join("admin-token")).expect("written");
+    assert!(admin.is(written.trim()));
+    assert!(!admin.is("fba_other"));
+    assert!(Admin::from_config(&config).expect("read again").is(written.trim()), "it is kept");
+    assert_ne!(new_token("x").expect("random").expose(), new_token("x").expect("random").expose());
+}
+
+#[test]
+fn a_short_admin_token_is_refused() {
+    let config = Config { admin_token: Some(Secret::new("short")), ..Config::default() };
+    assert!(Admin::from_config(&config).expect_err("short").message().contains("16 characters"));
+}

@@ -1,0 +1,178 @@
+//! The command line `fedbasin-server`.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Config, Secret, Tls},
+    error::{Code, Error, Result},
+    serve,
+    store::Store,
+};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "fedbasin-server",
+    version,
+    about = "Collects, aligns, merges, records and publishes models"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve sites (gRPC) and operators (HTTP), and do the work: align, merge, publish
+    Serve(ServeArgs),
+    /// Bring the database's schema up to date, then end
+    Migrate(ServeArgs),
+    /// Ask a running server whether it is ready; for container health checks
+    Healthcheck(HealthArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// Settings (TOML); the flags below go before it
+    #[arg(long, value_name = "FILE", env = "FEDBASIN_CONFIG")]
+    config: Option<PathBuf>,
+    /// Folder for checkpoints, uploads under way, the embedded database [default: fedbasin-data]
+    #[arg(long, value_name = "DIR", env = "FEDBASIN_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// postgres://… or sqlite://… [default: SQLite in the data folder]
+    #[arg(long, value_name = "URL", env = "FEDBASIN_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    /// File that holds the database URL, for secrets mounted as files
+    #[arg(long, value_name = "FILE", env = "FEDBASIN_DATABASE_URL_FILE", conflicts_with = "database_url")]
+    database_url_file: Option<PathBuf>,
+    /// gRPC address; port 0 takes a free one [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDR", env = "FEDBASIN_GRPC_LISTEN")]
+    grpc_listen: Option<SocketAddr>,
+    /// HTTP address; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "FEDBASIN_HTTP_LISTEN")]
+    http_listen: Option<SocketAddr>,
+    /// Certificate chain (PEM) for both addresses
+    #[arg(long, value_name = "PEM", env = "FEDBASIN_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM)
+    #[arg(long, value_name = "PEM", env = "FEDBASIN_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// File that holds the admin token [default: one is made in the data folder]
+    #[arg(long, value_name = "FILE", env = "FEDBASIN_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// The admin token; give it in the environment, not on the command line, where others can read it
+    #[arg(long, value_name = "TOKEN", env = "FEDBASIN_ADMIN_TOKEN", hide_env_values = true, hide = true)]
+    admin_token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct HealthArgs {
+    /// The HTTP edge of the server
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "FEDBASIN_HEALTHCHECK_ADDR")]
+    address: SocketAddr,
+}
+
+impl ServeArgs {
+    fn into_config(self) -> Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    Error::invalid(format!("--config: cannot read {}: {error}", path.display()))
+                })?;
+                Config::from_toml(&text)
+                    .map_err(|error| Error::invalid(format!("--config: {}: {error}", path.display())))?
+            }
+            None => Config::default(),
+        };
+        if let Some(folder) = self.data_dir {
+            config.data_dir = folder;
+        }
+        if let Some(url) = self.database_url {
+            config.database_url = Some(Secret::new(url));
+        }
+        if let Some(path) = self.database_url_file {
+            let url = std::fs::read_to_string(&path).map_err(|error| {
+                Error::invalid(format!("--database-url-file: cannot read {}: {error}", path.display()))
+            })?;
+            config.database_url = Some(Secret::new(url.trim()));
+        }
+        if let Some(listen) = self.grpc_listen {
+            config.grpc.listen = listen;
+        }
+        if let Some(listen) = self.http_listen {
+            config.http.listen = listen;
+        }
+        if let (Some(cert_file), Some(key_file)) = (self.tls_cert, self.tls_key) {
+            config.tls = Some(Tls { cert_file, key_file });
+        }
+        if let Some(path) = self.admin_token_file {
+            config.admin_token_file = Some(path);
+        }
+        config.admin_token = self.admin_token.map(Secret::new);
+        Ok(config)
+    }
+}
+
+/// Runs the whole program with these arguments (the first is its name) and gives its exit code: 0, 2 for wrong
+/// usage, 1 for everything else.
+pub fn main_with<I>(args: I) -> ExitCode
+where
+    I: IntoIterator,
+    I::Item: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing better can be done when even that cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let outcome = match cli.command {
+        Command::Serve(args) => args.into_config().and_then(|config| {
+            serve::init_logging(&config.log)?;
+            runtime()?.block_on(serve::serve(config))
+        }),
+        Command::Migrate(args) => args.into_config().and_then(|config| {
+            serve::init_logging(&config.log)?;
+            runtime()?.block_on(Store::open(&config)).map(|_| ())
+        }),
+        Command::Healthcheck(args) => healthcheck(args.address),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fedbasin-server: {}", error.message().replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format_args!("no runtime: {error}")))
+}
+
+/// A bare HTTP/1.1 request for `/readyz`: the image has no other tool to ask with.
+fn healthcheck(address: SocketAddr) -> Result<()> {
+    use std::io::{Read as _, Write as _};
+    let wait = std::time::Duration::from_secs(5);
+    let failed = |error: std::io::Error| {
+        Error::new(Code::Unavailable, format!("healthcheck: {address} does not answer: {error}"))
+    };
+    let mut stream = std::net::TcpStream::connect_timeout(&address, wait).map_err(failed)?;
+    stream.set_read_timeout(Some(wait)).map_err(failed)?;
+    stream
+        .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .map_err(failed)?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer).map_err(failed)?;
+    if answer.starts_with("HTTP/1.1 200") {
+        return Ok(());
+    }
+    let line = answer.lines().next().unwrap_or("nothing");
+    Err(Error::new(Code::Unavailable, format!("healthcheck: {address} is not ready: it answered {line}")))
+}

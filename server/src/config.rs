@@ -1,0 +1,178 @@
+//! Settings: one TOML file, overridden by the command line and its environment variables.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+/// All settings, each with a default: an empty file is a working server for one machine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder for checkpoints, uploads under way, the embedded database and the generated admin token.
+    pub data_dir: PathBuf,
+    /// `postgres://…`, or `sqlite://…`; absent: SQLite in the data folder.
+    pub database_url: Option<Secret>,
+    /// The gRPC edge, for sites.
+    pub grpc: Edge,
+    /// The HTTP edge, for operators.
+    pub http: Edge,
+    /// Certificate for both edges; absent: clear text.
+    pub tls: Option<Tls>,
+    /// File that holds the admin token; absent: one is generated in the data folder.
+    pub admin_token_file: Option<PathBuf>,
+    /// The admin token itself: from the environment only.
+    #[serde(skip)]
+    pub admin_token: Option<Secret>,
+    /// What the server takes at the most.
+    pub limits: Limits,
+    /// How the worker goes about it.
+    pub work: Work,
+    /// Log lines on standard error.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("fedbasin-data"),
+            database_url: None,
+            grpc: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 50051)) },
+            http: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
+            tls: None,
+            admin_token_file: None,
+            admin_token: None,
+            limits: Limits::default(),
+            work: Work::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// Where an edge listens.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edge {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// A certificate and its key, PEM.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificate chain.
+    pub cert_file: PathBuf,
+    /// Private key.
+    pub key_file: PathBuf,
+}
+
+/// What the server takes at the most.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Largest checkpoint, in bytes.
+    pub max_checkpoint_bytes: u64,
+    /// Most sites in one cohort.
+    pub max_cohort: usize,
+    /// Streams at once on one HTTP/2 connection.
+    pub max_concurrent_streams: u32,
+    /// Uploads at once over all sites; further ones wait.
+    pub max_concurrent_uploads: usize,
+    /// An upload without a byte for so long is ended (it can be resumed), in seconds.
+    pub idle_timeout_seconds: u64,
+    /// Largest JSON body of the HTTP edge, in bytes.
+    pub max_json_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_checkpoint_bytes: 16 << 30,
+            max_cohort: 1024,
+            max_concurrent_streams: 64,
+            max_concurrent_uploads: 64,
+            idle_timeout_seconds: 60,
+            max_json_bytes: 8 << 20,
+        }
+    }
+}
+
+/// How the worker goes about it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Work {
+    /// How long one piece of work is a worker's own, in seconds; it is renewed while the work goes on.
+    pub lease_seconds: u64,
+    /// How often the rows are read when nothing wakes the worker, in milliseconds.
+    pub poll_ms: u64,
+    /// Runs of weight matching from different orders; the best one counts.
+    pub starts: usize,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self { lease_seconds: 600, poll_ms: 1000, starts: 4 }
+    }
+}
+
+impl Work {
+    /// [`Work::poll_ms`].
+    #[must_use]
+    pub fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms.max(10))
+    }
+}
+
+/// Log lines on standard error.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,sqlx=warn`.
+    pub level: String,
+    /// One JSON object a line instead of text.
+    pub json: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), json: false }
+    }
+}
+
+/// A value that never shows itself.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value.
+    #[must_use]
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Config {
+    /// Reads a TOML text.
+    ///
+    /// # Errors
+    /// A sentence that names the line and the key.
+    pub fn from_toml(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! Between the wire's messages and the model's types.
+
+use fedbasin_proto::v1;
+use rebasin::AlignReport;
+
+use crate::{
+    error::{Error, Result},
+    model::{NewUpdate, Receipt, RoundRecord, Run, RunState, Update, UpdateState},
+    round::State,
+};
+
+pub(super) fn new_update(request: v1::BeginUpdateRequest) -> Result<NewUpdate> {
+    let digest = digest(&request.digest)?;
+    Ok(NewUpdate {
+        run_id: request.run_id,
+        round: request.round,
+        digest,
+        size: request.size,
+        num_examples: request.num_examples,
+        metrics: request.metrics.into_iter().collect(),
+    })
+}
+
+pub(super) fn digest(text: &str) -> Result<rebasin::Digest> {
+    text.parse().map_err(|_| Error::invalid("digest: not a SHA-256 in lower-case hex, 64 characters"))
+}
+
+pub(super) fn receipt(receipt: Receipt) -> v1::Receipt {
+    v1::Receipt {
+        update_id: receipt.update_id,
+        run_id: receipt.run_id,
+        round: receipt.round,
+        site_id: receipt.site_id,
+        digest: receipt.digest.to_string(),
+        size: receipt.size,
+        num_examples: receipt.num_examples,
+        accepted_at_ms: receipt.accepted_at_ms,
+    }
+}
+
+pub(super) fn update(update: &Update) -> v1::Update {
+    let state = match update.state {
+        UpdateState::Receiving => v1::UpdateState::Receiving,
+        UpdateState::Accepted { .. } => v1::UpdateState::Accepted,
+        UpdateState::Aligned { .. } => v1::UpdateState::Aligned,
+        UpdateState::Rejected { .. } => v1::UpdateState::Rejected,
+        UpdateState::Declined { .. } => v1::UpdateState::Declined,
+    };
+    v1::Update {
+        update_id: update.id.clone(),
+        run_id: update.run_id.clone(),
+        round: update.round,
+        digest: update.digest.to_string(),
+        size: update.size,
+        num_examples: update.num_examples,
+        state: state.into(),
+        reason: update.state.reason().unwrap_or_default().to_owned(),
+        receipt: update.receipt().map(receipt),
+        alignment: match &update.state {
+            UpdateState::Aligned { report, .. } => Some(alignment(report)),
+            _ => None,
+        },
+    }
+}
+
+fn alignment(report: &AlignReport) -> v1::Alignment {
+    v1::Alignment {
+        objective_before: report.objective_before,
+        objective_after: report.objective_after,
+        l2_before: report.l2_before,
+        l2_after: report.l2_after,
+        moved: report.moved,
+        sweeps: report.sweeps,
+        groups: report
+            .groups
+            .iter()
+            .map(|group| v1::GroupAlignment {
+                name: group.name.clone(),
+                size: u32::try_from(group.size).unwrap_or(u32::MAX),
+                moved: group.moved,
+                objective_before: group.objective_before,
+                objective_after: group.objective_after,
+                l2_before: group.l2_before,
+                l2_after: group.l2_after,
+            })
+            .collect(),
+    }
+}
+
+/// What a round looks like to one site. `sizes` are those of the reference and of the global model.
+pub(super) fn round_status(
+    record: &RoundRecord,
+    cohort: usize,
+    sizes: (u64, u64),
+    reference_is_private: bool,
+    own: Option<&Update>,
+) -> v1::RoundStatus {
+    let round = &record.round;
+    let (state, reason, global) = match &round.state {
+        State::Collecting => (v1::RoundState::Collecting, "", None),
+        State::Merging => (v1::RoundState::Merging, "", None),
+        State::Published { global } => (v1::RoundState::Published, "", Some(global)),
+        State::Failed { reason } => (v1::RoundState::Failed, reason.as_str(), None),
+        State::Cancelled => (v1::RoundState::Cancelled, "", None),
+    };
+    let reference = record.reference.filter(|_| !reference_is_private);
+    v1::RoundStatus {
+        number: round.number,
+        state: state.into(),
+        reason: reason.to_owned(),
+        reference_digest: reference.map(|digest| digest.to_string()).unwrap_or_default(),
+        reference_size: if reference.is_some() { sizes.0 } else { 0 },
+        global_digest: global.map(ToString::to_string).unwrap_or_default(),
+        global_size: sizes.1,
+        deadline_at_ms: round.window.deadline_at_ms,
+        quorum: round.window.quorum,
+        cohort: u32::try_from(cohort).unwrap_or(u32::MAX),
+        accepted: round.accepted,
+        own_update: own.map(update),
+    }
+}
+
+pub(super) fn run_status(
+    run: &Run,
+    round: Option<v1::RoundStatus>,
+    max_checkpoint_bytes: u64,
+) -> v1::RunStatus {
+    let (state, reason) = match &run.state {
+        RunState::Open => (v1::RunState::Open, ""),
+        RunState::Complete => (v1::RunState::Complete, ""),
+        RunState::Failed { reason } => (v1::RunState::Failed, reason.as_str()),
+        RunState::Cancelled => (v1::RunState::Cancelled, ""),
+    };
+    v1::RunStatus {
+        run_id: run.id.clone(),
+        state: state.into(),
+        reason: reason.to_owned(),
+        rounds: run.policy.rounds,
+        rounds_published: run.rounds_published,
+        round,
+        global_digest: run.global.map(|digest| digest.to_string()).unwrap_or_default(),
+        max_checkpoint_bytes,
+    }
+}

@@ -1,0 +1,72 @@
+//! A checkpoint's bytes as a stream of chunks.
+
+use bytes::{Bytes, BytesMut};
+use fedbasin_proto::{MAX_CHUNK_BYTES, v1};
+use futures::{Stream, StreamExt as _, stream::BoxStream};
+use rebasin::Digest;
+use tonic::Status;
+
+use crate::{
+    error::{Error, Result},
+    store::Store,
+};
+
+struct Cursor {
+    parts: BoxStream<'static, Result<Bytes>>,
+    held: BytesMut,
+    offset: u64,
+    total: u64,
+}
+
+/// The bytes from `offset` on; one empty chunk that tells the size where nothing is left.
+pub(super) async fn stream(
+    store: &Store,
+    digest: Digest,
+    offset: u64,
+) -> Result<impl Stream<Item = std::result::Result<v1::DownloadChunk, Status>> + Send + use<>, Status> {
+    let object = store.object(&digest, offset..u64::MAX).await?;
+    if offset > object.size {
+        return Err(Status::out_of_range(format!(
+            "offset {offset} is beyond the end: the checkpoint has {} bytes",
+            object.size
+        )));
+    }
+    let cursor = Cursor { parts: object.stream, held: BytesMut::new(), offset, total: object.size };
+    let first_may_be_empty = offset == object.size;
+    Ok(futures::stream::try_unfold((cursor, first_may_be_empty), |(mut cursor, empty_once)| async move {
+        match cursor.next_chunk().await? {
+            Some(chunk) => Ok(Some((chunk, (cursor, false)))),
+            None if empty_once => {
+                let chunk =
+                    v1::DownloadChunk { offset: cursor.offset, data: Bytes::new(), total_size: cursor.total };
+                Ok(Some((chunk, (cursor, false))))
+            }
+            None => Ok(None),
+        }
+    }))
+}
+
+impl Cursor {
+    /// The next chunk, filled to the limit: object stores give parts of any size.
+    async fn next_chunk(&mut self) -> Result<Option<v1::DownloadChunk>> {
+        while self.held.len() < MAX_CHUNK_BYTES {
+            match self.parts.next().await {
+                Some(part) => self.held.extend_from_slice(&part?),
+                None => break,
+            }
+        }
+        if self.held.is_empty() {
+            if self.offset < self.total {
+                return Err(Error::new(
+                    crate::error::Code::Unavailable,
+                    "the object store ended a download early",
+                ));
+            }
+            return Ok(None);
+        }
+        let data = self.held.split_to(self.held.len().min(MAX_CHUNK_BYTES)).freeze();
+        let chunk = v1::DownloadChunk { offset: self.offset, total_size: self.total, data };
+        self.offset += chunk.data.len() as u64;
+        Ok(Some(chunk))
+    }
+}

@@ -1,0 +1,311 @@
+//! Uploads under way: chunks in, durable offsets out, then the receipt.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use fedbasin_proto::{MAX_CHUNK_BYTES, v1};
+use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use crate::{
+    config::Limits,
+    error::{Code, Error, Result},
+    model::{Receipt, Update, UpdateState},
+    store::{Staging, Store},
+};
+
+/// The uploads that this process holds open. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub(super) struct Uploads {
+    open: Arc<Mutex<HashMap<String, Arc<Slot>>>>,
+    places: Arc<Semaphore>,
+    idle: Duration,
+}
+
+/// One upload: who writes it holds the lock; a newer stream cancels the older one first, so that a dead connection
+/// never keeps a site from going on.
+struct Slot {
+    staging: Arc<tokio::sync::Mutex<Option<Staging>>>,
+    writer: Mutex<CancellationToken>,
+}
+
+type Progress = mpsc::Sender<std::result::Result<v1::UpdateProgress, Status>>;
+type Held = OwnedMutexGuard<Option<Staging>>;
+
+impl Uploads {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            open: Arc::default(),
+            places: Arc::new(Semaphore::new(limits.max_concurrent_uploads.max(1))),
+            idle: Duration::from_secs(limits.idle_timeout_seconds.max(1)),
+        }
+    }
+
+    /// Takes over the upload from whoever writes it.
+    async fn enter(&self, update_id: &str) -> (Held, CancellationToken) {
+        let slot = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(open.entry(update_id.to_owned()).or_insert_with(|| {
+                Arc::new(Slot { staging: Arc::default(), writer: Mutex::new(CancellationToken::new()) })
+            }))
+        };
+        let cancelled = CancellationToken::new();
+        let before = {
+            let mut writer = slot.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *writer, cancelled.clone())
+        };
+        before.cancel();
+        (Arc::clone(&slot.staging).lock_owned().await, cancelled)
+    }
+
+    fn forget(&self, update_id: &str) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(update_id);
+    }
+
+    /// Takes an update's chunks until the stream ends.
+    pub(super) async fn receive(
+        &self,
+        store: &Store,
+        site: &str,
+        mut chunks: Streaming<v1::UpdateChunk>,
+        progress: &Progress,
+    ) -> Result<()> {
+        let Some(first) = self.next(&mut chunks).await? else { return Ok(()) };
+        let update = store.update_of_site(site, &first.update_id).await?;
+        under_way(&update)?;
+        let _place = self.places.acquire().await.map_err(Error::internal)?;
+        let (mut held, cancelled) = self.enter(&update.id).await;
+        let outcome = tokio::select! {
+            outcome = self.take_chunks(store, site, &update, first, chunks, &mut held, progress) => outcome,
+            () = cancelled.cancelled() => {
+                return Err(Error::new(Code::OffsetMismatch, "a newer stream of this site took over this upload"));
+            }
+        };
+        if let Err(error) = &outcome
+            && error.code() == Code::InvalidCheckpoint
+        {
+            *held = None;
+            drop(held);
+            self.forget(&update.id);
+            store.reject_update(&update.id, error.message()).await?;
+            tracing::info!(update.id, site.id = site, error.message = error.message(), "update rejected");
+        }
+        outcome
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one loop, split from its set-up and its clean-up")]
+    async fn take_chunks(
+        &self,
+        store: &Store,
+        site: &str,
+        update: &Update,
+        first: v1::UpdateChunk,
+        mut chunks: Streaming<v1::UpdateChunk>,
+        held: &mut Held,
+        progress: &Progress,
+    ) -> Result<()> {
+        let gate = Gate::of(store, site, update).await?;
+        open(store, update, &gate, held).await?;
+        let mut next = Some(first);
+        while let Some(chunk) = next {
+            if chunk.update_id != update.id {
+                return Err(Error::invalid(
+                    "update_id: changed within one stream; one stream carries one update",
+                ));
+            }
+            let synced = append(&gate, held, chunk).await?;
+            if let Some(durable_offset) = synced {
+                // The round may have closed meanwhile: do not take bytes that nobody needs.
+                under_way(&store.update_of_site(site, &update.id).await?)?;
+                if progress.send(Ok(v1::UpdateProgress { durable_offset })).await.is_err() {
+                    return Ok(());
+                }
+            }
+            next = self.next(&mut chunks).await?;
+        }
+        let durable_offset = sync(held).await?;
+        // The client may be gone already; it will ask.
+        let _ = progress.send(Ok(v1::UpdateProgress { durable_offset })).await;
+        Ok(())
+    }
+
+    async fn next(&self, chunks: &mut Streaming<v1::UpdateChunk>) -> Result<Option<v1::UpdateChunk>> {
+        match tokio::time::timeout(self.idle, chunks.message()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(status)) if status.code() == tonic::Code::OutOfRange => Err(Error::new(
+                Code::TooLarge,
+                format!("a message is larger than a chunk of {MAX_CHUNK_BYTES} bytes"),
+            )),
+            Ok(Err(status)) => Err(Error::invalid(format!("the stream broke off: {}", status.message()))),
+            Err(_) => Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "no byte came for {} s; begin again and go on from the offset given",
+                    self.idle.as_secs()
+                ),
+            )),
+        }
+    }
+
+    /// Checks, stores and accepts an update all of whose bytes are here; again gives the same receipt.
+    pub(super) async fn finish(&self, store: &Store, site: &str, update_id: &str) -> Result<Receipt> {
+        let update = store.update_of_site(site, update_id).await?;
+        if let Some(receipt) = update.receipt() {
+            return Ok(receipt);
+        }
+        under_way(&update)?;
+        let (mut held, _) = self.enter(update_id).await;
+        let sealed = seal(store, site, &update, &mut held).await;
+        drop(held);
+        self.forget(update_id);
+        match sealed {
+            Ok(sealed) => {
+                // Another finish of this update may have been first: read again.
+                let update = store.update_of_site(site, update_id).await?;
+                if let Some(receipt) = update.receipt() {
+                    return Ok(receipt);
+                }
+                let receipt = store.accept_update(&update, sealed).await?;
+                tracing::info!(
+                    run.id = receipt.run_id,
+                    round.number = receipt.round,
+                    site.id = site,
+                    update.id = update_id,
+                    update.digest = %receipt.digest,
+                    update.bytes = receipt.size,
+                    "update accepted"
+                );
+                Ok(receipt)
+            }
+            Err(error) => {
+                if error.code() == Code::InvalidCheckpoint {
+                    store.reject_update(update_id, error.message()).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What an upload is held against: the run's layout, or, before one is fixed, its spec.
+struct Gate {
+    layout: Option<rebasin::Layout>,
+    spec: Option<rebasin::Spec>,
+}
+
+impl Gate {
+    async fn of(store: &Store, site: &str, update: &Update) -> Result<Self> {
+        let run = store.run_of_site(site, &update.run_id).await?;
+        Ok(Self { spec: run.spec.filter(|_| run.layout.is_none()), layout: run.layout })
+    }
+
+    /// The layout as soon as the header is here: it must fit the run's spec.
+    fn check(&self, staging: &Staging) -> Result<()> {
+        if let (Some(spec), Some(layout)) = (&self.spec, staging.layout()) {
+            spec.check(layout).map_err(|error| {
+                Error::new(
+                    Code::InvalidCheckpoint,
+                    format!("the checkpoint does not fit the run's spec: {error}"),
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// An update that is still under way; otherwise the error that its state means.
+fn under_way(update: &Update) -> Result<()> {
+    match &update.state {
+        UpdateState::Receiving => Ok(()),
+        UpdateState::Accepted { .. } | UpdateState::Aligned { .. } => Err(Error::new(
+            Code::Conflict,
+            "this update is accepted already; ask for its receipt by finishing it",
+        )),
+        UpdateState::Rejected { reason } => {
+            Err(Error::new(Code::InvalidCheckpoint, format!("this update was rejected: {reason}")))
+        }
+        UpdateState::Declined { reason } => {
+            Err(Error::new(Code::RoundClosed, format!("this update was declined: {reason}")))
+        }
+    }
+}
+
+async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Held) -> Result<()> {
+    if held.is_none() {
+        let (store, update, layout) = (store.clone(), update.clone(), gate.layout.clone());
+        let staging = blocking(move || store.staging(&update.id, update.size, layout)).await?;
+        **held = Some(staging);
+    }
+    Ok(())
+}
+
+/// Appends one chunk; gives the durable offset when it was time to sync.
+async fn append(gate: &Gate, held: &mut Held, chunk: v1::UpdateChunk) -> Result<Option<u64>> {
+    let mut staging = held.take().ok_or_else(|| Error::internal("an upload without a file"))?;
+    let (returned, outcome) = tokio::task::spawn_blocking(move || {
+        let outcome = append_blocking(&mut staging, &chunk);
+        (staging, outcome)
+    })
+    .await
+    .map_err(Error::internal)?;
+    let outcome = outcome.and_then(|durable| gate.check(&returned).map(|()| durable));
+    **held = Some(returned);
+    outcome
+}
+
+fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<Option<u64>> {
+    if chunk.data.len() > MAX_CHUNK_BYTES {
+        return Err(Error::new(Code::TooLarge, format!("a chunk has more than {MAX_CHUNK_BYTES} bytes")));
+    }
+    if chunk.offset != staging.written() {
+        return Err(Error::new(
+            Code::OffsetMismatch,
+            format!(
+                "a chunk begins at {}, the server holds {} bytes; begin again and go on from the offset given",
+                chunk.offset,
+                staging.written()
+            ),
+        ));
+    }
+    if crc32c::crc32c(&chunk.data) != chunk.crc32c {
+        return Err(Error::new(
+            Code::OffsetMismatch,
+            format!("the chunk at {} arrived damaged (CRC-32C); begin again and send it again", chunk.offset),
+        ));
+    }
+    staging.append(&chunk.data)?;
+    if !staging.sync_is_due() {
+        return Ok(None);
+    }
+    staging.sync()?;
+    Ok(Some(staging.durable()))
+}
+
+async fn sync(held: &mut Held) -> Result<u64> {
+    let mut staging = held.take().ok_or_else(|| Error::internal("an upload without a file"))?;
+    let (returned, outcome) = tokio::task::spawn_blocking(move || {
+        let outcome = staging.sync().map(|()| staging.durable());
+        (staging, outcome)
+    })
+    .await
+    .map_err(Error::internal)?;
+    **held = Some(returned);
+    outcome
+}
+
+async fn seal(store: &Store, site: &str, update: &Update, held: &mut Held) -> Result<crate::store::Sealed> {
+    let gate = Gate::of(store, site, update).await?;
+    open(store, update, &gate, held).await?;
+    let staging = held.take().ok_or_else(|| Error::internal("an upload without a file"))?;
+    gate.check(&staging)?;
+    let digest = update.digest;
+    blocking(move || staging.seal(Some(digest))).await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+}

@@ -1,0 +1,156 @@
+//! The HTTP edge, for operators: JSON, `application/problem+json` errors, OpenAPI at `/openapi.json`.
+
+mod auth;
+mod checkpoints;
+mod health;
+mod problem;
+mod rounds;
+mod runs;
+mod sites;
+mod time;
+
+use std::net::TcpListener;
+
+use ::http::header;
+use axum::{Router, extract::DefaultBodyLimit, response::IntoResponse as _};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use self::problem::Problem;
+use crate::{
+    auth::Admin,
+    config::{Limits, Tls},
+    error::{Code, Error, Result},
+    store::Store,
+};
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Api {
+    store: Store,
+    admin: Admin,
+    limits: Limits,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "fedbasin admin API",
+        description = "Enrol sites, create runs, see how rounds stand, fetch global models. Every call but the health \
+                       checks and this document carries `authorization: Bearer <admin token>`. Errors are \
+                       `application/problem+json` with a stable `code`."
+    ),
+    modifiers(&BearerToken)
+)]
+struct Document;
+
+struct BearerToken;
+
+impl Modify for BearerToken {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme =
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The admin token.")).build();
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("admin_token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// Calls without a token.
+fn open_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(health::healthz)).routes(routes!(health::readyz))
+}
+
+/// Calls with small JSON bodies.
+fn json_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(sites::create, sites::list))
+        .routes(routes!(runs::create, runs::list))
+        .routes(routes!(runs::show))
+        .routes(routes!(runs::cancel))
+        .routes(routes!(rounds::list))
+        .routes(routes!(rounds::show))
+        .routes(routes!(rounds::model))
+}
+
+/// Calls whose body streams in and is limited as it is counted.
+fn stream_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(checkpoints::create))
+}
+
+/// The OpenAPI document as it is served at `/openapi.json`.
+///
+/// # Errors
+/// Those of writing JSON.
+pub fn openapi_json() -> Result<String> {
+    let routes = OpenApiRouter::with_openapi(Document::openapi()).merge(open_routes());
+    let document = routes.merge(json_routes()).merge(stream_routes()).into_openapi();
+    document.to_pretty_json().map_err(Error::internal)
+}
+
+fn router(api: Api) -> Result<Router> {
+    let document = openapi_json()?;
+    let guarded = json_routes()
+        .layer(DefaultBodyLimit::max(api.limits.max_json_bytes))
+        .merge(stream_routes().layer(DefaultBodyLimit::disable()))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), auth::require_admin));
+    let (router, _) = open_routes().merge(guarded).split_for_parts();
+    let document =
+        move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()));
+    Ok(router
+        .route("/openapi.json", axum::routing::get(document))
+        .fallback(|| async {
+            Problem::from(Error::not_found("there is no such page; the API is described at /openapi.json"))
+        })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            Problem::from(Error::internal("a handler panicked")).into_response()
+        }))
+        .with_state(api))
+}
+
+/// Serves until `stop` is cancelled; requests under way may finish within ten seconds.
+///
+/// # Errors
+/// Says what of the certificate cannot be used, or why the listener failed.
+pub(crate) async fn serve(
+    store: Store,
+    admin: Admin,
+    listener: TcpListener,
+    tls: Option<&Tls>,
+    limits: &Limits,
+    stop: CancellationToken,
+) -> Result<()> {
+    let service = router(Api { store, admin, limits: limits.clone() })?.into_make_service();
+    let handle = Handle::new();
+    tokio::spawn({
+        let handle = handle.clone();
+        async move {
+            stop.cancelled().await;
+            handle.graceful_shutdown(Some(std::time::Duration::from_secs(10)));
+        }
+    });
+    let failed = |error: std::io::Error| Error::new(Code::Unavailable, format!("http: {error}"));
+    match tls {
+        Some(tls) => {
+            let config =
+                RustlsConfig::from_pem_file(&tls.cert_file, &tls.key_file).await.map_err(|error| {
+                    Error::invalid(format!("tls: the certificate or key cannot be used: {error}"))
+                })?;
+            axum_server::from_tcp_rustls(listener, config)
+                .map_err(failed)?
+                .handle(handle)
+                .serve(service)
+                .await
+        }
+        None => axum_server::from_tcp(listener).map_err(failed)?.handle(handle).serve(service).await,
+    }
+    .map_err(failed)
+}

@@ -1,0 +1,256 @@
+//! Rounds: list, show with every cohort site, download the model.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use axum_extra::TypedHeader;
+use headers::Range;
+use http::{HeaderValue, StatusCode, header};
+use rebasin::AlignReport;
+use serde::Serialize;
+
+use super::{Api, problem::Problem, runs, time::iso};
+use crate::{
+    error::{Code, Error, Result},
+    model::{self, Metrics, RoundRecord, Update, UpdateState},
+    round::State as RoundState,
+};
+
+/// A round.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Round {
+    number: u32,
+    /// `collecting`, `merging`, `published`, `failed` or `cancelled`.
+    state: &'static str,
+    /// Why it failed.
+    reason: Option<String>,
+    /// What its updates are aligned to; absent while a founding round collects.
+    reference_digest: Option<String>,
+    /// The model that it published.
+    global_digest: Option<String>,
+    /// Size of that model in bytes.
+    global_size: Option<u64>,
+    /// Fewest updates that may be merged.
+    quorum: u32,
+    opened_at: String,
+    deadline_at: String,
+    closed_at: Option<String>,
+    /// Every site of the cohort, by id.
+    sites: Vec<RoundSite>,
+}
+
+/// A site in a round: its newest update, or silence.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct RoundSite {
+    site: String,
+    /// `silent`, `receiving`, `accepted`, `aligned`, `rejected` or `declined`.
+    state: &'static str,
+    /// Why its update was rejected or declined.
+    reason: Option<String>,
+    update_id: Option<String>,
+    digest: Option<String>,
+    /// Size of its checkpoint in bytes.
+    size: Option<u64>,
+    /// How many bytes have arrived, while receiving.
+    received_bytes: Option<u64>,
+    num_examples: Option<u64>,
+    /// Its part of the mean, once the updates of the round are final.
+    share: Option<f64>,
+    /// The site's own figures.
+    metrics: Option<Metrics>,
+    accepted_at: Option<String>,
+    /// How its update was brought into the reference's frame.
+    #[schema(value_type = Option<Object>)]
+    alignment: Option<AlignReport>,
+}
+
+/// A run's rounds.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct RoundList {
+    rounds: Vec<Round>,
+}
+
+/// A run's rounds, oldest first.
+#[utoipa::path(get, path = "/v1/runs/{run}/rounds", tag = "rounds", security(("admin_token" = [])),
+    params(("run" = String, Path)), responses((status = 200, body = RoundList),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Path(run): Path<String>,
+) -> Result<Json<RoundList>, Problem> {
+    let run = runs::find(&api, &run).await?;
+    let mut rounds = Vec::new();
+    for record in api.store.rounds(&run.id).await? {
+        rounds.push(describe(&api, &run, record).await?);
+    }
+    Ok(Json(RoundList { rounds }))
+}
+
+/// One round, with every site of the cohort.
+#[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}", tag = "rounds", security(("admin_token" = [])),
+    params(("run" = String, Path), ("number" = u32, Path)), responses((status = 200, body = Round),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn show(
+    State(api): State<Api>,
+    Path((run, number)): Path<(String, String)>,
+) -> Result<Json<Round>, Problem> {
+    let run = runs::find(&api, &run).await?;
+    let record = find(&api, &run, &number).await?;
+    Ok(Json(describe(&api, &run, record).await?))
+}
+
+/// The model that a round published, a safetensors file. Single ranges are answered with 206.
+#[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}/model", tag = "rounds", security(("admin_token" = [])),
+    params(("run" = String, Path), ("number" = u32, Path)), responses(
+    (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
+    (status = 206, body = Vec<u8>, content_type = "application/octet-stream"),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 409, body = Problem, content_type = "application/problem+json", description = "Not published"),
+    (status = 416, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn model(
+    State(api): State<Api>,
+    Path((run, number)): Path<(String, String)>,
+    range: Option<TypedHeader<Range>>,
+) -> Result<Response, Problem> {
+    let run = runs::find(&api, &run).await?;
+    let record = find(&api, &run, &number).await?;
+    let RoundState::Published { global } = record.round.state else {
+        let detail = format!("round {number} is {}: it has no model", record.round.state.name());
+        return Err(Error::new(Code::Conflict, detail).into());
+    };
+    let stored = api.store.checkpoint(&global).await?;
+    let size = stored.ok_or_else(|| Error::internal("a published model without a row"))?.size;
+    let (status, bytes) = match range {
+        None => (StatusCode::OK, 0..size),
+        Some(TypedHeader(range)) => match single_range(&range, size) {
+            Ranges::One(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
+            Ranges::Many => (StatusCode::OK, 0..size),
+            Ranges::None => return Ok(Problem::range_not_satisfiable(size)),
+        },
+    };
+    let object = api.store.object(&global, bytes.clone()).await?;
+    let mut response = (status, Body::from_stream(object.stream)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
+    let mut text = |name, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
+        }
+    };
+    text(header::ETAG, format!("\"{global}\""));
+    text(
+        header::CONTENT_DISPOSITION,
+        format!("attachment; filename=\"{}-round-{}.safetensors\"", run.id, record.round.number),
+    );
+    if status == StatusCode::PARTIAL_CONTENT {
+        text(header::CONTENT_RANGE, format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
+    }
+    Ok(response)
+}
+
+enum Ranges {
+    One(std::ops::Range<u64>),
+    /// Several: the whole is answered, as RFC 9110 allows.
+    Many,
+    None,
+}
+
+fn single_range(range: &Range, size: u64) -> Ranges {
+    let mut found = range.satisfiable_ranges(size).map(|(from, to)| bounds(from, to, size));
+    match (found.next().flatten(), found.next()) {
+        (Some(bytes), None) => Ranges::One(bytes),
+        (_, Some(_)) => Ranges::Many,
+        (None, None) => Ranges::None,
+    }
+}
+
+fn bounds(from: std::ops::Bound<u64>, to: std::ops::Bound<u64>, size: u64) -> Option<std::ops::Range<u64>> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let start = match from {
+        Included(start) => start,
+        Excluded(start) => start.checked_add(1)?,
+        Unbounded => 0,
+    };
+    let end = match to {
+        Included(end) => end.checked_add(1)?,
+        Excluded(end) => end,
+        Unbounded => size,
+    };
+    let end = end.min(size);
+    (start < end).then_some(start..end)
+}
+
+async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> {
+    let unknown = || Error::not_found(format!("run {}: there is no round {number:?}", run.id));
+    let number: u32 = number.parse().map_err(|_| unknown())?;
+    api.store.round(&run.id, number).await?.ok_or_else(unknown)
+}
+
+async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Round> {
+    let round = record.round;
+    let updates = api.store.updates_of_round(&run.id, round.number).await?;
+    let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
+    let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
+    let sites = run.cohort.iter().map(|site| {
+        let own = || updates.iter().filter(|update| update.site_id == *site);
+        // The one that counts; else the newest.
+        describe_site(api, site, own().find(|update| held(update)).or_else(|| own().next_back()), total)
+    });
+    let (reason, global) = match &round.state {
+        RoundState::Failed { reason } => (Some(reason.clone()), None),
+        RoundState::Published { global } => (None, Some(*global)),
+        _ => (None, None),
+    };
+    let global_size = match &global {
+        Some(digest) => api.store.checkpoint(digest).await?.map(|stored| stored.size),
+        None => None,
+    };
+    Ok(Round {
+        number: round.number,
+        state: round.state.name(),
+        reason,
+        reference_digest: record.reference.map(|digest| digest.to_string()),
+        global_digest: global.map(|digest| digest.to_string()),
+        global_size,
+        quorum: round.window.quorum,
+        opened_at: iso(round.window.opened_at_ms),
+        deadline_at: iso(round.window.deadline_at_ms),
+        closed_at: record.closed_at_ms.map(iso),
+        sites: sites.collect(),
+    })
+}
+
+fn held(update: &Update) -> bool {
+    update.state.accepted_at_ms().is_some()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "at most 10^12 examples a site: exact in an f64")]
+fn describe_site(api: &Api, site: &str, update: Option<&Update>, total: Option<u64>) -> RoundSite {
+    let receiving = update.filter(|update| matches!(update.state, UpdateState::Receiving));
+    let share = update.filter(|update| held(update)).zip(total);
+    RoundSite {
+        site: site.to_owned(),
+        state: update.map_or("silent", |update| update.state.name()),
+        reason: update.and_then(|update| update.state.reason()).map(str::to_owned),
+        update_id: update.map(|update| update.id.clone()),
+        digest: update.map(|update| update.digest.to_string()),
+        size: update.map(|update| update.size),
+        received_bytes: receiving.map(|update| api.store.staged_bytes(&update.id)),
+        num_examples: update.map(|update| update.num_examples),
+        share: share.map(|(update, total)| update.num_examples as f64 / total as f64),
+        metrics: update.map(|update| update.metrics.clone()),
+        accepted_at: update.and_then(|update| update.state.accepted_at_ms()).map(iso),
+        alignment: match update.map(|update| &update.state) {
+            Some(UpdateState::Aligned { report, .. }) => Some((**report).clone()),
+            _ => None,
+        },
+    }
+}

@@ -1,0 +1,178 @@
+//! Runs: create, list, show, cancel.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    Api,
+    problem::{Body, Problem},
+    time::iso,
+};
+use crate::{
+    error::{Error, Result},
+    model::{self, RunState, Strategy},
+    round::Policy,
+};
+
+/// A run to be created.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewRun {
+    /// 1 to 63 of `a-z 0-9 -`; absent: one is made.
+    #[serde(default)]
+    id: Option<String>,
+    /// The spec's JSON document; may be absent only for strategy `mean`.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    spec: Option<Value>,
+    strategy: Strategy,
+    /// A stored checkpoint to start from; absent: the first round is a founding round.
+    #[serde(default)]
+    seed_digest: Option<String>,
+    /// The sites that take part, by id.
+    cohort: Vec<String>,
+    policy: Policy,
+}
+
+/// A run.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Run {
+    id: String,
+    /// `open`, `complete`, `failed` or `cancelled`.
+    state: &'static str,
+    /// Why it failed.
+    reason: Option<String>,
+    strategy: Strategy,
+    #[schema(value_type = Option<Object>)]
+    spec: Option<Value>,
+    /// Digest of the layout, once a seed or the first update fixed it.
+    layout_digest: Option<String>,
+    seed_digest: Option<String>,
+    cohort: Vec<String>,
+    policy: Policy,
+    rounds_published: u32,
+    /// Number of the newest round.
+    current_round: Option<u32>,
+    /// The newest global model.
+    global_digest: Option<String>,
+    created_at: String,
+}
+
+/// All runs.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct RunList {
+    runs: Vec<Run>,
+}
+
+impl Run {
+    fn of(run: model::Run) -> Result<Self> {
+        let spec = run.spec.as_ref().map(|spec| serde_json::from_str(&spec.to_json())).transpose();
+        Ok(Self {
+            state: run.state.name(),
+            reason: match run.state {
+                RunState::Failed { reason } => Some(reason),
+                _ => None,
+            },
+            strategy: run.strategy,
+            spec: spec.map_err(Error::internal)?,
+            layout_digest: run.layout.map(|layout| layout.digest().to_string()),
+            seed_digest: run.seed.map(|digest| digest.to_string()),
+            cohort: run.cohort,
+            policy: run.policy,
+            rounds_published: run.rounds_published,
+            current_round: run.current_round,
+            global_digest: run.global.map(|digest| digest.to_string()),
+            created_at: iso(run.created_at_ms),
+            id: run.id,
+        })
+    }
+}
+
+impl NewRun {
+    fn check(self, max_cohort: usize) -> Result<model::NewRun> {
+        if self.cohort.len() > max_cohort {
+            return Err(Error::invalid(format!(
+                "cohort: {} sites are more than the {max_cohort} of limits.max_cohort",
+                self.cohort.len()
+            )));
+        }
+        let spec = self
+            .spec
+            .map(|spec| rebasin::Spec::from_json(&spec.to_string()))
+            .transpose()
+            .map_err(|error| Error::invalid(format!("spec: {error}")))?;
+        let seed = self
+            .seed_digest
+            .map(|digest| digest.parse())
+            .transpose()
+            .map_err(|_| Error::invalid("seed_digest: not a SHA-256 in lower-case hex, 64 characters"))?;
+        Ok(model::NewRun {
+            id: self.id.unwrap_or_else(|| format!("run-{}", uuid::Uuid::now_v7().simple())),
+            strategy: self.strategy,
+            spec,
+            policy: self.policy,
+            seed,
+            cohort: self.cohort,
+        })
+    }
+}
+
+/// Creates a run; its first round opens at once.
+#[utoipa::path(post, path = "/v1/runs", tag = "runs", security(("admin_token" = [])), request_body = NewRun, responses(
+    (status = 201, body = Run),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json", description = "A site or the seed is unknown"),
+    (status = 409, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn create(
+    State(api): State<Api>,
+    Body(new): Body<NewRun>,
+) -> Result<(StatusCode, Json<Run>), Problem> {
+    let run = api.store.create_run(new.check(api.limits.max_cohort)?).await?;
+    tracing::info!(
+        run.id = run.id,
+        run.strategy = run.strategy.name(),
+        run.sites = run.cohort.len(),
+        "run created"
+    );
+    Ok((StatusCode::CREATED, Json(Run::of(run)?)))
+}
+
+/// All runs, newest first.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("admin_token" = [])), responses(
+    (status = 200, body = RunList),
+    (status = 401, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<RunList>, Problem> {
+    let runs = api.store.runs().await?.into_iter().map(Run::of).collect::<Result<_>>()?;
+    Ok(Json(RunList { runs }))
+}
+
+/// One run.
+#[utoipa::path(get, path = "/v1/runs/{run}", tag = "runs", security(("admin_token" = [])), params(("run" = String, Path)),
+    responses((status = 200, body = Run),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn show(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+    Ok(Json(Run::of(find(&api, &run).await?)?))
+}
+
+/// Cancels a run and its open round; updates already merged into published models stay.
+#[utoipa::path(post, path = "/v1/runs/{run}/cancel", tag = "runs", security(("admin_token" = [])),
+    params(("run" = String, Path)), responses((status = 200, body = Run),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
+pub(super) async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+    api.store.cancel_run(&run).await?;
+    tracing::info!(run.id = run, "run cancelled");
+    Ok(Json(Run::of(find(&api, &run).await?)?))
+}
+
+pub(super) async fn find(api: &Api, run: &str) -> Result<model::Run> {
+    api.store.run(run).await?.ok_or_else(|| Error::not_found(format!("there is no run {run:?}")))
+}

@@ -1,0 +1,365 @@
+//! What the store holds, as checked types.
+
+use rebasin::{AlignReport, Digest, Layout, Spec};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    round::{Millis, Policy, Round},
+};
+
+/// Checks an id that a person chooses: 1 to 63 of `a-z 0-9 -`, beginning with a letter or digit.
+///
+/// # Errors
+/// [`Code::InvalidArgument`](crate::error::Code), naming `what`.
+pub fn check_id(what: &str, id: &str) -> Result<()> {
+    let fits = (1..=63).contains(&id.len())
+        && !id.starts_with('-')
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{what}: {:?} is not 1 to 63 of a-z, 0-9 and -, beginning with a letter or digit",
+        id.chars().take(80).collect::<String>()
+    )))
+}
+
+/// A site.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Its id.
+    pub id: String,
+    /// When it was enrolled.
+    pub created_at_ms: Millis,
+    /// Its last authenticated call.
+    pub last_seen_at_ms: Option<Millis>,
+}
+
+/// The merge rule of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Align each update to the reference, then average.
+    Aligned,
+    /// Average as they are.
+    Mean,
+    /// Align, then refine by aligning each to the mean of the others (Git Re-Basin, Alg. 3), then average.
+    MergeMany,
+}
+
+impl Strategy {
+    /// The name, as stored and shown.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aligned => "aligned",
+            Self::Mean => "mean",
+            Self::MergeMany => "merge-many",
+        }
+    }
+
+    /// Reads a stored name.
+    pub(crate) fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "aligned" => Ok(Self::Aligned),
+            "mean" => Ok(Self::Mean),
+            "merge-many" => Ok(Self::MergeMany),
+            _ => Err(Error::internal(format_args!("runs.strategy holds {name:?}"))),
+        }
+    }
+
+    /// Whether updates are aligned at all.
+    #[must_use]
+    pub fn aligns(self) -> bool {
+        self != Self::Mean
+    }
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunState {
+    /// Rounds go on.
+    Open,
+    /// All rounds are published.
+    Complete,
+    /// Too many rounds failed.
+    Failed {
+        /// A sentence for a person.
+        reason: String,
+    },
+    /// Ended by an operator.
+    Cancelled,
+}
+
+impl RunState {
+    /// The name, as stored and shown.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Complete => "complete",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One training campaign.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// Where it stands.
+    pub state: RunState,
+    /// Its merge rule.
+    pub strategy: Strategy,
+    /// Which axes move together; absent only for [`Strategy::Mean`].
+    pub spec: Option<Spec>,
+    /// Names, dtypes and shapes; absent until a seed or the first update fixes them.
+    pub layout: Option<Layout>,
+    /// What it asks of its rounds.
+    pub policy: Policy,
+    /// The checkpoint it started from, if any.
+    pub seed: Option<Digest>,
+    /// The newest published model.
+    pub global: Option<Digest>,
+    /// How many rounds were published.
+    pub rounds_published: u32,
+    /// When it was created.
+    pub created_at_ms: Millis,
+    /// Its sites, by id.
+    pub cohort: Vec<String>,
+    /// The number of its newest round; absent before the first one opened.
+    pub current_round: Option<u32>,
+}
+
+/// A run to be created.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its id.
+    pub id: String,
+    /// Its merge rule.
+    pub strategy: Strategy,
+    /// Which axes move together.
+    pub spec: Option<Spec>,
+    /// What it asks of its rounds.
+    pub policy: Policy,
+    /// The checkpoint to start from.
+    pub seed: Option<Digest>,
+    /// Its sites.
+    pub cohort: Vec<String>,
+}
+
+/// A round with what the store knows of it besides its state.
+#[derive(Debug, Clone)]
+pub struct RoundRecord {
+    /// The run.
+    pub run_id: String,
+    /// The state machine's part.
+    pub round: Round,
+    /// What its updates are aligned to; absent while a founding round collects.
+    pub reference: Option<Digest>,
+    /// When it left its last open state.
+    pub closed_at_ms: Option<Millis>,
+}
+
+/// Where an update stands, with what is true there.
+#[derive(Debug, Clone)]
+pub enum UpdateState {
+    /// Its bytes are arriving.
+    Receiving,
+    /// Held, and part of its round.
+    Accepted {
+        /// When.
+        at_ms: Millis,
+    },
+    /// Held, and its alignment known.
+    Aligned {
+        /// When it was accepted.
+        at_ms: Millis,
+        /// How it was brought into the reference's frame.
+        report: Box<AlignReport>,
+    },
+    /// Bad, by its own fault.
+    Rejected {
+        /// A sentence for a person.
+        reason: String,
+    },
+    /// Good, but not needed.
+    Declined {
+        /// A sentence for a person.
+        reason: String,
+    },
+}
+
+impl UpdateState {
+    /// The name, as stored and shown.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Receiving => "receiving",
+            Self::Accepted { .. } => "accepted",
+            Self::Aligned { .. } => "aligned",
+            Self::Rejected { .. } => "rejected",
+            Self::Declined { .. } => "declined",
+        }
+    }
+
+    /// When it was accepted, if it was.
+    #[must_use]
+    pub fn accepted_at_ms(&self) -> Option<Millis> {
+        match self {
+            Self::Accepted { at_ms } | Self::Aligned { at_ms, .. } => Some(*at_ms),
+            _ => None,
+        }
+    }
+
+    /// Why it is not part of its round.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Rejected { reason } | Self::Declined { reason } => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+/// One site's checkpoint for one round.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// Its id.
+    pub id: String,
+    /// Its run.
+    pub run_id: String,
+    /// Its round's number.
+    pub round: u32,
+    /// Who sent it.
+    pub site_id: String,
+    /// SHA-256 of its bytes, as announced; verified once it is accepted.
+    pub digest: Digest,
+    /// Size in bytes, as announced.
+    pub size: u64,
+    /// How many examples it was trained on.
+    pub num_examples: u64,
+    /// The site's own figures.
+    pub metrics: Metrics,
+    /// Where it stands.
+    pub state: UpdateState,
+}
+
+/// A site's own figures, by name.
+pub type Metrics = std::collections::BTreeMap<String, f64>;
+
+/// What a site announces.
+#[derive(Debug, Clone)]
+pub struct NewUpdate {
+    /// The run.
+    pub run_id: String,
+    /// The round's number.
+    pub round: u32,
+    /// SHA-256 of the bytes to come.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+    /// How many examples it was trained on.
+    pub num_examples: u64,
+    /// The site's own figures.
+    pub metrics: Metrics,
+}
+
+/// Most examples that an update may claim.
+pub const MAX_NUM_EXAMPLES: u64 = 1_000_000_000_000;
+/// Most metrics of an update.
+pub const MAX_METRICS: usize = 64;
+/// Longest name of a metric, in bytes.
+pub const MAX_METRIC_NAME_BYTES: usize = 64;
+
+impl NewUpdate {
+    /// Checks what needs no look into the store.
+    ///
+    /// # Errors
+    /// [`Code::InvalidArgument`](crate::error::Code) naming the field, [`Code::TooLarge`](crate::error::Code).
+    pub fn check(&self, max_checkpoint_bytes: u64) -> Result<()> {
+        if self.num_examples == 0 || self.num_examples > MAX_NUM_EXAMPLES {
+            return Err(Error::invalid(format!(
+                "num_examples: {} is not within 1 and {MAX_NUM_EXAMPLES}; send how many examples the site trained on",
+                self.num_examples
+            )));
+        }
+        if self.size > max_checkpoint_bytes {
+            return Err(Error::new(
+                crate::error::Code::TooLarge,
+                format!(
+                    "size: {} bytes are more than the {max_checkpoint_bytes} that this server takes \
+                     (limits.max_checkpoint_bytes)",
+                    self.size
+                ),
+            ));
+        }
+        if self.size < 9 {
+            return Err(Error::invalid(format!(
+                "size: {} bytes are too few for a safetensors file",
+                self.size
+            )));
+        }
+        if self.metrics.len() > MAX_METRICS {
+            return Err(Error::invalid(format!(
+                "metrics: {} are more than {MAX_METRICS}",
+                self.metrics.len()
+            )));
+        }
+        for (name, value) in &self.metrics {
+            let fits = (1..=MAX_METRIC_NAME_BYTES).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_graphic());
+            if !fits {
+                return Err(Error::invalid(format!(
+                    "metrics: the name {:?} is not 1 to {MAX_METRIC_NAME_BYTES} printable ASCII characters",
+                    name.chars().take(80).collect::<String>()
+                )));
+            }
+            if !value.is_finite() {
+                return Err(Error::invalid(format!("metrics: {name} is not a finite number")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The server's proof that it holds an update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The update.
+    pub update_id: String,
+    /// Its run.
+    pub run_id: String,
+    /// Its round.
+    pub round: u32,
+    /// Who sent it.
+    pub site_id: String,
+    /// SHA-256 of its bytes, verified.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+    /// How many examples it was trained on.
+    pub num_examples: u64,
+    /// When it was accepted.
+    pub accepted_at_ms: Millis,
+}
+
+impl Update {
+    /// The receipt, once the update is held: always the same one.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        Some(Receipt {
+            update_id: self.id.clone(),
+            run_id: self.run_id.clone(),
+            round: self.round,
+            site_id: self.site_id.clone(),
+            digest: self.digest,
+            size: self.size,
+            num_examples: self.num_examples,
+            accepted_at_ms: self.state.accepted_at_ms()?,
+        })
+    }
+}

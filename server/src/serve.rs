@@ -1,0 +1,149 @@
+//! One process: both edges, the reconciler and the worker.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    auth::Admin,
+    config::{Config, Log},
+    error::{Code, Error, Result},
+    grpc, http,
+    store::Store,
+    worker,
+};
+
+/// Begins logging to standard error.
+///
+/// # Errors
+/// A level that is none.
+pub fn init_logging(settings: &Log) -> Result<()> {
+    let filter = EnvFilter::try_new(&settings.level)
+        .map_err(|error| Error::invalid(format!("log.level: {:?} is no filter: {error}", settings.level)))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // A second server in one process (tests) keeps the first one's logging.
+    let _ = if settings.json { builder.json().try_init() } else { builder.try_init() };
+    Ok(())
+}
+
+/// Serves until the process is told to end (SIGTERM, Ctrl-C), then lets requests and work under way finish.
+///
+/// Prints one line on standard output once both addresses listen:
+/// `listening grpc=http://127.0.0.1:50051 http=http://127.0.0.1:8080`.
+///
+/// # Errors
+/// What of the settings cannot be used, and what to do.
+pub async fn serve(config: Config) -> Result<()> {
+    // Both edges and the database use rustls; one provider for the process. An earlier one is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = Store::open(&config).await?;
+    let admin = Admin::from_config(&config)?;
+
+    let grpc_listener = tokio::net::TcpListener::bind(config.grpc.listen)
+        .await
+        .map_err(|error| cannot_listen("grpc.listen", config.grpc.listen, &error))?;
+    let http_listener = std::net::TcpListener::bind(config.http.listen)
+        .map_err(|error| cannot_listen("http.listen", config.http.listen, &error))?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let (grpc_at, http_at) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
+    if config.tls.is_none() && !(grpc_at.ip().is_loopback() && http_at.ip().is_loopback()) {
+        tracing::warn!(
+            "listening beyond loopback in clear text: set tls, or let a proxy end TLS before this server"
+        );
+    }
+
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let failed = CancellationToken::new();
+    let watched = |name: &'static str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            tracing::error!(error.message = error.message(), edge = name, "an edge ended");
+            failed.cancel();
+        }
+    };
+    let edges = async {
+        tokio::join!(
+            async {
+                watched(
+                    "grpc",
+                    grpc::serve(
+                        store.clone(),
+                        grpc_listener,
+                        config.tls.as_ref(),
+                        &config.limits,
+                        stop.clone(),
+                    )
+                    .await,
+                );
+            },
+            async {
+                watched(
+                    "http",
+                    http::serve(
+                        store.clone(),
+                        admin,
+                        http_listener,
+                        config.tls.as_ref(),
+                        &config.limits,
+                        stop.clone(),
+                    )
+                    .await,
+                );
+            },
+        );
+    };
+    tasks.spawn(worker::run(store.clone(), config.work.clone(), stop.clone()));
+    tasks.close();
+
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "listening grpc={scheme}://{grpc_at} http={scheme}://{http_at}")
+        .and_then(|()| stdout.flush())?;
+    tracing::info!(grpc.address = %grpc_at, http.address = %http_at, "listening");
+
+    tokio::pin!(edges);
+    tokio::select! {
+        () = &mut edges => {}
+        () = told_to_end() => {
+            tracing::info!("told to end: no new requests, work under way is finished");
+            stop.cancel();
+            edges.await;
+        }
+        () = failed.cancelled() => {
+            stop.cancel();
+            edges.await;
+        }
+    }
+    stop.cancel();
+    tasks.wait().await;
+    if failed.is_cancelled() {
+        return Err(Error::new(Code::Unavailable, "an edge could not serve; the log says why"));
+    }
+    Ok(())
+}
+
+fn cannot_listen(setting: &str, address: std::net::SocketAddr, error: &std::io::Error) -> Error {
+    Error::invalid(format!("{setting}: cannot listen on {address}: {error}; choose another address or port"))
+}
+
+async fn told_to_end() {
+    let interrupt = tokio::signal::ctrl_c();
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(error.message = %error, "cannot listen for SIGTERM");
+            // Without Ctrl-C either there is nothing to wait for: serve on.
+            if interrupt.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The only SQL, and the only checkpoint storage.
+//!
+//! One set of statements serves Postgres and SQLite: plain types (text, 64-bit integers), and three words that differ
+//! and are filled in by [`Store::sql`]: the database's clock, and the two row locks that only Postgres has (SQLite has
+//! one writer at a time, and every transaction here begins as that writer).
+
+mod bytes;
+mod checkpoints;
+mod rounds;
+mod runs;
+mod sites;
+mod staging;
+mod updates;
+mod work;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use object_store::{ObjectStore, local::LocalFileSystem};
+use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow};
+use tokio::sync::watch;
+
+pub use self::{
+    bytes::Object,
+    checkpoints::StoredCheckpoint,
+    staging::{Sealed, Staging},
+    updates::Begun,
+    work::{AlignWork, Lease, MergeInput, MergeWork},
+};
+use crate::{
+    config::Config,
+    error::{Code, Error, Result},
+    round::Millis,
+};
+
+static POSTGRES: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/postgres");
+static SQLITE: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite");
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Postgres,
+    Sqlite,
+}
+
+/// Rows and bytes. Cheap to clone; all clones are one store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: AnyPool,
+    dialect: Dialect,
+    objects: Arc<dyn ObjectStore>,
+    staging_dir: Arc<Path>,
+    changes: watch::Sender<u64>,
+}
+
+type Tx = Transaction<'static, Any>;
+
+impl Store {
+    /// Opens the database and the folder of `config`, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] with what could not be reached or made.
+    pub async fn open(config: &Config) -> Result<Self> {
+        let staging_dir = config.data_dir.join("staging");
+        let objects_dir = config.data_dir.join("objects");
+        for folder in [&staging_dir, &objects_dir] {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                Error::new(Code::Unavailable, format!("data_dir: cannot make {}: {error}", folder.display()))
+            })?;
+        }
+        let objects = LocalFileSystem::new_with_prefix(&objects_dir)?.with_fsync(true);
+        let (url, dialect) = match &config.database_url {
+            Some(url) if url.expose().starts_with("postgres") => (url.expose().to_owned(), Dialect::Postgres),
+            Some(url) if url.expose().starts_with("sqlite:") => (url.expose().to_owned(), Dialect::Sqlite),
+            Some(_) => {
+                return Err(Error::invalid("database_url: begins neither with postgres:// nor with sqlite:"));
+            }
+            None => {
+                let file = config.data_dir.join("fedbasin.sqlite");
+                (format!("sqlite://{}?mode=rwc", file.display()), Dialect::Sqlite)
+            }
+        };
+        let store = Self {
+            pool: connect(&url, dialect).await?,
+            dialect,
+            objects: Arc::new(objects),
+            staging_dir: staging_dir.into(),
+            changes: watch::Sender::new(0),
+        };
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let migrator = match self.dialect {
+            Dialect::Postgres => &POSTGRES,
+            Dialect::Sqlite => &SQLITE,
+        };
+        migrator.run(&self.pool).await.map_err(|error| {
+            Error::new(
+                Code::Unavailable,
+                format!("database: the schema cannot be brought up to date: {error}"),
+            )
+        })
+    }
+
+    /// Whether the database and the object store answer.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`], saying which does not.
+    pub async fn ready(&self) -> Result<()> {
+        self.now().await?;
+        self.objects_ready().await
+    }
+
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] when the database does not answer.
+    pub async fn now(&self) -> Result<Millis> {
+        let row = sqlx::query(self.sql("SELECT {now} AS now_ms")).fetch_one(&self.pool).await?;
+        Ok(row.try_get("now_ms")?)
+    }
+
+    /// Wakes when something was committed through this process. A hint: the rows are the truth, and other processes
+    /// commit too.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Begins a transaction that will write.
+    async fn begin(&self) -> Result<Tx> {
+        let begin = match self.dialect {
+            Dialect::Postgres => "BEGIN",
+            // Take the writer's place at once: a reader that becomes a writer could fail.
+            Dialect::Sqlite => "BEGIN IMMEDIATE",
+        };
+        Ok(self.pool.begin_with(begin).await?)
+    }
+
+    /// Commits what is of no interest to others.
+    async fn commit_quietly(&self, tx: Tx) -> Result<()> {
+        Ok(tx.commit().await?)
+    }
+
+    /// Commits, and wakes who waits for changes.
+    async fn commit(&self, tx: Tx) -> Result<()> {
+        tx.commit().await?;
+        self.changed();
+        Ok(())
+    }
+
+    /// The time inside a transaction.
+    async fn now_in(&self, tx: &mut Tx) -> Result<Millis> {
+        let row = sqlx::query(self.sql("SELECT {now} AS now_ms")).fetch_one(&mut **tx).await?;
+        Ok(row.try_get("now_ms")?)
+    }
+
+    /// Fills in the words in which the two databases differ. `text` is a literal of this module: no input is in it.
+    fn sql(&self, text: &'static str) -> AssertSqlSafe<String> {
+        let (now, for_update, skip_locked) = match self.dialect {
+            Dialect::Postgres => (
+                "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT",
+                "FOR UPDATE",
+                ["FOR UPDATE OF o SKIP LOCKED", "FOR UPDATE OF u SKIP LOCKED"],
+            ),
+            Dialect::Sqlite => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", ["", ""]),
+        };
+        AssertSqlSafe(
+            text.replace("{now}", now)
+                .replace("{for_update}", for_update)
+                .replace("{skip_locked_o}", skip_locked[0])
+                .replace("{skip_locked_u}", skip_locked[1]),
+        )
+    }
+}
+
+async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool> {
+    sqlx::any::install_default_drivers();
+    let options = AnyPoolOptions::new().acquire_timeout(Duration::from_secs(10));
+    let options = match dialect {
+        Dialect::Postgres => options.max_connections(16).after_connect(|connection, _| {
+            Box::pin(async move {
+                for setting in [
+                    "SET statement_timeout = '30s'",
+                    "SET lock_timeout = '10s'",
+                    "SET idle_in_transaction_session_timeout = '60s'",
+                ] {
+                    sqlx::Executor::execute(&mut *connection, setting).await?;
+                }
+                Ok(())
+            })
+        }),
+        Dialect::Sqlite => options.max_connections(8).after_connect(|connection, _| {
+            Box::pin(async move {
+                for setting in [
+                    "PRAGMA busy_timeout = 10000",
+                    "PRAGMA journal_mode = WAL",
+                    "PRAGMA synchronous = FULL",
+                    "PRAGMA foreign_keys = ON",
+                ] {
+                    sqlx::Executor::execute(&mut *connection, setting).await?;
+                }
+                Ok(())
+            })
+        }),
+    };
+    options.connect(url).await.map_err(|error| {
+        // The URL may hold a password: it is not repeated.
+        Error::new(Code::Unavailable, format!("database_url: cannot connect: {error}"))
+    })
+}
+
+/// Makes sure that a statement met exactly one row.
+fn one_row(result: &sqlx::any::AnyQueryResult, what: &str) -> Result<()> {
+    match result.rows_affected() {
+        1 => Ok(()),
+        rows => Err(Error::internal(format_args!("{what}: {rows} rows met, not one"))),
+    }
+}
+
+/// A column that holds a count, an id or a size.
+fn unsigned<T: TryFrom<i64>>(row: &AnyRow, column: &'static str) -> Result<T> {
+    let value: i64 = row.try_get(column)?;
+    T::try_from(value).map_err(|_| Error::internal(format_args!("column {column} holds {value}")))
+}
+
+/// A column that holds text of a checked form.
+fn parsed<T: std::str::FromStr>(row: &AnyRow, column: &'static str) -> Result<T> {
+    let text: String = row.try_get(column)?;
+    text.parse().map_err(|_| Error::internal(format_args!("column {column} holds {text:?}")))
+}
+
+/// The same where the column may be null.
+fn parsed_optional<T: std::str::FromStr>(row: &AnyRow, column: &'static str) -> Result<Option<T>> {
+    let text: Option<String> = row.try_get(column)?;
+    text.map(|text| text.parse().map_err(|_| Error::internal(format_args!("column {column} holds {text:?}"))))
+        .transpose()
+}
+
+/// A column that holds a JSON document.
+fn document<T: serde::de::DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<Option<T>> {
+    let text: Option<String> = row.try_get(column)?;
+    text.map(|text| {
+        serde_json::from_str(&text).map_err(|error| Error::internal(format_args!("column {column}: {error}")))
+    })
+    .transpose()
+}
+
+/// A document for a column.
+fn to_json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(Error::internal)
+}
+
+/// A count or size for a column.
+fn signed(value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|_| Error::invalid(format!("{value} is too large a number")))
+}
+
+#[cfg(test)]
+mod tests;

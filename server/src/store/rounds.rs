@@ -1,0 +1,293 @@
+//! Rounds: reading them, and the one place that writes what the state machine decided.
+
+use rebasin::Digest;
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{Store, Tx, one_row, parsed_optional, unsigned};
+use crate::{
+    error::{Code, Error, Result},
+    model::{RoundRecord, Run, RunState},
+    round::{self, Event, Next, Round, State, Window},
+};
+
+/// A round's row and how many updates it holds.
+macro_rules! round_query {
+    ($rest:literal) => {
+        concat!(
+            "SELECT o.run_id, o.number, o.state, o.reason, o.reference_digest, o.global_digest, o.quorum, o.full_at,
+                    o.opened_at_ms, o.deadline_at_ms, o.closed_at_ms, o.attempts,
+                    (SELECT COUNT(*) FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number
+                       AND u.state IN ('accepted', 'aligned')) AS accepted
+             FROM rounds o ",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// One round.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn round(&self, run_id: &str, number: u32) -> Result<Option<RoundRecord>> {
+        let row = sqlx::query(round_query!("WHERE o.run_id = $1 AND o.number = $2"))
+            .bind(run_id)
+            .bind(i64::from(number))
+            .fetch_optional(&self.pool)
+            .await?;
+        row.as_ref().map(record_from).transpose()
+    }
+
+    /// A run's rounds, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn rounds(&self, run_id: &str) -> Result<Vec<RoundRecord>> {
+        let rows = sqlx::query(round_query!("WHERE o.run_id = $1 ORDER BY o.number"))
+            .bind(run_id)
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(record_from).collect()
+    }
+
+    /// Does for one open run what is due: closes its round's collecting, opens the next round, or ends the run.
+    /// Tells whether anything changed. Spurious calls change nothing.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn reconcile_run(&self, run: &Run) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let locked = self.lock_run(&mut tx, &run.id).await?;
+        if locked.state != "open" {
+            return Ok(false);
+        }
+        let now = self.now_in(&mut tx).await?;
+        let mut changed = false;
+        let mut newest = self.lock_newest_round(&mut tx, &run.id).await?;
+        if let Some(record) = &mut newest {
+            let after = record.round.clone().apply(Event::Tick, now)?;
+            if after != record.round {
+                let founding = match after.state {
+                    State::Merging if record.reference.is_none() => {
+                        self.largest_update(&mut tx, &run.id, after.number).await?
+                    }
+                    _ => None,
+                };
+                self.save_round(&mut tx, record, &after, founding).await?;
+                record.round = after;
+                changed = true;
+            }
+        }
+        let failed = self.failed_in_a_row(&mut tx, &run.id).await?;
+        let last = newest.as_ref().map(|record| &record.round);
+        match round::next(&run.policy, last, locked.rounds_published, failed) {
+            Next::Wait => {}
+            Next::Open(number) => {
+                self.open_round(&mut tx, run, number, locked.newest, now).await?;
+                changed = true;
+            }
+            Next::Complete => {
+                self.set_run_state(&mut tx, &run.id, &RunState::Complete).await?;
+                changed = true;
+            }
+            Next::Fail { reason } => {
+                self.set_run_state(&mut tx, &run.id, &RunState::Failed { reason }).await?;
+                changed = true;
+            }
+        }
+        if changed {
+            self.commit(tx).await?;
+        }
+        Ok(changed)
+    }
+
+    async fn open_round(
+        &self,
+        tx: &mut Tx,
+        run: &Run,
+        number: u32,
+        reference: Option<Digest>,
+        now: i64,
+    ) -> Result<()> {
+        let cohort = u32::try_from(run.cohort.len()).unwrap_or(u32::MAX);
+        let round = Round::open(number, run.policy.window(cohort, now));
+        sqlx::query(
+            "INSERT INTO rounds (run_id, number, state, reference_digest, quorum, full_at, opened_at_ms, deadline_at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(&run.id)
+        .bind(i64::from(round.number))
+        .bind(round.state.name())
+        .bind(reference.map(|digest| digest.to_string()))
+        .bind(i64::from(round.window.quorum))
+        .bind(i64::from(round.window.full_at))
+        .bind(round.window.opened_at_ms)
+        .bind(round.window.deadline_at_ms)
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+
+    /// The founding round's reference: the update with most examples, ties by site id (DESIGN, section 3).
+    async fn largest_update(&self, tx: &mut Tx, run_id: &str, number: u32) -> Result<Option<Digest>> {
+        let row = sqlx::query(
+            "SELECT digest FROM updates WHERE run_id = $1 AND round = $2 AND state IN ('accepted', 'aligned')
+             ORDER BY num_examples DESC, site_id LIMIT 1",
+        )
+        .bind(run_id)
+        .bind(i64::from(number))
+        .fetch_optional(&mut **tx)
+        .await?;
+        row.as_ref().map(|row| super::parsed(row, "digest")).transpose()
+    }
+
+    async fn failed_in_a_row(&self, tx: &mut Tx, run_id: &str) -> Result<u32> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS failed FROM rounds WHERE run_id = $1 AND state = 'failed' AND number >
+               (SELECT COALESCE(MAX(number), 0) FROM rounds WHERE run_id = $1 AND state = 'published')",
+        )
+        .bind(run_id)
+        .fetch_one(&mut **tx)
+        .await?;
+        unsigned(&row, "failed")
+    }
+
+    /// Locks the run's newest round until the transaction ends.
+    pub(super) async fn lock_newest_round(&self, tx: &mut Tx, run_id: &str) -> Result<Option<RoundRecord>> {
+        let row = sqlx::query(self.sql(round_query!(
+            "WHERE o.run_id = $1 AND o.number = (SELECT MAX(number) FROM rounds WHERE run_id = $1) {for_update}"
+        )))
+        .bind(run_id)
+        .fetch_optional(&mut **tx)
+        .await?;
+        row.as_ref().map(record_from).transpose()
+    }
+
+    /// Locks one round until the transaction ends.
+    pub(super) async fn lock_round(&self, tx: &mut Tx, run_id: &str, number: u32) -> Result<RoundRecord> {
+        let row = sqlx::query(self.sql(round_query!("WHERE o.run_id = $1 AND o.number = $2 {for_update}")))
+            .bind(run_id)
+            .bind(i64::from(number))
+            .fetch_optional(&mut **tx)
+            .await?;
+        match row {
+            Some(row) => record_from(&row),
+            None => Err(Error::not_found(format!("run {run_id}: there is no round {number}"))),
+        }
+    }
+
+    /// Writes what the state machine made of `before`, and what follows from leaving its state: uploads under way
+    /// are declined, a published model becomes the run's.
+    pub(super) async fn save_round(
+        &self,
+        tx: &mut Tx,
+        before: &RoundRecord,
+        after: &Round,
+        reference: Option<Digest>,
+    ) -> Result<()> {
+        let (global, reason) = match &after.state {
+            State::Published { global } => (Some(global.to_string()), None),
+            State::Failed { reason } => (None, Some(reason.as_str())),
+            _ => (None, None),
+        };
+        let result = sqlx::query(self.sql(
+            "UPDATE rounds SET state = $4, reason = $5, global_digest = $6, attempts = $7,
+                    reference_digest = COALESCE($8, reference_digest),
+                    closed_at_ms = CASE WHEN $9 = 1 THEN {now} ELSE closed_at_ms END
+             WHERE run_id = $1 AND number = $2 AND state = $3",
+        ))
+        .bind(&before.run_id)
+        .bind(i64::from(after.number))
+        .bind(before.round.state.name())
+        .bind(after.state.name())
+        .bind(reason)
+        .bind(global.clone())
+        .bind(i64::from(after.attempts))
+        .bind(reference.map(|digest| digest.to_string()))
+        .bind(i64::from(after.state.is_terminal()))
+        .execute(&mut **tx)
+        .await?;
+        one_row(&result, "saving a round")?;
+        if before.round.state == State::Collecting && after.state != State::Collecting {
+            self.decline_receiving(tx, &before.run_id, after).await?;
+        }
+        if let Some(global) = global {
+            let result = sqlx::query(
+                "UPDATE runs SET global_digest = $2, rounds_published = rounds_published + 1
+                 WHERE id = $1 AND state = 'open'",
+            )
+            .bind(&before.run_id)
+            .bind(global)
+            .execute(&mut **tx)
+            .await?;
+            one_row(&result, "publishing a run's model")?;
+        }
+        Ok(())
+    }
+
+    async fn decline_receiving(&self, tx: &mut Tx, run_id: &str, after: &Round) -> Result<()> {
+        let reason = match after.state {
+            State::Cancelled => "the run was cancelled while the update was arriving",
+            _ => "the round closed while the update was arriving",
+        };
+        sqlx::query(
+            "UPDATE updates SET state = 'declined', reason = $3 WHERE run_id = $1 AND round = $2 AND state = 'receiving'",
+        )
+        .bind(run_id)
+        .bind(i64::from(after.number))
+        .bind(reason)
+        .execute(&mut **tx)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The round closed for updates: the error that says so.
+pub(super) fn closed(record: &RoundRecord) -> Error {
+    Error::new(
+        Code::RoundClosed,
+        format!(
+            "round {} of run {} is {}: it takes no more updates; wait for the next round",
+            record.round.number,
+            record.run_id,
+            record.round.state.name()
+        ),
+    )
+}
+
+fn record_from(row: &AnyRow) -> Result<RoundRecord> {
+    let run_id: String = row.try_get("run_id")?;
+    let number: u32 = unsigned(row, "number")?;
+    let state: String = row.try_get("state")?;
+    let reason: Option<String> = row.try_get("reason")?;
+    let global: Option<Digest> = parsed_optional(row, "global_digest")?;
+    let state = match (state.as_str(), reason, global) {
+        ("collecting", None, None) => State::Collecting,
+        ("merging", None, None) => State::Merging,
+        ("published", None, Some(global)) => State::Published { global },
+        ("failed", Some(reason), None) => State::Failed { reason },
+        ("cancelled", None, None) => State::Cancelled,
+        other => {
+            return Err(Error::internal(format_args!(
+                "rounds row {run_id}/{number}: inconsistent {other:?}"
+            )));
+        }
+    };
+    Ok(RoundRecord {
+        round: Round {
+            number,
+            state,
+            window: Window {
+                quorum: unsigned(row, "quorum")?,
+                full_at: unsigned(row, "full_at")?,
+                opened_at_ms: row.try_get("opened_at_ms")?,
+                deadline_at_ms: row.try_get("deadline_at_ms")?,
+            },
+            accepted: unsigned(row, "accepted")?,
+            attempts: unsigned(row, "attempts")?,
+        },
+        reference: parsed_optional(row, "reference_digest")?,
+        closed_at_ms: row.try_get("closed_at_ms")?,
+        run_id,
+    })
+}

@@ -1,0 +1,285 @@
+//! Runs and their cohorts.
+
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{Store, Tx, document, one_row, parsed_optional, to_json, unsigned};
+use crate::{
+    error::{Code, Error, Result},
+    model::{NewRun, Run, RunState, Strategy, check_id},
+    round::{Event, Policy},
+};
+
+const RUN_COLUMNS: &str =
+    "SELECT r.id, r.state, r.reason, r.strategy, r.spec, r.layout, r.policy, r.seed_digest,
+    r.global_digest, r.rounds_published, r.created_at_ms,
+    (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id) AS current_round FROM runs r";
+
+/// What a run's locked row says.
+pub(super) struct LockedRun {
+    /// Its state's name.
+    pub(super) state: String,
+    /// How many rounds were published.
+    pub(super) rounds_published: u32,
+    /// The newest global model, or else the seed.
+    pub(super) newest: Option<rebasin::Digest>,
+}
+
+impl Store {
+    /// Creates a run; its first round is opened by the reconciler.
+    ///
+    /// # Errors
+    /// [`Code::InvalidArgument`] naming the field, [`Code::NotFound`] for a site or a seed, [`Code::Conflict`] for
+    /// the id, [`Code::InvalidCheckpoint`] where the spec does not fit the seed.
+    pub async fn create_run(&self, new: NewRun) -> Result<Run> {
+        check_id("id", &new.id)?;
+        let mut cohort = new.cohort.clone();
+        cohort.sort();
+        cohort.dedup();
+        if cohort.len() != new.cohort.len() {
+            return Err(Error::invalid("cohort: a site is named twice"));
+        }
+        new.policy.check(u32::try_from(cohort.len()).unwrap_or(u32::MAX)).map_err(Error::invalid)?;
+        if new.strategy.aligns() && new.spec.is_none() {
+            return Err(Error::invalid(format!(
+                "spec: strategy {} needs one; make it with `fedbasin spec mlp CHECKPOINT -o SPEC.json`",
+                new.strategy.name()
+            )));
+        }
+        let layout = self.seed_layout(&new).await?;
+        let mut tx = self.begin().await?;
+        let inserted = sqlx::query(self.sql(
+            "INSERT INTO runs (id, state, strategy, spec, layout, policy, seed_digest, global_digest,
+                               rounds_published, created_at_ms)
+             VALUES ($1, 'open', $2, $3, $4, $5, $6, NULL, 0, {now}) ON CONFLICT (id) DO NOTHING",
+        ))
+        .bind(&new.id)
+        .bind(new.strategy.name())
+        .bind(new.spec.as_ref().map(rebasin::Spec::to_json))
+        .bind(layout.as_ref().map(to_json).transpose()?)
+        .bind(to_json(&new.policy)?)
+        .bind(new.seed.map(|digest| digest.to_string()))
+        .execute(&mut *tx)
+        .await?;
+        if inserted.rows_affected() == 0 {
+            return Err(Error::new(
+                Code::Conflict,
+                format!("run {}: exists already; choose another id", new.id),
+            ));
+        }
+        for site in &cohort {
+            let known =
+                sqlx::query("INSERT INTO run_sites (run_id, site_id) SELECT $1, id FROM sites WHERE id = $2")
+                    .bind(&new.id)
+                    .bind(site)
+                    .execute(&mut *tx)
+                    .await?;
+            if known.rows_affected() == 0 {
+                return Err(Error::not_found(format!("cohort: there is no site {site:?}; enrol it first")));
+            }
+        }
+        self.commit(tx).await?;
+        self.run(&new.id).await?.ok_or_else(|| Error::internal("a run just created is gone"))
+    }
+
+    async fn seed_layout(&self, new: &NewRun) -> Result<Option<rebasin::Layout>> {
+        let Some(seed) = &new.seed else { return Ok(None) };
+        let Some(stored) = self.checkpoint(seed).await? else {
+            return Err(Error::not_found(format!(
+                "seed_digest: there is no checkpoint {seed}; upload it first"
+            )));
+        };
+        if let Some(spec) = &new.spec {
+            spec.check(&stored.layout).map_err(|error| {
+                Error::new(
+                    Code::InvalidCheckpoint,
+                    format!("spec: does not fit the seed checkpoint: {error}"),
+                )
+            })?;
+        }
+        Ok(Some(stored.layout))
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn run(&self, id: &str) -> Result<Option<Run>> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} WHERE r.id = $1")))
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        match row {
+            Some(row) => self.run_from(&row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// All runs, newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn runs(&self) -> Result<Vec<Run>> {
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(format!("{RUN_COLUMNS} ORDER BY r.created_at_ms DESC, r.id")))
+                .fetch_all(&self.pool)
+                .await?;
+        self.runs_from(rows).await
+    }
+
+    /// The runs in whose cohort the site is, newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn runs_of_site(&self, site_id: &str) -> Result<Vec<Run>> {
+        let query = format!(
+            "{RUN_COLUMNS} JOIN run_sites s ON s.run_id = r.id WHERE s.site_id = $1
+             ORDER BY r.created_at_ms DESC, r.id"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query)).bind(site_id).fetch_all(&self.pool).await?;
+        self.runs_from(rows).await
+    }
+
+    /// The open runs.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn open_runs(&self) -> Result<Vec<Run>> {
+        let query = format!("{RUN_COLUMNS} WHERE r.state = 'open' ORDER BY r.created_at_ms, r.id");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await?;
+        self.runs_from(rows).await
+    }
+
+    async fn runs_from(&self, rows: Vec<AnyRow>) -> Result<Vec<Run>> {
+        let mut runs = Vec::with_capacity(rows.len());
+        for row in &rows {
+            runs.push(self.run_from(row).await?);
+        }
+        Ok(runs)
+    }
+
+    async fn run_from(&self, row: &AnyRow) -> Result<Run> {
+        let id: String = row.try_get("id")?;
+        let cohort = sqlx::query("SELECT site_id FROM run_sites WHERE run_id = $1 ORDER BY site_id")
+            .bind(&id)
+            .fetch_all(&self.pool)
+            .await?
+            .iter()
+            .map(|row| row.try_get("site_id"))
+            .collect::<Result<Vec<String>, _>>()?;
+        let state: String = row.try_get("state")?;
+        let reason: Option<String> = row.try_get("reason")?;
+        let state = match (state.as_str(), reason) {
+            ("open", None) => RunState::Open,
+            ("complete", None) => RunState::Complete,
+            ("cancelled", None) => RunState::Cancelled,
+            ("failed", Some(reason)) => RunState::Failed { reason },
+            other => {
+                return Err(Error::internal(format_args!("runs row {id}: inconsistent state {other:?}")));
+            }
+        };
+        let strategy: String = row.try_get("strategy")?;
+        let spec: Option<String> = row.try_get("spec")?;
+        let current_round: Option<i64> = row.try_get("current_round")?;
+        Ok(Run {
+            state,
+            strategy: Strategy::from_name(&strategy)?,
+            spec: spec
+                .map(|json| rebasin::Spec::from_json(&json))
+                .transpose()
+                .map_err(|error| Error::internal(format_args!("runs.spec of {id}: {error}")))?,
+            layout: document(row, "layout")?,
+            policy: document::<Policy>(row, "policy")?
+                .ok_or_else(|| Error::internal("runs.policy is null"))?,
+            seed: parsed_optional(row, "seed_digest")?,
+            global: parsed_optional(row, "global_digest")?,
+            rounds_published: unsigned(row, "rounds_published")?,
+            created_at_ms: row.try_get("created_at_ms")?,
+            cohort,
+            current_round: current_round.map(u32::try_from).transpose().map_err(Error::internal)?,
+            id,
+        })
+    }
+
+    /// Cancels a run and its open round. Cancelling a cancelled run changes nothing.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::Conflict`] for a run that is over otherwise.
+    pub async fn cancel_run(&self, id: &str) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let locked = self.lock_run(&mut tx, id).await?;
+        match locked.state.as_str() {
+            "open" => {}
+            "cancelled" => return Ok(()),
+            state => {
+                return Err(Error::new(
+                    Code::Conflict,
+                    format!("run {id}: is {state}, it cannot be cancelled"),
+                ));
+            }
+        }
+        if let Some(record) = self.lock_newest_round(&mut tx, id).await?
+            && !record.round.state.is_terminal()
+        {
+            let now = self.now_in(&mut tx).await?;
+            let after = record.round.clone().apply(Event::Cancel, now)?;
+            self.save_round(&mut tx, &record, &after, None).await?;
+        }
+        self.set_run_state(&mut tx, id, &RunState::Cancelled).await?;
+        self.commit(tx).await
+    }
+
+    /// Locks the run's row until the transaction ends. Taken before any of its rounds, everywhere.
+    pub(super) async fn lock_run(&self, tx: &mut Tx, id: &str) -> Result<LockedRun> {
+        let row = sqlx::query(self.sql(
+            "SELECT state, rounds_published, COALESCE(global_digest, seed_digest) AS newest_digest
+             FROM runs WHERE id = $1 {for_update}",
+        ))
+        .bind(id)
+        .fetch_optional(&mut **tx)
+        .await?
+        .ok_or_else(|| Error::not_found(format!("there is no run {id:?}")))?;
+        Ok(LockedRun {
+            state: row.try_get("state")?,
+            rounds_published: unsigned(&row, "rounds_published")?,
+            newest: parsed_optional(&row, "newest_digest")?,
+        })
+    }
+
+    /// Ends an open run.
+    pub(super) async fn set_run_state(&self, tx: &mut Tx, id: &str, state: &RunState) -> Result<()> {
+        let reason = match state {
+            RunState::Failed { reason } => Some(reason.as_str()),
+            _ => None,
+        };
+        let result = sqlx::query("UPDATE runs SET state = $2, reason = $3 WHERE id = $1 AND state = 'open'")
+            .bind(id)
+            .bind(state.name())
+            .bind(reason)
+            .execute(&mut **tx)
+            .await?;
+        one_row(&result, "ending a run")
+    }
+
+    /// Fixes the run's layout if nothing did yet; otherwise `layout` must be it.
+    pub(super) async fn fix_layout(
+        &self,
+        tx: &mut Tx,
+        run_id: &str,
+        layout: &rebasin::Layout,
+    ) -> Result<bool> {
+        let row =
+            sqlx::query("SELECT layout FROM runs WHERE id = $1").bind(run_id).fetch_one(&mut **tx).await?;
+        match document::<rebasin::Layout>(&row, "layout")? {
+            Some(fixed) => Ok(fixed.digest() == layout.digest()),
+            None => {
+                let result = sqlx::query("UPDATE runs SET layout = $2 WHERE id = $1 AND layout IS NULL")
+                    .bind(run_id)
+                    .bind(to_json(layout)?)
+                    .execute(&mut **tx)
+                    .await?;
+                one_row(&result, "fixing a run's layout")?;
+                Ok(true)
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! An upload under way: a file that grows, hashed and scanned as its bytes arrive.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    path::PathBuf,
+};
+
+use rebasin::{Digest, Hasher, Layout, Limits, Scanner};
+
+use super::Store;
+use crate::error::{Code, Error, Result};
+
+/// Bytes that one [`Staging`] may hold unsynced before it must be asked to [`Staging::sync`].
+const SYNC_BYTES: u64 = 8 << 20;
+
+/// An upload's bytes so far. Blocking: call it from a thread that may block.
+pub struct Staging {
+    path: PathBuf,
+    file: File,
+    hasher: Hasher,
+    scanner: Scanner,
+    size: u64,
+    written: u64,
+    durable: u64,
+}
+
+impl Store {
+    /// Opens or goes on with the upload `name` of `size` bytes, which must have `layout` if that is known. What was
+    /// received before is read once, to hash and scan it.
+    ///
+    /// # Errors
+    /// [`Code::InvalidCheckpoint`] if what is there already shows that it is none; [`Code::Unavailable`] for the disk.
+    pub fn staging(&self, name: &str, size: u64, layout: Option<Layout>) -> Result<Staging> {
+        let path = self.staging_dir.join(name);
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+        let mut staging = Staging {
+            path,
+            hasher: Hasher::default(),
+            scanner: Scanner::new(layout, size, Limits::default()),
+            size,
+            written: 0,
+            durable: 0,
+            file: file.try_clone()?,
+        };
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let count = file.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            staging.take(&buffer[..count])?;
+        }
+        staging.sync()?;
+        Ok(staging)
+    }
+
+    /// How many bytes of an upload are there.
+    pub fn staged_bytes(&self, name: &str) -> u64 {
+        std::fs::metadata(self.staging_dir.join(name)).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Removes an upload's bytes, if any.
+    pub fn discard_staging(&self, name: &str) {
+        if let Err(error) = std::fs::remove_file(self.staging_dir.join(name))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(error.message = %error, staging.name = name, "an upload's bytes could not be removed");
+        }
+    }
+
+    /// The uploads whose bytes are on disk.
+    pub(crate) fn staged_names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.staging_dir)? {
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// A new path in the staging folder, for a merge under way.
+    pub(crate) fn staging_path(&self, name: &str) -> PathBuf {
+        self.staging_dir.join(name)
+    }
+}
+
+impl Staging {
+    /// How many bytes are there.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// How many bytes are known to be on the disk.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Whether so much is unsynced that [`Staging::sync`] is due.
+    #[must_use]
+    pub fn sync_is_due(&self) -> bool {
+        self.written - self.durable >= SYNC_BYTES || self.written == self.size
+    }
+
+    /// The layout, once the header is here.
+    #[must_use]
+    pub fn layout(&self) -> Option<&Layout> {
+        self.scanner.layout()
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`Code::InvalidCheckpoint`] as soon as they show that this is not a checkpoint of the layout.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > self.size - self.written {
+            return Err(Error::new(
+                Code::InvalidCheckpoint,
+                format!("more bytes than the {} that were announced", self.size),
+            ));
+        }
+        self.take(bytes)?;
+        self.file.write_all(bytes)?;
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.scanner.push(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes what is there durable.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] when the disk does not.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync_data()?;
+        self.durable = self.written;
+        Ok(())
+    }
+
+    /// Ends the upload: all bytes are there, they are a checkpoint, and they have `digest` (if one was announced).
+    ///
+    /// # Errors
+    /// [`Code::Incomplete`] when bytes are missing (the upload can go on), [`Code::InvalidCheckpoint`] otherwise.
+    pub fn seal(mut self, digest: Option<Digest>) -> Result<Sealed> {
+        if self.written < self.size {
+            return Err(Error::new(
+                Code::Incomplete,
+                format!("{} of {} bytes are here; send the rest, then finish", self.written, self.size),
+            ));
+        }
+        self.sync()?;
+        let found = self.hasher.finish();
+        if let Some(announced) = digest
+            && announced != found
+        {
+            return Err(Error::new(
+                Code::InvalidCheckpoint,
+                format!(
+                    "digest mismatch: {announced} was announced, the bytes have {found}; send the file again"
+                ),
+            ));
+        }
+        let header = self.scanner.finish()?;
+        Ok(Sealed { path: self.path, digest: found, size: self.size, layout: header.layout().clone() })
+    }
+}
+
+/// A whole, verified upload that is not stored yet.
+#[derive(Debug)]
+pub struct Sealed {
+    /// Where its bytes are.
+    pub(super) path: PathBuf,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its layout.
+    pub layout: Layout,
+}

@@ -1,0 +1,443 @@
+//! The same behaviours of both databases: each claim below runs against SQLite, and against a Postgres when
+//! `FEDBASIN_TEST_POSTGRES_URL` names one (`tests/run` starts it). A fresh database a test.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rebasin::{AlignReport, Alignment, Checkpoint, Digest, Dtype, Layout, Spec, Tensor, TensorInfo};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    config::Secret,
+    model::{NewRun, NewUpdate, Receipt, RunState, Strategy, Update, UpdateState},
+    round::{Policy, State},
+};
+
+struct World {
+    store: Store,
+    _folder: TempDir,
+}
+
+const LEASE: Duration = Duration::from_secs(60);
+
+/// Runs `claim` against each database.
+fn on_both<F: AsyncFn(World)>(claim: F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        claim(world(None).await).await;
+        match postgres_url() {
+            Some(url) => claim(world(Some(&url)).await).await,
+            None => eprintln!("NOT RUN against Postgres: FEDBASIN_TEST_POSTGRES_URL is not set"),
+        }
+    });
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test command tells by the environment where its Postgres is"
+)]
+fn postgres_url() -> Option<String> {
+    std::env::var("FEDBASIN_TEST_POSTGRES_URL").ok()
+}
+
+async fn world(postgres: Option<&str>) -> World {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
+    if let Some(url) = postgres {
+        let name = format!("t{}", uuid::Uuid::now_v7().simple());
+        sqlx::any::install_default_drivers();
+        let admin = AnyPool::connect(url).await.expect("the test Postgres");
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&admin)
+            .await
+            .expect("a database");
+        let (before, query) = url.split_once('?').map_or((url, ""), |(before, query)| (before, query));
+        let base = before.rsplit_once('/').expect("a database in the URL").0;
+        config.database_url = Some(Secret::new(format!("{base}/{name}?{query}")));
+    }
+    World { store: Store::open(&config).await.expect("a store"), _folder: folder }
+}
+
+fn layout() -> Layout {
+    let tensor = |name: &str, shape: &[usize]| TensorInfo {
+        name: name.into(),
+        dtype: Dtype::F32,
+        shape: shape.into(),
+    };
+    Layout::new(vec![
+        tensor("fc1.weight", &[2, 3]),
+        tensor("fc1.bias", &[2]),
+        tensor("fc2.weight", &[1, 2]),
+        tensor("fc2.bias", &[1]),
+    ])
+    .expect("a layout")
+}
+
+fn checkpoint(value: f32) -> Vec<u8> {
+    let layout = layout();
+    let tensors = layout
+        .tensors()
+        .iter()
+        .map(|info| Tensor::from_f32(info, &vec![value; info.num_elements()]).expect("fits"));
+    Checkpoint::new(layout.clone(), tensors.collect()).expect("fits").to_bytes()
+}
+
+impl World {
+    async fn run(&self, cohort: &[&str], policy: Policy) -> crate::model::Run {
+        for site in cohort {
+            self.store.create_site(site, &format!("hash-{site}")).await.expect("enrolled");
+        }
+        let new = NewRun {
+            id: "run".into(),
+            strategy: Strategy::Aligned,
+            spec: Some(Spec::mlp(&layout()).expect("a chain")),
+            policy,
+            seed: None,
+            cohort: cohort.iter().map(ToString::to_string).collect(),
+        };
+        let run = self.store.create_run(new).await.expect("created");
+        assert!(self.tick().await, "the first round opens");
+        run
+    }
+
+    async fn tick(&self) -> bool {
+        let run = self.store.run("run").await.expect("read").expect("there");
+        self.store.reconcile_run(&run).await.expect("reconciled")
+    }
+
+    async fn begin(&self, site: &str, round: u32, bytes: &[u8]) -> Result<Update> {
+        let new = NewUpdate {
+            run_id: "run".into(),
+            round,
+            digest: Digest::of(bytes),
+            size: bytes.len() as u64,
+            num_examples: 10,
+            metrics: BTreeMap::from([("loss".into(), 0.5)]),
+        };
+        Ok(self.store.begin_update(site, &new).await?.update)
+    }
+
+    async fn accept(&self, update: &Update, bytes: &[u8]) -> Result<Receipt> {
+        let mut staging = self.store.staging(&update.id, update.size, Some(layout()))?;
+        let held = usize::try_from(staging.written()).expect("small");
+        staging.append(&bytes[held..])?;
+        self.store.accept_update(update, staging.seal(Some(update.digest))?).await
+    }
+
+    async fn upload(&self, site: &str, round: u32, value: f32) -> Result<Receipt> {
+        let bytes = checkpoint(value);
+        let update = self.begin(site, round, &bytes).await?;
+        self.accept(&update, &bytes).await
+    }
+
+    async fn round(&self, number: u32) -> crate::model::RoundRecord {
+        self.store.round("run", number).await.expect("read").expect("there")
+    }
+
+    /// Aligns all that is due to the identity and publishes `value` as the model.
+    async fn publish(&self, value: f32) -> Digest {
+        while let Some(lease) = self.store.lease_alignment(LEASE).await.expect("leased") {
+            self.store.finish_alignment(lease, &identity(), &report()).await.expect("finished");
+        }
+        let lease = self.store.lease_merge(LEASE).await.expect("leased").expect("a round to merge");
+        self.store.finish_merge(lease, self.sealed("model", value), &[]).await.expect("published")
+    }
+
+    fn sealed(&self, name: &str, value: f32) -> Sealed {
+        let bytes = checkpoint(value);
+        let mut staging = self.store.staging(name, bytes.len() as u64, None).expect("opened");
+        staging.append(&bytes).expect("fits");
+        staging.seal(None).expect("whole")
+    }
+}
+
+fn identity() -> Alignment {
+    Alignment::identity(&Spec::mlp(&layout()).expect("a chain").check(&layout()).expect("fits"))
+}
+
+fn report() -> AlignReport {
+    let spec = Spec::mlp(&layout()).expect("a chain").check(&layout()).expect("fits");
+    let same = Checkpoint::from_bytes(&checkpoint(1.0)).expect("valid");
+    rebasin::report(&spec, &same, &same, &Alignment::identity(&spec)).expect("a report")
+}
+
+fn policy(rounds: u32, quorum: u32) -> Policy {
+    Policy { rounds, quorum, deadline_seconds: 3600, max_updates: None, failed_rounds_allowed: 0 }
+}
+
+#[test]
+fn a_site_is_known_by_its_token_and_enrolled_once() {
+    on_both(async |world| {
+        world.store.create_site("a", "hash-a").await.expect("enrolled");
+        assert_eq!(world.store.create_site("a", "other").await.expect_err("taken").code(), Code::Conflict);
+        for bad in ["", "A", "-a", "a b", "a/b", &"a".repeat(64)] {
+            assert_eq!(world.store.create_site(bad, "h").await.expect_err(bad).code(), Code::InvalidArgument);
+        }
+        assert_eq!(world.store.site_by_token_hash("hash-a").await.expect("read").as_deref(), Some("a"));
+        assert_eq!(world.store.site_by_token_hash("hash-b").await.expect("read"), None);
+        assert!(world.store.sites().await.expect("read")[0].last_seen_at_ms.is_some(), "the call was noted");
+    });
+}
+
+#[test]
+fn a_run_that_cannot_work_is_refused() {
+    on_both(async |world| {
+        world.run(&["a", "b"], policy(1, 1)).await;
+        let good = NewRun {
+            id: "other".into(),
+            strategy: Strategy::Aligned,
+            spec: Some(Spec::mlp(&layout()).expect("a chain")),
+            policy: policy(1, 1),
+            seed: None,
+            cohort: vec!["a".into()],
+        };
+        let cases = [
+            (NewRun { id: "run".into(), ..good.clone() }, Code::Conflict),
+            (NewRun { cohort: vec!["nobody".into()], ..good.clone() }, Code::NotFound),
+            (NewRun { cohort: vec!["a".into(), "a".into()], ..good.clone() }, Code::InvalidArgument),
+            (NewRun { cohort: vec![], ..good.clone() }, Code::InvalidArgument),
+            (NewRun { spec: None, ..good.clone() }, Code::InvalidArgument),
+            (NewRun { policy: policy(1, 2), ..good.clone() }, Code::InvalidArgument),
+            (NewRun { seed: Some(Digest::of(b"nothing")), ..good.clone() }, Code::NotFound),
+        ];
+        for (new, code) in cases {
+            assert_eq!(world.store.create_run(new.clone()).await.expect_err("bad").code(), code, "{new:?}");
+        }
+        assert!(world.store.run("other").await.expect("read").is_none(), "nothing half-made");
+        world.store.create_run(good).await.expect("a good one still works");
+    });
+}
+
+#[test]
+fn a_founding_round_takes_the_largest_update_as_reference_and_publishes() {
+    on_both(async |world| {
+        world.run(&["a", "b"], policy(2, 2)).await;
+        assert_eq!(world.round(1).await.reference, None, "nothing to start from");
+        world.upload("b", 1, 2.0).await.expect("accepted");
+        assert!(world.store.lease_alignment(LEASE).await.expect("asked").is_none(), "no reference yet");
+        assert!(!world.tick().await, "one is missing");
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        assert!(world.tick().await);
+        let record = world.round(1).await;
+        assert_eq!(record.round.state, State::Merging);
+        assert_eq!(record.reference, Some(Digest::of(&checkpoint(1.0))), "a tie goes to the first id");
+
+        let global = world.publish(3.0).await;
+        let run = world.store.run("run").await.expect("read").expect("there");
+        assert_eq!((run.global, run.rounds_published), (Some(global), 1));
+        assert!(world.tick().await, "round 2 opens");
+        assert_eq!(world.round(2).await.reference, Some(global));
+    });
+}
+
+#[test]
+fn a_run_is_complete_when_its_rounds_are_published() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        assert!(world.tick().await);
+        world.publish(1.0).await;
+        assert!(world.tick().await);
+        assert_eq!(world.store.run("run").await.expect("read").expect("there").state, RunState::Complete);
+        assert!(!world.tick().await, "nothing more happens");
+    });
+}
+
+#[test]
+fn the_same_update_again_gives_the_same_receipt_and_another_is_a_conflict() {
+    on_both(async |world| {
+        world.run(&["a", "b"], policy(1, 2)).await;
+        let bytes = checkpoint(1.0);
+        let first = world.begin("a", 1, &bytes).await.expect("begun");
+        let again = world.begin("a", 1, &bytes).await.expect("begun");
+        assert_eq!(first.id, again.id, "idempotent while receiving");
+        let other = world.begin("a", 1, &checkpoint(9.0)).await.expect("another may begin until one is held");
+        let receipt = world.accept(&first, &bytes).await.expect("accepted");
+        let held = world.begin("a", 1, &bytes).await.expect("begun");
+        assert_eq!(held.receipt().as_ref(), Some(&receipt));
+        assert_eq!(world.accept(&held, &bytes).await.expect("again"), receipt);
+        let late = world.accept(&other, &checkpoint(9.0)).await.expect_err("second");
+        assert_eq!(late.code(), Code::Conflict);
+        let other = world.store.update_of_site("a", &other.id).await.expect("read");
+        assert!(matches!(other.state, UpdateState::Declined { .. }), "{:?}", other.state);
+        assert_eq!(world.begin("a", 1, &checkpoint(8.0)).await.expect_err("third").code(), Code::Conflict);
+        assert_eq!(world.round(1).await.round.accepted, 1);
+    });
+}
+
+#[test]
+fn an_upload_goes_on_where_its_bytes_ended() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        let bytes = checkpoint(1.0);
+        let update = world.begin("a", 1, &bytes).await.expect("begun");
+        let mut staging = world.store.staging(&update.id, update.size, None).expect("opened");
+        staging.append(&bytes[..100]).expect("fits");
+        drop(staging);
+        assert_eq!(world.store.staged_bytes(&update.id), 100);
+        world.accept(&update, &bytes).await.expect("the rest completes it");
+        assert_eq!(world.store.staged_bytes(&update.id), 0, "the upload's file is gone");
+        let stored = world.store.checkpoint(&update.digest).await.expect("read").expect("stored");
+        assert_eq!((stored.size, stored.layout), (bytes.len() as u64, layout()));
+    });
+}
+
+#[test]
+fn too_few_too_many_and_other_bytes_are_told_apart() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        let bytes = checkpoint(1.0);
+        let seal = |bytes: &[u8], size: usize, digest: Digest| -> Result<Sealed> {
+            let name = uuid::Uuid::now_v7().to_string();
+            let mut staging = world.store.staging(&name, size as u64, None)?;
+            staging.append(bytes)?;
+            staging.seal(Some(digest))
+        };
+        let digest = Digest::of(&bytes);
+        let last = bytes.len() - 1;
+        assert_eq!(seal(&bytes[..last], bytes.len(), digest).expect_err("short").code(), Code::Incomplete);
+        assert_eq!(seal(&bytes, last, digest).expect_err("long").code(), Code::InvalidCheckpoint);
+        let wrong = seal(&checkpoint(2.0), bytes.len(), digest).expect_err("other bytes");
+        assert!(wrong.message().contains("digest mismatch"), "{wrong}");
+        assert!(seal(&bytes, bytes.len(), digest).is_ok());
+    });
+}
+
+#[test]
+fn a_closed_or_full_round_and_a_stranger_are_refused() {
+    on_both(async |world| {
+        world.store.create_site("stranger", "hash-stranger").await.expect("enrolled");
+        world.run(&["a", "b", "c"], Policy { max_updates: Some(1), ..policy(1, 1) }).await;
+        let b = world.begin("b", 1, &checkpoint(2.0)).await.expect("room yet");
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        assert_eq!(world.begin("c", 1, &checkpoint(3.0)).await.expect_err("full").code(), Code::RoundFull);
+        assert_eq!(world.accept(&b, &checkpoint(2.0)).await.expect_err("full").code(), Code::RoundFull);
+        assert!(world.tick().await);
+        assert_eq!(
+            world.begin("c", 1, &checkpoint(3.0)).await.expect_err("closed").code(),
+            Code::RoundClosed
+        );
+        assert_eq!(world.begin("c", 7, &checkpoint(3.0)).await.expect_err("no such").code(), Code::NotFound);
+        let stranger = world.begin("stranger", 1, &checkpoint(3.0)).await.expect_err("not in the cohort");
+        assert_eq!(stranger.code(), Code::NotFound);
+    });
+}
+
+#[test]
+fn uploads_under_way_are_declined_when_the_round_closes() {
+    on_both(async |world| {
+        world.run(&["a", "b"], Policy { max_updates: Some(1), ..policy(1, 1) }).await;
+        let slow = world.begin("b", 1, &checkpoint(2.0)).await.expect("begun");
+        drop(world.store.staging(&slow.id, slow.size, None).expect("opened"));
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        assert!(world.tick().await);
+        let slow = world.store.update_of_site("b", &slow.id).await.expect("read");
+        assert!(matches!(slow.state, UpdateState::Declined { .. }));
+        world.store.sweep_staging().await.expect("swept");
+        assert!(!world.store.staged_names().expect("listed").contains(&slow.id), "its bytes are gone");
+    });
+}
+
+#[test]
+fn the_first_update_fixes_the_layout() {
+    on_both(async |world| {
+        world.run(&["a", "b"], policy(1, 2)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        assert_eq!(world.store.run("run").await.expect("read").expect("there").layout, Some(layout()));
+        let info = TensorInfo { name: "w".into(), dtype: Dtype::F32, shape: vec![1] };
+        let tensor = Tensor::from_f32(&info, &[1.0]).expect("fits");
+        let layout = Layout::new(vec![info]).expect("a layout");
+        let bytes = Checkpoint::new(layout, vec![tensor]).expect("fits").to_bytes();
+        let update = world.begin("b", 1, &bytes).await.expect("begun");
+        let mut staging = world.store.staging(&update.id, update.size, None).expect("opened");
+        staging.append(&bytes).expect("a checkpoint");
+        let sealed = staging.seal(Some(update.digest)).expect("sealed");
+        let error = world.store.accept_update(&update, sealed).await.expect_err("another layout");
+        assert_eq!(error.code(), Code::InvalidCheckpoint);
+        let update = world.store.update_of_site("b", &update.id).await.expect("read");
+        assert!(matches!(update.state, UpdateState::Rejected { .. }));
+        world.upload("b", 1, 2.0).await.expect("a corrected update is taken");
+    });
+}
+
+#[test]
+fn a_lease_is_exclusive_until_it_expires_and_an_old_fence_cannot_write() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        world.tick().await;
+        let lost = world.store.lease_alignment(Duration::ZERO).await.expect("asked").expect("leased");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let held = world.store.lease_alignment(LEASE).await.expect("asked").expect("it had expired");
+        assert!(world.store.lease_alignment(LEASE).await.expect("asked").is_none(), "exclusive");
+        assert!(!world.store.renew(lost.token(), LEASE).await.expect("asked"), "the old lease is gone");
+        assert!(world.store.renew(held.token(), LEASE).await.expect("asked"));
+        world.store.finish_alignment(lost, &identity(), &report()).await.expect_err("an old fence");
+        world.store.finish_alignment(held, &identity(), &report()).await.expect("the holder writes");
+
+        let lost = world.store.lease_merge(Duration::ZERO).await.expect("asked").expect("leased");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let held = world.store.lease_merge(LEASE).await.expect("asked").expect("it had expired");
+        world.store.finish_merge(lost, world.sealed("zombie", 7.0), &[]).await.expect_err("an old fence");
+        assert_eq!(world.round(1).await.round.state, State::Merging);
+        world.store.finish_merge(held, world.sealed("model", 1.0), &[]).await.expect("the holder publishes");
+    });
+}
+
+#[test]
+fn a_round_fails_when_its_merge_failed_too_often_and_the_run_with_it() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        world.tick().await;
+        let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("leased");
+        world.store.finish_alignment(lease, &identity(), &report()).await.expect("finished");
+        for _ in 0..crate::round::MAX_MERGE_ATTEMPTS {
+            let lease = loop {
+                match world.store.lease_merge(LEASE).await.expect("asked") {
+                    Some(lease) => break lease,
+                    None => tokio::time::sleep(Duration::from_millis(100)).await,
+                }
+            };
+            world.store.fail_merge(lease, "no room on the disk").await.expect("recorded");
+        }
+        assert!(
+            matches!(world.round(1).await.round.state, State::Failed { reason } if reason.contains("no room"))
+        );
+        assert!(world.tick().await);
+        let run = world.store.run("run").await.expect("read").expect("there");
+        assert!(matches!(run.state, RunState::Failed { .. }));
+    });
+}
+
+#[test]
+fn cancelling_ends_the_round_and_a_run_that_is_over_cannot_be_cancelled() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        world.begin("a", 1, &checkpoint(1.0)).await.expect("begun");
+        world.store.cancel_run("run").await.expect("cancelled");
+        world.store.cancel_run("run").await.expect("again changes nothing");
+        assert_eq!(world.round(1).await.round.state, State::Cancelled);
+        assert_eq!(world.begin("a", 1, &checkpoint(2.0)).await.expect_err("over").code(), Code::RoundClosed);
+        assert_eq!(world.store.cancel_run("nothing").await.expect_err("none").code(), Code::NotFound);
+    });
+}
+
+#[test]
+fn a_site_reads_references_and_global_models_but_not_anothers_update() {
+    on_both(async |world| {
+        world.store.create_site("stranger", "hash-stranger").await.expect("enrolled");
+        world.run(&["a", "b"], policy(2, 2)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        world.upload("b", 1, 2.0).await.expect("accepted");
+        world.tick().await;
+        let global = world.publish(3.0).await;
+        world.tick().await;
+        let may = async |site, digest| world.store.site_may_read(site, &digest).await.expect("asked");
+        assert!(may("a", global).await && may("b", global).await);
+        assert!(!may("stranger", global).await);
+        let of_a = Digest::of(&checkpoint(1.0));
+        assert_eq!(world.round(1).await.reference, Some(of_a), "it was the founding reference");
+        assert!(!may("b", of_a).await, "yet another site's update is not for download");
+    });
+}

@@ -1,0 +1,297 @@
+//! Updates: announced, received, accepted.
+
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{
+    Store, StoredCheckpoint, Tx, document, one_row, parsed, rounds, signed, staging::Sealed, to_json,
+    unsigned,
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::{Metrics, NewUpdate, Receipt, Run, Update, UpdateState},
+    round::{Event, State},
+};
+
+const UPDATE_COLUMNS: &str =
+    "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics,
+    u.state, u.reason, u.accepted_at_ms, u.report FROM updates u";
+
+/// The answer to an announcement.
+#[derive(Debug, Clone)]
+pub struct Begun {
+    /// The update.
+    pub update: Update,
+    /// The run's layout, if it is fixed.
+    pub layout: Option<rebasin::Layout>,
+    /// The run's spec.
+    pub spec: Option<rebasin::Spec>,
+}
+
+impl Store {
+    /// Records that a site will send an update; the same site, round and digest give the same update.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::Conflict`] for a second different update, [`Code::RoundClosed`],
+    /// [`Code::RoundFull`].
+    pub async fn begin_update(&self, site_id: &str, new: &NewUpdate) -> Result<Begun> {
+        let run = self.run_of_site(site_id, &new.run_id).await?;
+        let mut tx = self.begin().await?;
+        let record = self.lock_round(&mut tx, &new.run_id, new.round).await?;
+        if let Some(held) = self.held_update(&mut tx, site_id, &new.run_id, new.round).await? {
+            if held.digest == new.digest {
+                return Ok(Begun { update: held, layout: run.layout, spec: run.spec });
+            }
+            return Err(conflict(&held));
+        }
+        let now = self.now_in(&mut tx).await?;
+        // Not a transition yet: only whether one would be possible now.
+        record.round.clone().apply(Event::UpdateAccepted, now).map_err(|error| match record.round.state {
+            State::Collecting => Error::from(error),
+            _ => rounds::closed(&record),
+        })?;
+        sqlx::query(self.sql(
+            "INSERT INTO updates (id, run_id, round, site_id, digest, size, num_examples, metrics, state, begun_at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'receiving', {now})
+             ON CONFLICT (run_id, round, site_id, digest) WHERE state = 'receiving'
+             DO UPDATE SET size = excluded.size, num_examples = excluded.num_examples, metrics = excluded.metrics",
+        ))
+        .bind(uuid::Uuid::now_v7().to_string())
+        .bind(&new.run_id)
+        .bind(i64::from(new.round))
+        .bind(site_id)
+        .bind(new.digest.to_string())
+        .bind(signed(new.size)?)
+        .bind(signed(new.num_examples)?)
+        .bind(to_json(&new.metrics)?)
+        .execute(&mut *tx)
+        .await?;
+        let query = format!(
+            "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND u.round = $2 AND u.site_id = $3 AND u.digest = $4
+             AND u.state = 'receiving'"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(&new.run_id)
+            .bind(i64::from(new.round))
+            .bind(site_id)
+            .bind(new.digest.to_string())
+            .fetch_one(&mut *tx)
+            .await?;
+        let update = update_from(&row)?;
+        self.commit(tx).await?;
+        Ok(Begun { update, layout: run.layout, spec: run.spec })
+    }
+
+    /// A run, if the site is in its cohort. Others look to it as if they did not exist.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub async fn run_of_site(&self, site_id: &str, run_id: &str) -> Result<Run> {
+        let found = self.run(run_id).await?.filter(|run| run.cohort.iter().any(|site| site == site_id));
+        found.ok_or_else(|| {
+            Error::not_found(format!(
+                "site {site_id} is in no run {run_id:?}; ask the operator who created the run"
+            ))
+        })
+    }
+
+    /// One update of the site.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`].
+    pub async fn update_of_site(&self, site_id: &str, update_id: &str) -> Result<Update> {
+        let query = format!("{UPDATE_COLUMNS} WHERE u.id = $1 AND u.site_id = $2");
+        let row = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(update_id)
+            .bind(site_id)
+            .fetch_optional(&self.pool)
+            .await?;
+        match row {
+            Some(row) => update_from(&row),
+            None => Err(Error::not_found("this site has no such update")),
+        }
+    }
+
+    /// All updates of a round, by site, then as they were begun.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn updates_of_round(&self, run_id: &str, round: u32) -> Result<Vec<Update>> {
+        let query = format!(
+            "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND u.round = $2 ORDER BY u.site_id, u.begun_at_ms, u.id"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(run_id)
+            .bind(i64::from(round))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(update_from).collect()
+    }
+
+    /// Accepts a sealed update: bytes durable, then the row, then the receipt. Accepting it again gives the same
+    /// receipt. One that is not wanted any more is declined, one of another layout rejected; the row says so.
+    ///
+    /// # Errors
+    /// [`Code::RoundClosed`], [`Code::RoundFull`], [`Code::Conflict`], [`Code::InvalidCheckpoint`].
+    pub async fn accept_update(&self, update: &Update, sealed: Sealed) -> Result<Receipt> {
+        self.put_object(&sealed.digest, &sealed.path).await?;
+        let mut tx = self.begin().await?;
+        self.lock_run(&mut tx, &update.run_id).await?;
+        let record = self.lock_round(&mut tx, &update.run_id, update.round).await?;
+        if let Some(held) = self.held_update(&mut tx, &update.site_id, &update.run_id, update.round).await? {
+            if held.digest == sealed.digest {
+                return held.receipt().ok_or_else(|| Error::internal("a held update without a time"));
+            }
+            let error = conflict(&held);
+            self.dismiss(&mut tx, &update.id, "declined", error.message()).await?;
+            self.commit(tx).await?;
+            return Err(error);
+        }
+        let now = self.now_in(&mut tx).await?;
+        if let Err(transition) = record.round.clone().apply(Event::UpdateAccepted, now) {
+            let error = Error::from(transition);
+            self.dismiss(&mut tx, &update.id, "declined", error.message()).await?;
+            self.commit(tx).await?;
+            return Err(error);
+        }
+        if !self.fix_layout(&mut tx, &update.run_id, &sealed.layout).await? {
+            let error = Error::new(
+                Code::InvalidCheckpoint,
+                "the layout differs from the run's, which another site's update fixed meanwhile; \
+                 all sites must send the same tensor names, dtypes and shapes",
+            );
+            self.dismiss(&mut tx, &update.id, "rejected", error.message()).await?;
+            self.commit(tx).await?;
+            return Err(error);
+        }
+        let stored = StoredCheckpoint { digest: sealed.digest, size: sealed.size, layout: sealed.layout };
+        self.insert_checkpoint(&mut tx, &stored).await?;
+        let result = sqlx::query(
+            "UPDATE updates SET state = 'accepted', accepted_at_ms = $2 WHERE id = $1 AND state = 'receiving'",
+        )
+        .bind(&update.id)
+        .bind(now)
+        .execute(&mut *tx)
+        .await?;
+        one_row(&result, "accepting an update")?;
+        self.commit(tx).await?;
+        self.discard_staging(&update.id);
+        Ok(Receipt {
+            update_id: update.id.clone(),
+            run_id: update.run_id.clone(),
+            round: update.round,
+            site_id: update.site_id.clone(),
+            digest: sealed.digest,
+            size: sealed.size,
+            num_examples: update.num_examples,
+            accepted_at_ms: now,
+        })
+    }
+
+    /// Records that an update under way is bad, and why; its bytes are removed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn reject_update(&self, update_id: &str, reason: &str) -> Result<()> {
+        let mut tx = self.begin().await?;
+        self.dismiss(&mut tx, update_id, "rejected", reason).await?;
+        self.commit(tx).await?;
+        self.discard_staging(update_id);
+        Ok(())
+    }
+
+    /// Removes the bytes of uploads that are no longer under way.
+    ///
+    /// # Errors
+    /// Those of the database and the disk.
+    pub async fn sweep_staging(&self) -> Result<()> {
+        for name in self.staged_names()? {
+            if uuid::Uuid::parse_str(&name).is_err() {
+                continue;
+            }
+            let row = sqlx::query("SELECT state FROM updates WHERE id = $1")
+                .bind(&name)
+                .fetch_optional(&self.pool)
+                .await?;
+            let under_way = match row {
+                Some(row) => row.try_get::<String, _>("state")? == "receiving",
+                None => false,
+            };
+            if !under_way {
+                self.discard_staging(&name);
+            }
+        }
+        Ok(())
+    }
+
+    async fn dismiss(&self, tx: &mut Tx, update_id: &str, state: &'static str, reason: &str) -> Result<()> {
+        sqlx::query("UPDATE updates SET state = $2, reason = $3 WHERE id = $1 AND state = 'receiving'")
+            .bind(update_id)
+            .bind(state)
+            .bind(reason)
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
+    }
+
+    /// The site's accepted update in that round.
+    async fn held_update(
+        &self,
+        tx: &mut Tx,
+        site_id: &str,
+        run_id: &str,
+        round: u32,
+    ) -> Result<Option<Update>> {
+        let query = format!(
+            "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND u.round = $2 AND u.site_id = $3
+             AND u.state IN ('accepted', 'aligned')"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(run_id)
+            .bind(i64::from(round))
+            .bind(site_id)
+            .fetch_optional(&mut **tx)
+            .await?;
+        row.as_ref().map(update_from).transpose()
+    }
+}
+
+fn conflict(held: &Update) -> Error {
+    Error::new(
+        Code::Conflict,
+        format!(
+            "round {} of run {} holds another update of site {} already, digest {}; one update a site and round",
+            held.round, held.run_id, held.site_id, held.digest
+        ),
+    )
+}
+
+pub(super) fn update_from(row: &AnyRow) -> Result<Update> {
+    let id: String = row.try_get("id")?;
+    let state: String = row.try_get("state")?;
+    let reason: Option<String> = row.try_get("reason")?;
+    let at_ms: Option<i64> = row.try_get("accepted_at_ms")?;
+    let report = document(row, "report")?;
+    let state = match (state.as_str(), reason, at_ms, report) {
+        ("receiving", None, None, None) => UpdateState::Receiving,
+        ("accepted", None, Some(at_ms), None) => UpdateState::Accepted { at_ms },
+        ("aligned", None, Some(at_ms), Some(report)) => {
+            UpdateState::Aligned { at_ms, report: Box::new(report) }
+        }
+        ("rejected", Some(reason), _, None) => UpdateState::Rejected { reason },
+        ("declined", Some(reason), _, None) => UpdateState::Declined { reason },
+        (state, ..) => {
+            return Err(Error::internal(format_args!("updates row {id}: inconsistent state {state}")));
+        }
+    };
+    Ok(Update {
+        run_id: row.try_get("run_id")?,
+        round: unsigned(row, "round")?,
+        site_id: row.try_get("site_id")?,
+        digest: parsed(row, "digest")?,
+        size: unsigned(row, "size")?,
+        num_examples: unsigned(row, "num_examples")?,
+        metrics: document::<Metrics>(row, "metrics")?.unwrap_or_default(),
+        state,
+        id,
+    })
+}

@@ -1,0 +1,333 @@
+//! Work is found in the rows: leases on rounds and updates, and the commits that end them.
+//!
+//! A lease is a token, an expiry by the database's clock, and a fence that grows with every lease. A result is
+//! written in one transaction `WHERE fence = … AND state = …`: a worker that lost its lease meets no row.
+
+use std::time::Duration;
+
+use rebasin::{AlignReport, Alignment, Digest};
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{Store, StoredCheckpoint, document, one_row, parsed, staging::Sealed, to_json, unsigned};
+use crate::{
+    error::{Error, Result},
+    model::{Run, Update},
+    round::{Event, MAX_MERGE_ATTEMPTS},
+};
+
+/// A timed exclusive right to one piece of work, and the proof of it that results are written with.
+#[derive(Debug)]
+pub struct Lease<T> {
+    /// The work.
+    pub work: T,
+    token: String,
+    fence: i64,
+}
+
+impl<T> Lease<T> {
+    /// What [`Store::renew`] knows the lease by.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+}
+
+/// Align one update.
+#[derive(Debug)]
+pub struct AlignWork {
+    /// Its run.
+    pub run: Run,
+    /// The update.
+    pub update: Update,
+    /// What to align it to.
+    pub reference: Digest,
+}
+
+/// Merge one round.
+#[derive(Debug)]
+pub struct MergeWork {
+    /// Its run.
+    pub run: Run,
+    /// Its number.
+    pub round: u32,
+    /// What its updates were aligned to, and whose integer tensors the merged model has.
+    pub reference: Digest,
+    /// Its updates, by site.
+    pub inputs: Vec<MergeInput>,
+}
+
+/// One update of a round to merge.
+#[derive(Debug)]
+pub struct MergeInput {
+    /// The update.
+    pub update: Update,
+    /// Its permutations; absent for a strategy that does not align.
+    pub alignment: Option<Alignment>,
+}
+
+impl Store {
+    /// Leases an accepted update whose reference is known and that is not aligned yet, if there is one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn lease_alignment(&self, length: Duration) -> Result<Option<Lease<AlignWork>>> {
+        let mut tx = self.begin().await?;
+        let token = uuid::Uuid::now_v7().to_string();
+        let row = sqlx::query(self.sql(
+            "WITH due AS (
+               SELECT u.id FROM updates u
+               JOIN rounds o ON o.run_id = u.run_id AND o.number = u.round
+               JOIN runs r ON r.id = u.run_id
+               WHERE u.state = 'accepted' AND u.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
+                 AND o.state IN ('collecting', 'merging') AND r.strategy <> 'mean'
+               ORDER BY u.accepted_at_ms, u.id LIMIT 1 {skip_locked_u})
+             UPDATE updates SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1,
+                    attempts = attempts + 1
+             WHERE id IN (SELECT id FROM due) RETURNING id, fence, run_id, round",
+        ))
+        .bind(&token)
+        .bind(millis(length))
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        self.commit_quietly(tx).await?;
+        let (id, run_id): (String, String) = (row.try_get("id")?, row.try_get("run_id")?);
+        let round = self.round(&run_id, unsigned(&row, "round")?).await?;
+        let run = self.run(&run_id).await?.ok_or_else(|| Error::internal("an update without a run"))?;
+        let reference = round
+            .and_then(|record| record.reference)
+            .ok_or_else(|| Error::internal("an update to align without a reference"))?;
+        let update = self.update_row(&id).await?;
+        Ok(Some(Lease { work: AlignWork { run, update, reference }, token, fence: fence(&row)? }))
+    }
+
+    /// Writes an update's alignment and releases its lease.
+    ///
+    /// # Errors
+    /// [`Code::Internal`](crate::error::Code) if the lease was lost: nothing is written then.
+    pub async fn finish_alignment(
+        &self,
+        lease: Lease<AlignWork>,
+        alignment: &Alignment,
+        report: &AlignReport,
+    ) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let result = sqlx::query(
+            "UPDATE updates SET state = 'aligned', alignment = $3, report = $4, lease_token = NULL,
+                    lease_expires_at_ms = 0
+             WHERE id = $1 AND fence = $2 AND state = 'accepted'",
+        )
+        .bind(&lease.work.update.id)
+        .bind(lease.fence)
+        .bind(to_json(alignment)?)
+        .bind(to_json(report)?)
+        .execute(&mut *tx)
+        .await?;
+        one_row(&result, "finishing an alignment, its lease was lost")?;
+        self.commit(tx).await
+    }
+
+    /// Records that aligning failed: the update is tried again, or withdrawn from its round once the attempts are
+    /// spent, which may cost the round its quorum.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn fail_alignment(&self, lease: Lease<AlignWork>, reason: &str) -> Result<()> {
+        let update = &lease.work.update;
+        let mut tx = self.begin().await?;
+        self.lock_run(&mut tx, &update.run_id).await?;
+        let before = self.lock_round(&mut tx, &update.run_id, update.round).await?;
+        let row =
+            sqlx::query("SELECT attempts FROM updates WHERE id = $1 AND fence = $2 AND state = 'accepted'")
+                .bind(&update.id)
+                .bind(lease.fence)
+                .fetch_optional(&mut *tx)
+                .await?;
+        let Some(row) = row else { return Err(Error::internal("failing an alignment, its lease was lost")) };
+        let attempts: u32 = unsigned(&row, "attempts")?;
+        if attempts < MAX_MERGE_ATTEMPTS {
+            self.release_update(&mut tx, &update.id, lease.fence).await?;
+            return self.commit(tx).await;
+        }
+        let result = sqlx::query(
+            "UPDATE updates SET state = 'rejected', reason = $3, lease_token = NULL, lease_expires_at_ms = 0
+             WHERE id = $1 AND fence = $2 AND state = 'accepted'",
+        )
+        .bind(&update.id)
+        .bind(lease.fence)
+        .bind(format!("could not be aligned, tried {attempts} times; the last time: {reason}"))
+        .execute(&mut *tx)
+        .await?;
+        one_row(&result, "rejecting an update that cannot be aligned")?;
+        let now = self.now_in(&mut tx).await?;
+        let after = before.round.clone().apply(Event::UpdateWithdrawn, now)?;
+        if after.state != before.round.state {
+            self.save_round(&mut tx, &before, &after, None).await?;
+        }
+        self.commit(tx).await
+    }
+
+    async fn release_update(&self, tx: &mut super::Tx, id: &str, fence: i64) -> Result<()> {
+        // A short wait before the next try, so that a passing fault can pass.
+        let result = sqlx::query(self.sql(
+            "UPDATE updates SET lease_token = NULL, lease_expires_at_ms = {now} + 2000 WHERE id = $1 AND fence = $2",
+        ))
+        .bind(id)
+        .bind(fence)
+        .execute(&mut **tx)
+        .await?;
+        one_row(&result, "releasing an update")
+    }
+
+    /// Leases a merging round all of whose updates are aligned (where the strategy aligns), if there is one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn lease_merge(&self, length: Duration) -> Result<Option<Lease<MergeWork>>> {
+        let mut tx = self.begin().await?;
+        let token = uuid::Uuid::now_v7().to_string();
+        let row = sqlx::query(self.sql(
+            "WITH due AS (
+               SELECT o.run_id, o.number FROM rounds o JOIN runs r ON r.id = o.run_id
+               WHERE o.state = 'merging' AND o.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
+                 AND (r.strategy = 'mean' OR NOT EXISTS (
+                   SELECT 1 FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number AND u.state = 'accepted'))
+               ORDER BY o.deadline_at_ms, o.run_id LIMIT 1 {skip_locked_o})
+             UPDATE rounds SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1
+             WHERE (run_id, number) IN (SELECT run_id, number FROM due)
+             RETURNING run_id, number, fence, reference_digest",
+        ))
+        .bind(&token)
+        .bind(millis(length))
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        self.commit_quietly(tx).await?;
+        let run_id: String = row.try_get("run_id")?;
+        let round: u32 = unsigned(&row, "number")?;
+        let run = self.run(&run_id).await?.ok_or_else(|| Error::internal("a round without a run"))?;
+        let inputs = self.merge_inputs(&run_id, round).await?;
+        let work = MergeWork { run, round, reference: parsed(&row, "reference_digest")?, inputs };
+        Ok(Some(Lease { work, token, fence: fence(&row)? }))
+    }
+
+    async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
+        let mut inputs = Vec::new();
+        for update in self.updates_of_round(run_id, round).await? {
+            if update.state.accepted_at_ms().is_none() {
+                continue;
+            }
+            let row = sqlx::query("SELECT alignment FROM updates WHERE id = $1")
+                .bind(&update.id)
+                .fetch_one(&self.pool)
+                .await?;
+            inputs.push(MergeInput { update, alignment: document(&row, "alignment")? });
+        }
+        Ok(inputs)
+    }
+
+    /// Keeps a lease for another `length`; tells whether it was still held.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn renew(&self, token: &str, length: Duration) -> Result<bool> {
+        let mut renewed = 0;
+        for statement in [
+            "UPDATE rounds SET lease_expires_at_ms = {now} + $2 WHERE lease_token = $1",
+            "UPDATE updates SET lease_expires_at_ms = {now} + $2 WHERE lease_token = $1",
+        ] {
+            let result =
+                sqlx::query(self.sql(statement)).bind(token).bind(millis(length)).execute(&self.pool).await?;
+            renewed += result.rows_affected();
+        }
+        Ok(renewed == 1)
+    }
+
+    /// Publishes a merged model: its bytes are stored, then one transaction records the model, refined alignments
+    /// (if any), the round and the run.
+    ///
+    /// # Errors
+    /// [`Code::Internal`](crate::error::Code) if the lease was lost: no row is written then.
+    pub async fn finish_merge(
+        &self,
+        lease: Lease<MergeWork>,
+        model: Sealed,
+        refined: &[(String, Alignment, AlignReport)],
+    ) -> Result<Digest> {
+        self.put_object(&model.digest, &model.path).await?;
+        let stored = StoredCheckpoint { digest: model.digest, size: model.size, layout: model.layout };
+        let mut tx = self.begin().await?;
+        self.lock_run(&mut tx, &lease.work.run.id).await?;
+        let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
+        self.release_round(&mut tx, &lease).await?;
+        self.insert_checkpoint(&mut tx, &stored).await?;
+        for (update_id, alignment, report) in refined {
+            let result = sqlx::query(
+                "UPDATE updates SET alignment = $2, report = $3 WHERE id = $1 AND state = 'aligned'",
+            )
+            .bind(update_id)
+            .bind(to_json(alignment)?)
+            .bind(to_json(report)?)
+            .execute(&mut *tx)
+            .await?;
+            one_row(&result, "refining an alignment")?;
+        }
+        let now = self.now_in(&mut tx).await?;
+        let after = before.round.clone().apply(Event::Merged { global: stored.digest }, now)?;
+        self.save_round(&mut tx, &before, &after, None).await?;
+        self.commit(tx).await?;
+        if let Some(name) = model.path.file_name().and_then(|name| name.to_str()) {
+            self.discard_staging(name);
+        }
+        Ok(stored.digest)
+    }
+
+    /// Records that merging failed: it is tried again, or the round fails once the attempts are spent.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn fail_merge(&self, lease: Lease<MergeWork>, reason: &str) -> Result<()> {
+        let mut tx = self.begin().await?;
+        self.lock_run(&mut tx, &lease.work.run.id).await?;
+        let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
+        self.release_round(&mut tx, &lease).await?;
+        let now = self.now_in(&mut tx).await?;
+        let after = before.round.clone().apply(Event::AttemptFailed { reason: reason.to_owned() }, now)?;
+        self.save_round(&mut tx, &before, &after, None).await?;
+        self.commit(tx).await
+    }
+
+    /// Ends a merge's lease if it still is the newest one and the round still merges.
+    async fn release_round(&self, tx: &mut super::Tx, lease: &Lease<MergeWork>) -> Result<()> {
+        let result = sqlx::query(self.sql(
+            "UPDATE rounds SET lease_token = NULL, lease_expires_at_ms = {now} + 2000
+             WHERE run_id = $1 AND number = $2 AND fence = $3 AND lease_token = $4 AND state = 'merging'",
+        ))
+        .bind(&lease.work.run.id)
+        .bind(i64::from(lease.work.round))
+        .bind(lease.fence)
+        .bind(&lease.token)
+        .execute(&mut **tx)
+        .await?;
+        one_row(&result, "ending a merge, its lease was lost")
+    }
+
+    async fn update_row(&self, id: &str) -> Result<Update> {
+        let row = sqlx::query(
+            "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics, u.state,
+                    u.reason, u.accepted_at_ms, u.report FROM updates u WHERE u.id = $1",
+        )
+        .bind(id)
+        .fetch_one(&self.pool)
+        .await?;
+        super::updates::update_from(&row)
+    }
+}
+
+fn millis(length: Duration) -> i64 {
+    i64::try_from(length.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn fence(row: &AnyRow) -> Result<i64> {
+    Ok(row.try_get("fence")?)
+}

@@ -1,0 +1,82 @@
+//! Lease an update, align it to its reference, commit the permutations.
+
+use std::time::Duration;
+
+use rebasin::{Aligned, CheckedSpec, Digest, FileSource, MatchOptions};
+
+use super::{cpu, while_renewing};
+use crate::{
+    config::Work,
+    error::{Error, Result},
+    store::{AlignWork, Store},
+};
+
+pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
+    let length = Duration::from_secs(settings.lease_seconds);
+    let Some(lease) = store.lease_alignment(length).await? else { return Ok(false) };
+    let update = lease.work.update.clone();
+    let started = tokio::time::Instant::now();
+    let token = lease.token().to_owned();
+    match while_renewing(store, &token, length, align(store, settings, &lease.work)).await {
+        Ok(aligned) => {
+            tracing::info!(
+                run.id = update.run_id,
+                round.number = update.round,
+                site.id = update.site_id,
+                update.id = update.id,
+                alignment.moved = aligned.report.moved,
+                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "update aligned"
+            );
+            store.finish_alignment(lease, &aligned.alignment, &aligned.report).await?;
+        }
+        Err(error) => {
+            tracing::warn!(
+                run.id = update.run_id,
+                update.id = update.id,
+                error.message = error.message(),
+                "aligning an update failed"
+            );
+            store.fail_alignment(lease, error.message()).await?;
+        }
+    }
+    Ok(true)
+}
+
+async fn align(store: &Store, settings: &Work, work: &AlignWork) -> Result<Aligned> {
+    let spec = checked_spec(work.run.spec.as_ref(), work.run.layout.as_ref())?;
+    let reference = store.source(&work.reference).await?;
+    let update = store.source(&work.update.digest).await?;
+    let options = match_options(settings, &[work.reference, work.update.digest]);
+    cpu::run(move || align_sources(&spec, &reference, &update, &options)).await?
+}
+
+fn align_sources(
+    spec: &CheckedSpec,
+    reference: &FileSource,
+    update: &FileSource,
+    options: &MatchOptions,
+) -> Result<Aligned> {
+    let reference = rebasin::read_checkpoint(reference)?;
+    let update = rebasin::read_checkpoint(update)?;
+    rebasin::align(spec, &reference, &update, options, &mut |_| {}).map_err(Error::internal)
+}
+
+/// The run's spec, bound to its layout: both were checked when they were fixed.
+pub(super) fn checked_spec(
+    spec: Option<&rebasin::Spec>,
+    layout: Option<&rebasin::Layout>,
+) -> Result<CheckedSpec> {
+    let spec = spec.ok_or_else(|| Error::internal("a run that aligns has no spec"))?;
+    let layout = layout.ok_or_else(|| Error::internal("a run with updates has no layout"))?;
+    spec.check(layout).map_err(Error::internal)
+}
+
+/// The seed comes from the digests, so that the same inputs give the same bytes.
+pub(super) fn match_options(settings: &Work, digests: &[Digest]) -> MatchOptions {
+    MatchOptions {
+        seed: rebasin::seed_from_digests(digests),
+        starts: settings.starts.max(1),
+        ..MatchOptions::default()
+    }
+}

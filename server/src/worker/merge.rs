@@ -1,0 +1,149 @@
+//! Lease a round, merge its updates blockwise, store the model, publish.
+
+use std::{fs::File, io::BufWriter, path::Path, time::Duration};
+
+use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions};
+
+use super::{
+    align::{checked_spec, match_options},
+    cpu, while_renewing,
+};
+use crate::{
+    config::Work,
+    error::{Error, Result},
+    model::Strategy,
+    store::{MergeWork, Sealed, Store},
+};
+
+type Refined = Vec<(String, Alignment, AlignReport)>;
+
+pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
+    let length = Duration::from_secs(settings.lease_seconds);
+    let Some(lease) = store.lease_merge(length).await? else { return Ok(false) };
+    let (run_id, round, count) = (lease.work.run.id.clone(), lease.work.round, lease.work.inputs.len());
+    let started = tokio::time::Instant::now();
+    let token = lease.token().to_owned();
+    match while_renewing(store, &token, length, merge(store, settings, &lease.work)).await {
+        Ok((model, refined)) => {
+            let global = store.finish_merge(lease, model, &refined).await?;
+            tracing::info!(
+                run.id = run_id,
+                round.number = round,
+                round.updates = count,
+                model.digest = %global,
+                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "round published"
+            );
+        }
+        Err(error) => {
+            tracing::warn!(
+                run.id = run_id,
+                round.number = round,
+                error.message = error.message(),
+                "merging a round failed"
+            );
+            store.fail_merge(lease, error.message()).await?;
+        }
+    }
+    Ok(true)
+}
+
+async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<(Sealed, Refined)> {
+    let counts: Vec<u64> = work.inputs.iter().map(|input| input.update.num_examples).collect();
+    let shares = rebasin::shares(&counts).map_err(Error::internal)?;
+    let reference = store.source(&work.reference).await?;
+    let mut sources = Vec::with_capacity(work.inputs.len());
+    for input in &work.inputs {
+        sources.push(store.source(&input.update.digest).await?);
+    }
+    let spec = match work.run.strategy {
+        Strategy::Mean => None,
+        _ => Some(checked_spec(work.run.spec.as_ref(), work.run.layout.as_ref())?),
+    };
+    let mut alignments: Vec<Option<Alignment>> =
+        work.inputs.iter().map(|input| input.alignment.clone()).collect();
+    let mut digests = vec![work.reference];
+    digests.extend(work.inputs.iter().map(|input| input.update.digest));
+    let options = match_options(settings, &digests);
+    let ids: Vec<String> = work.inputs.iter().map(|input| input.update.id.clone()).collect();
+    let refine = work.run.strategy == Strategy::MergeMany;
+    let name = format!("merge-{}", uuid::Uuid::now_v7());
+    let path = store.staging_path(&name);
+    let computed = cpu::run(move || {
+        let mut refined = Vec::new();
+        if let (true, Some(spec)) = (refine, &spec) {
+            refined = self::refine(spec, &reference, &sources, &mut alignments, &shares, &options, &ids)?;
+        }
+        let inputs: Vec<Input<'_>> = sources
+            .iter()
+            .zip(&alignments)
+            .zip(&shares)
+            .map(|((source, alignment), share)| Input {
+                source,
+                alignment: alignment.as_ref(),
+                share: *share,
+            })
+            .collect();
+        write_model(spec.as_ref(), &inputs, &reference, &path)?;
+        Ok::<_, Error>((path, refined))
+    })
+    .await?;
+    let (path, refined) = match computed {
+        Ok(done) => done,
+        Err(error) => {
+            store.discard_staging(&name);
+            return Err(error);
+        }
+    };
+    let size = std::fs::metadata(&path)?.len();
+    let layout = work.run.layout.clone();
+    let store = store.clone();
+    // Read back what was written, once, through the same gate as an upload: what is published is a valid checkpoint.
+    let sealed = tokio::task::spawn_blocking(move || store.staging(&name, size, layout)?.seal(None))
+        .await
+        .map_err(Error::internal)??;
+    Ok((sealed, refined))
+}
+
+fn write_model(
+    spec: Option<&rebasin::CheckedSpec>,
+    inputs: &[Input<'_>],
+    reference: &FileSource,
+    path: &Path,
+) -> Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    rebasin::merge_to(spec, inputs, Some(reference), &mut out, &mut |_, _| {}).map_err(Error::internal)?;
+    out.into_inner().map_err(|error| Error::from(error.into_error()))?.sync_all()?;
+    Ok(())
+}
+
+/// MergeMany (Git Re-Basin, Alg. 3), from the updates as aligned to the reference.
+fn refine(
+    spec: &rebasin::CheckedSpec,
+    reference: &FileSource,
+    sources: &[FileSource],
+    alignments: &mut [Option<Alignment>],
+    shares: &[f64],
+    options: &MatchOptions,
+    ids: &[String],
+) -> Result<Refined> {
+    let first: Vec<Alignment> = alignments
+        .iter()
+        .map(|alignment| alignment.clone().unwrap_or_else(|| Alignment::identity(spec)))
+        .collect();
+    let mut load = |index: usize| -> Result<rebasin::Checkpoint> {
+        let raw = rebasin::read_checkpoint(&sources[index])?;
+        first[index].apply(spec, &raw).map_err(Error::internal)
+    };
+    let merged = rebasin::merge_many(spec, sources.len(), &mut load, shares, options, &mut |_| {})?;
+    let reference = rebasin::read_checkpoint(reference)?;
+    let mut refined = Vec::with_capacity(ids.len());
+    for (index, id) in ids.iter().enumerate() {
+        let total = merged.alignments[index].compose(&first[index]);
+        let raw = rebasin::read_checkpoint(&sources[index])?;
+        let report = rebasin::report(spec, &reference, &raw, &total).map_err(Error::internal)?;
+        alignments[index] = Some(total.clone());
+        refined.push((id.clone(), total, report));
+    }
+    Ok(refined)
+}
