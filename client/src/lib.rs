@@ -1,1 +1,16 @@
 #![doc = include_str!("../README.md")]
+
+pub mod admin;
+mod cli;
+pub mod connect;
+pub mod download;
+pub mod error;
+pub mod files;
+pub mod offline;
+pub mod progress;
+pub mod retry;
+pub mod site;
+pub mod upload;
+
+pub use cli::main_with;
+pub use error::{Error, Result};

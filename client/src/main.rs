@@ -1,2 +1,7 @@
-//! Program.
-fn main() {}
+//! The command line `fedbasin`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fedbasin_client::main_with(std::env::args_os())
+}

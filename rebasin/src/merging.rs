@@ -270,6 +270,3 @@ pub fn mean(
     merge_to(spec, &inputs, None, &mut bytes, &mut |_, _| {})?;
     Ok(Checkpoint::from_bytes(&bytes)?)
 }
-
-#[cfg(test)]
-mod tests;

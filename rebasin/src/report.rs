@@ -21,7 +21,7 @@ pub struct AlignReport {
     pub sweeps: u32,
     /// Starts tried; 0 when the identity was certified.
     pub starts: u32,
-    /// Whether the identity was proved optimal for each group, the others held, without solving anything.
+    /// Whether the identity was proved optimal for each group, the others held: nothing needed to move.
     pub identity_certified: bool,
     /// The same figures a group, over the tensors that it moves.
     pub groups: Vec<GroupReport>,

@@ -1,0 +1,313 @@
+//! The HTTP admin API, typed and blocking.
+
+pub mod types;
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+    time::Duration,
+};
+
+use rebasin::{Digest, Hasher};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use ureq::{
+    Agent, Body, http,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use crate::{
+    connect::{Address, Token},
+    error::{Error, Result, one_line},
+    files::{read_error, write_atomically, write_error},
+    progress::Screen,
+};
+use types::{Checkpoint, EnrolledSite, NewRun, Round, RoundList, Run, RunList, Site, SiteList};
+
+/// An answer larger than this is none of ours; models are streamed to a file instead.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+/// A client of one server's admin API.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    agent: Agent,
+    address: Address,
+    token: Token,
+}
+
+/// An error answer: the fields of RFC 9457 that we show, and the stable code.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    title: String,
+    code: String,
+    detail: String,
+}
+
+impl Admin {
+    /// Prepares a client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// An address that makes no sense, or an authority that cannot be read.
+    pub fn new(address: Address, token: Token) -> Result<Self> {
+        address.check()?;
+        let roots = match address.authority()? {
+            Some(pem) => {
+                let certificates = ureq::tls::parse_pem(&pem)
+                    .filter_map(|item| match item {
+                        Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
+                        _ => None,
+                    })
+                    .collect::<Vec<Certificate<'static>>>();
+                RootCerts::new_with_certs(&certificates)
+            }
+            None => RootCerts::WebPki,
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(concat!("fedbasin/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_recv_response(Some(Duration::from_secs(120)))
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .build()
+            .new_agent();
+        Ok(Self { agent, address, token })
+    }
+
+    /// Enrols a site; the answer holds its token, which the server shows this once.
+    ///
+    /// # Errors
+    /// As the server says: a malformed id, a site of that name, a wrong token.
+    pub fn enrol(&self, site: &str) -> Result<EnrolledSite> {
+        #[derive(Serialize)]
+        struct NewSite<'a> {
+            id: &'a str,
+        }
+        self.post("/v1/sites", &NewSite { id: site })
+    }
+
+    /// All enrolled sites.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn sites(&self) -> Result<Vec<Site>> {
+        self.get::<SiteList>("/v1/sites").map(|list| list.sites)
+    }
+
+    /// Stores a checkpoint file, for instance a run's seed.
+    ///
+    /// # Errors
+    /// Not readable, or not a checkpoint that the server takes.
+    pub fn put_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
+        let file = File::open(path).map_err(|error| read_error(path, &error))?;
+        let url = self.url("/v1/checkpoints");
+        let request = self.agent.post(&url).header("authorization", self.token.bearer());
+        // So that a server that does not want the file says so before it travels.
+        let request = request.header("expect", "100-continue").content_type("application/octet-stream");
+        self.decode(&url, request.send(&file))
+    }
+
+    /// Creates a run; its first round opens at once.
+    ///
+    /// # Errors
+    /// As the server says: an unknown site or seed, a spec that does not fit, a run of that name.
+    pub fn create_run(&self, run: &NewRun) -> Result<Run> {
+        self.post("/v1/runs", run)
+    }
+
+    /// All runs.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn runs(&self) -> Result<Vec<Run>> {
+        self.get::<RunList>("/v1/runs").map(|list| list.runs)
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn run(&self, run: &str) -> Result<Run> {
+        self.get(&format!("/v1/runs/{}", segment(run)))
+    }
+
+    /// All rounds of a run.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn rounds(&self, run: &str) -> Result<Vec<Round>> {
+        self.get::<RoundList>(&format!("/v1/runs/{}/rounds", segment(run))).map(|list| list.rounds)
+    }
+
+    /// One round of a run, with every site of the cohort.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn round(&self, run: &str, number: u32) -> Result<Round> {
+        self.get(&format!("/v1/runs/{}/rounds/{number}", segment(run)))
+    }
+
+    /// Cancels a run.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn cancel(&self, run: &str) -> Result<Run> {
+        let url = self.url(&format!("/v1/runs/{}/cancel", segment(run)));
+        let request = self.agent.post(&url).header("authorization", self.token.bearer());
+        self.decode(&url, request.send_empty())
+    }
+
+    /// Downloads a round's global model to `path`, verified against the digest that the server names. Returns digest and
+    /// size in bytes.
+    ///
+    /// # Errors
+    /// The round has no model, the transfer broke, other bytes came, or the file cannot be written; then `path` is as it was.
+    pub fn model(&self, run: &str, number: u32, path: &Path, screen: &Screen) -> Result<(Digest, u64)> {
+        let url = self.url(&format!("/v1/runs/{}/rounds/{number}/model", segment(run)));
+        let request = self.agent.get(&url).header("authorization", self.token.bearer());
+        let response = self.accept(&url, request.call())?;
+        let promised = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
+        let promised: Option<Digest> = promised.and_then(|tag| tag.trim_matches('"').parse().ok());
+        let total = response.body().content_length();
+        let mut reader = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let bar = screen.bytes("receiving", total.unwrap_or(0));
+        write_atomically(path, |out| {
+            let (digest, size) = copy(&mut reader, out, &url, path, |done| bar.set(done))?;
+            if promised.is_some_and(|promised| promised != digest) || total.is_some_and(|total| total != size)
+            {
+                return Err(Error::failed(
+                    format_args!(
+                        "received {size} bytes with digest {digest}, which is not what was promised"
+                    ),
+                    &url,
+                    "start the same command again",
+                ));
+            }
+            Ok((digest, size))
+        })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.address.url.trim_end_matches('/'))
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let url = self.url(path);
+        let request = self.agent.get(&url).header("authorization", self.token.bearer());
+        self.decode(&url, request.call())
+    }
+
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let url = self.url(path);
+        let request = self.agent.post(&url).header("authorization", self.token.bearer());
+        self.decode(&url, request.send_json(body))
+    }
+
+    fn decode<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        answer: Result<http::Response<Body>, ureq::Error>,
+    ) -> Result<T> {
+        let response = self.accept(url, answer)?;
+        response.into_body().into_with_config().limit(MAX_ANSWER_BYTES).read_json().map_err(|error| {
+            Error::failed(
+                format_args!("the answer is not what was expected: {error}"),
+                url,
+                "is this address the server's HTTP port, and of this version?",
+            )
+        })
+    }
+
+    /// Turns everything but success into an error of one line.
+    fn accept(
+        &self,
+        url: &str,
+        answer: Result<http::Response<Body>, ureq::Error>,
+    ) -> Result<http::Response<Body>> {
+        let response = answer.map_err(|error| {
+            Error::failed(
+                error,
+                url,
+                "check the address and that the server runs (--server is its HTTP port)",
+            )
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        // An answer that cannot be read is still an error of this status.
+        let text =
+            response.into_body().into_with_config().limit(1 << 16).read_to_string().unwrap_or_default();
+        Err(problem_error(status.as_u16(), status.canonical_reason().unwrap_or("error"), &text, url))
+    }
+}
+
+/// An error answer as one line: the server's words where it said some, otherwise the status.
+fn problem_error(status: u16, reason: &str, text: &str, url: &str) -> Error {
+    let problem: Problem = serde_json::from_str(text).unwrap_or_default();
+    let what = match (problem.detail.as_str(), problem.title.as_str()) {
+        ("", "") => format!("{status} {reason}"),
+        ("", title) => format!("{status} {title}"),
+        (detail, _) => detail.to_owned(),
+    };
+    let remedy = match status {
+        401 => "check the admin token (--token-file or FEDBASIN_ADMIN_TOKEN)",
+        403 => "this token may not do that",
+        404 => "check the name",
+        409 => "see what is there with `fedbasin admin runs` or `fedbasin admin round`",
+        413 => "see the server's limits",
+        422 | 400 => "correct it and try again",
+        503 => "try again in a moment",
+        500..=599 => "see the server's log",
+        _ => "is this address the server's HTTP port?",
+    };
+    let code = (!problem.code.is_empty()).then_some(problem.code);
+    Error::failed(one_line(&[&what]), url, remedy).with_code(code)
+}
+
+/// One segment of a path: whatever a person typed stays one segment.
+fn segment(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+fn copy(
+    reader: &mut impl Read,
+    out: &mut dyn Write,
+    url: &str,
+    path: &Path,
+    mut done: impl FnMut(u64),
+) -> Result<(Digest, u64)> {
+    let mut hasher = Hasher::new();
+    let mut block = vec![0; 1 << 18];
+    let mut size = 0;
+    loop {
+        match reader.read(&mut block) {
+            Ok(0) => return Ok((hasher.finish(), size)),
+            Ok(count) => {
+                hasher.update(&block[..count]);
+                out.write_all(&block[..count]).map_err(|error| write_error(path, &error))?;
+                size += count as u64;
+                done(size);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(Error::failed(
+                    format_args!("the transfer broke: {error}"),
+                    url,
+                    "start the same command again",
+                ));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

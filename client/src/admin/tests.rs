@@ -1,0 +1,36 @@
+use super::*;
+
+#[test]
+fn a_problem_becomes_one_line_and_keeps_its_code() {
+    let text = r#"{"type":"about:blank","title":"Conflict","status":409,"code":"conflict","detail":"there is a run r\nalready"}"#;
+    let error = problem_error(409, "Conflict", text, "http://h/v1/runs");
+    assert_eq!(error.code(), Some("conflict"));
+    assert!(error.to_string().starts_with("there is a run r already: http://h/v1/runs: "), "{error}");
+}
+
+#[test]
+fn an_answer_that_is_no_problem_document_still_says_its_status() {
+    let error = problem_error(502, "Bad Gateway", "<html>", "http://h/");
+    assert!(error.to_string().starts_with("502 Bad Gateway: http://h/: "), "{error}");
+    assert_eq!(error.code(), None);
+}
+
+#[test]
+fn a_wrong_token_says_where_the_token_comes_from() {
+    let error = problem_error(401, "Unauthorized", "", "http://h/");
+    assert!(error.to_string().contains("FEDBASIN_ADMIN_TOKEN"), "{error}");
+}
+
+#[test]
+fn a_name_stays_one_segment_of_a_path() {
+    assert_eq!(segment("run-1_a"), "run-1_a");
+    assert_eq!(segment("../sites?x"), "%2E%2E%2Fsites%3Fx");
+}
+
+#[test]
+fn a_run_of_a_newer_server_is_still_read() {
+    let text = r#"{"id":"r","state":"open","strategy":"mean","cohort":["a"],"policy":{"rounds":1,"quorum":1,"deadline_seconds":9,"new":1},
+        "rounds_published":0,"created_at":"2024-01-01T00:00:00Z","future":true}"#;
+    let run: Run = serde_json::from_str(text).unwrap();
+    assert_eq!(run.policy.rounds, 1);
+}

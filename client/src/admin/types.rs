@@ -1,0 +1,243 @@
+//! What the admin API says, as it is written in its `OpenAPI` document. Fields that are not known here are left out, so a
+//! newer server can be asked.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A site just enrolled.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrolledSite {
+    /// Its id.
+    pub id: String,
+    /// Its token; shown this once.
+    pub token: String,
+    /// When, ISO 8601 UTC.
+    pub created_at: String,
+}
+
+/// An enrolled site.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Site {
+    /// Its id.
+    pub id: String,
+    /// When it was enrolled, ISO 8601 UTC.
+    pub created_at: String,
+    /// When it last called.
+    pub last_seen_at: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct SiteList {
+    pub(super) sites: Vec<Site>,
+}
+
+/// A stored checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// SHA-256 in hex.
+    pub digest: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Its tensors.
+    pub layout: Value,
+}
+
+/// How a run proceeds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// How many rounds are to be published.
+    pub rounds: u32,
+    /// Fewest updates that may be merged.
+    pub quorum: u32,
+    /// How long a round collects, in seconds.
+    pub deadline_seconds: u64,
+    /// Most updates that a round takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_updates: Option<u32>,
+    /// How many rounds in a row may fail before the run does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_rounds_allowed: Option<u32>,
+}
+
+/// A run to be created.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewRun {
+    /// Its id; the server makes one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The spec's JSON; may be absent only for strategy `mean`.
+    pub spec: Option<Value>,
+    /// `aligned`, `mean` or `merge-many`.
+    pub strategy: String,
+    /// Digest of the stored checkpoint to start from; absent: the first round is a founding round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed_digest: Option<String>,
+    /// Ids of the sites that take part.
+    pub cohort: Vec<String>,
+    /// How it proceeds.
+    pub policy: Policy,
+}
+
+/// A run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// `open`, `complete`, `failed` or `cancelled`.
+    pub state: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// `aligned`, `mean` or `merge-many`.
+    pub strategy: String,
+    /// The spec's JSON.
+    #[serde(default)]
+    pub spec: Option<Value>,
+    /// Digest of the layout, once it is fixed.
+    #[serde(default)]
+    pub layout_digest: Option<String>,
+    /// Digest of the checkpoint that it started from.
+    #[serde(default)]
+    pub seed_digest: Option<String>,
+    /// Ids of the sites that take part.
+    pub cohort: Vec<String>,
+    /// How it proceeds.
+    pub policy: Policy,
+    /// How many rounds were published.
+    pub rounds_published: u32,
+    /// Number of the newest round.
+    #[serde(default)]
+    pub current_round: Option<u32>,
+    /// Digest of the newest global model.
+    #[serde(default)]
+    pub global_digest: Option<String>,
+    /// When it was created, ISO 8601 UTC.
+    pub created_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RunList {
+    pub(super) runs: Vec<Run>,
+}
+
+/// A round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Round {
+    /// Its number, from 1.
+    pub number: u32,
+    /// `collecting`, `merging`, `published`, `failed` or `cancelled`.
+    pub state: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Digest of the reference.
+    #[serde(default)]
+    pub reference_digest: Option<String>,
+    /// Digest of what it published.
+    #[serde(default)]
+    pub global_digest: Option<String>,
+    /// Size of that in bytes.
+    #[serde(default)]
+    pub global_size: Option<u64>,
+    /// When it opened, ISO 8601 UTC.
+    pub opened_at: String,
+    /// When collecting ends at the latest.
+    pub deadline_at: String,
+    /// When it ended.
+    #[serde(default)]
+    pub closed_at: Option<String>,
+    /// Every site of the cohort.
+    pub sites: Vec<RoundSite>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RoundList {
+    pub(super) rounds: Vec<Round>,
+}
+
+/// A site in a round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoundSite {
+    /// Its id.
+    pub site: String,
+    /// `silent`, `receiving`, `accepted`, `rejected`, `declined` or `aligned`.
+    pub state: String,
+    /// Its update's id.
+    #[serde(default)]
+    pub update_id: Option<String>,
+    /// Its update's digest.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// Its update's size in bytes.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// How many examples it trained on.
+    #[serde(default)]
+    pub num_examples: Option<u64>,
+    /// Its share of the merged model, from 0 to 1.
+    #[serde(default)]
+    pub share: Option<f64>,
+    /// Its own figures.
+    #[serde(default)]
+    pub metrics: Option<BTreeMap<String, f64>>,
+    /// Why it was rejected or declined.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// How many bytes were received so far.
+    #[serde(default)]
+    pub received_bytes: Option<u64>,
+    /// When it was accepted, ISO 8601 UTC.
+    #[serde(default)]
+    pub accepted_at: Option<String>,
+    /// How it was aligned.
+    #[serde(default)]
+    pub alignment: Option<AlignReport>,
+}
+
+/// How an update was brought into the reference's frame.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AlignReport {
+    /// Sum over tensors of the inner product with the reference.
+    pub objective_before: f64,
+    /// The same after.
+    pub objective_after: f64,
+    /// Euclidean distance to the reference.
+    pub l2_before: f64,
+    /// The same after.
+    pub l2_after: f64,
+    /// Fraction of units that moved, 0 to 1.
+    pub moved: f64,
+    /// Sweeps over the groups.
+    pub sweeps: u32,
+    /// How often the matcher started.
+    pub starts: u32,
+    /// Whether it was proved that nothing need move.
+    pub identity_certified: bool,
+    /// Each group's part.
+    pub groups: Vec<GroupReport>,
+}
+
+/// One group's part of an alignment.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GroupReport {
+    /// The group's name.
+    pub name: String,
+    /// Its units.
+    pub size: usize,
+    /// Fraction of them that moved, 0 to 1.
+    pub moved: f64,
+    /// As for the whole.
+    pub objective_before: f64,
+    /// As for the whole.
+    pub objective_after: f64,
+    /// As for the whole.
+    pub l2_before: f64,
+    /// As for the whole.
+    pub l2_after: f64,
+    /// As for the whole.
+    pub sweeps: u32,
+}

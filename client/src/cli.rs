@@ -1,0 +1,130 @@
+//! The command line: parses, calls the library, and turns the outcome into lines and an exit code.
+
+mod admin;
+mod args;
+mod site;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::{Parser, error::ErrorKind};
+
+use crate::{
+    connect::{Address, Token},
+    error::{Error, Result, one_line},
+    files::{check_token, read_token},
+    offline,
+    progress::Screen,
+};
+use args::{Cli, Command, SpecCommand};
+
+/// Runs the whole command line; `args` begins with the program's name. Exit code 0: done; 2: wrong usage; 1: anything else,
+/// with one line on standard error that says what, where, and what to do.
+pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let screen = Screen::detect();
+    match dispatch(cli.command, &screen) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command, screen: &Screen) -> Result<()> {
+    match command {
+        Command::Site { command } => site::dispatch(command, screen),
+        Command::Admin(args) => admin::dispatch(args, screen),
+        Command::Spec { command } => match command {
+            SpecCommand::Mlp { checkpoint, output } => offline::spec_mlp(&checkpoint, &output, screen),
+            SpecCommand::Conv { checkpoint, output } => offline::spec_conv(&checkpoint, &output, screen),
+            SpecCommand::Check { spec, checkpoint } => offline::spec_check(&spec, &checkpoint, screen),
+        },
+        Command::Permute { spec, seed, input, output } => {
+            offline::permute(&spec, seed, &input, &output, screen)
+        }
+        Command::Align(args) => offline::align(&args.into(), screen),
+        Command::Merge(args) => offline::merge(&args.into(), screen),
+    }
+}
+
+/// Help and version are answers; anything else is wrong usage, in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe is no reason to fail.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            complain(&one_line(&["a command is missing", "arguments", "see `fedbasin --help`"]));
+            ExitCode::from(2)
+        }
+        _ => {
+            let text = error.to_string();
+            let what = text.split("\n\n").next().unwrap_or_default();
+            let what = what.trim_start_matches("error: ");
+            // clap's tips are the what-to-do, where it has one.
+            let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")).unwrap_or_default();
+            let remedy = if tip.is_empty() { "see `fedbasin --help`" } else { tip };
+            complain(&one_line(&[what, "arguments", remedy]));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn complain(line: &str) {
+    // Nowhere is left to say that this failed.
+    let _ = writeln!(io::stderr(), "fedbasin: {line}");
+}
+
+/// Writes what a program reads: tables and JSON go out whole. A closed pipe is no reason to fail.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::failed(error, "the answer as JSON", "this is a defect, report it"))?;
+    print(&text);
+    Ok(())
+}
+
+/// The secret from the file if one is named, otherwise from the environment. There is no option that holds the secret
+/// itself: a command line can be read by everyone on the machine.
+fn token(file: Option<&Path>, variable: &str) -> Result<Token> {
+    let text = match file {
+        Some(path) => read_token(path)?,
+        None => match environment(variable) {
+            Some(text) => check_token(text.trim(), variable)?,
+            None => {
+                return Err(Error::usage(
+                    "no token",
+                    format_args!("neither --token-file nor {variable} is given"),
+                    "give one of them",
+                ));
+            }
+        },
+    };
+    Ok(Token::new(text))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a secret must not be an option, so clap cannot read it")]
+fn environment(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
+impl From<args::AddressArgs> for Address {
+    fn from(args: args::AddressArgs) -> Self {
+        Self { url: args.server, ca: args.ca, insecure: args.insecure }
+    }
+}

@@ -1,0 +1,241 @@
+//! `fedbasin admin ...`.
+
+use std::path::Path;
+
+use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use rebasin::Digest;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    args::{AdminArgs, AdminCommand, CreateRunArgs, Strategy},
+    print, print_json, token,
+};
+use crate::{
+    admin::{
+        Admin,
+        types::{NewRun, Policy, Round, Run, Site},
+    },
+    connect::Address,
+    error::{Error, Result},
+    files::read_text,
+    progress::{Screen, bytes},
+};
+
+/// A spec larger than this is none.
+const MAX_SPEC_BYTES: u64 = 16 << 20;
+
+pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
+    let address = Address { url: args.server, ca: args.ca, insecure: args.insecure };
+    address.check()?;
+    let admin = Admin::new(address, token(args.token_file.as_deref(), "FEDBASIN_ADMIN_TOKEN")?)?;
+    let json = args.json;
+    match args.command {
+        AdminCommand::Enrol { site } => {
+            let site = admin.enrol(&site)?;
+            // Without --json the token alone: `fedbasin admin enrol a > a.token`.
+            answer(json, &site, || site.token.clone())
+        }
+        AdminCommand::Sites => {
+            let sites = admin.sites()?;
+            answer(json, &json!({ "sites": sites }), || sites_table(&sites))
+        }
+        AdminCommand::Checkpoint { file } => {
+            let checkpoint = admin.put_checkpoint(&file)?;
+            answer(json, &checkpoint, || checkpoint.digest.clone())
+        }
+        AdminCommand::CreateRun(args) => show_run(&create_run(&admin, args)?, json),
+        AdminCommand::Runs => {
+            let runs = admin.runs()?;
+            answer(json, &json!({ "runs": runs }), || runs_table(&runs))
+        }
+        AdminCommand::Run { id } => show_run(&admin.run(&id)?, json),
+        AdminCommand::Rounds { id } => {
+            let rounds = admin.rounds(&id)?;
+            answer(json, &json!({ "rounds": rounds }), || rounds_table(&rounds))
+        }
+        AdminCommand::Round { id, number } => {
+            let round = admin.round(&id, number)?;
+            answer(json, &round, || round_text(&round))
+        }
+        AdminCommand::Cancel { id } => show_run(&admin.cancel(&id)?, json),
+        AdminCommand::Model { id, number, output } => {
+            let (digest, size) = admin.model(&id, number, &output, screen)?;
+            answer(json, &json!({ "digest": digest.to_string(), "size": size, "file": output }), || {
+                format!("model {digest}: {size} bytes in {}", output.display())
+            })
+        }
+    }
+}
+
+/// JSON for programs, `text` for people.
+fn answer(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+    if json {
+        return print_json(value);
+    }
+    print(&text());
+    Ok(())
+}
+
+fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
+    let cohort_size = u32::try_from(args.cohort.len()).unwrap_or(u32::MAX);
+    if args.quorum > cohort_size {
+        return Err(Error::usage(
+            format_args!("a quorum of {} cannot be reached by {cohort_size} sites", args.quorum),
+            "--quorum",
+            "lower it or name more sites in --cohort",
+        ));
+    }
+    let spec = args.spec.as_deref().map(read_spec).transpose()?;
+    let seed_digest = args.seed.map(|seed| seed_digest(admin, seed)).transpose()?;
+    let strategy = match args.strategy.unwrap_or(Strategy::Aligned) {
+        Strategy::Aligned => "aligned",
+        Strategy::Mean => "mean",
+        Strategy::MergeMany => "merge-many",
+    };
+    admin.create_run(&NewRun {
+        id: args.id,
+        spec,
+        strategy: strategy.to_owned(),
+        seed_digest,
+        cohort: args.cohort,
+        policy: Policy {
+            rounds: args.rounds,
+            quorum: args.quorum,
+            deadline_seconds: args.deadline_seconds,
+            max_updates: args.max_updates,
+            failed_rounds_allowed: args.failed_rounds_allowed,
+        },
+    })
+}
+
+fn read_spec(path: &Path) -> Result<Value> {
+    let text = read_text(path, MAX_SPEC_BYTES)?;
+    serde_json::from_str(&text).map_err(|error| {
+        Error::failed(format_args!("not JSON: {error}"), path.display(), "make one with `fedbasin spec`")
+    })
+}
+
+/// A digest stays one; a file is stored first.
+fn seed_digest(admin: &Admin, seed: String) -> Result<String> {
+    if seed.parse::<Digest>().is_ok() && !Path::new(&seed).exists() {
+        return Ok(seed);
+    }
+    Ok(admin.put_checkpoint(Path::new(&seed))?.digest)
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_header(header);
+    table
+}
+
+fn sites_table(sites: &[Site]) -> String {
+    let mut table = table(&["site", "enrolled", "last seen"]);
+    for site in sites {
+        table.add_row([&site.id, &site.created_at, site.last_seen_at.as_deref().unwrap_or("never")]);
+    }
+    table.to_string()
+}
+
+fn runs_table(runs: &[Run]) -> String {
+    let mut table = table(&["run", "state", "strategy", "published", "round", "sites", "created"]);
+    for run in runs {
+        table.add_row([
+            run.id.clone(),
+            run.state.clone(),
+            run.strategy.clone(),
+            format!("{}/{}", run.rounds_published, run.policy.rounds),
+            run.current_round.map_or_else(String::new, |round| round.to_string()),
+            run.cohort.len().to_string(),
+            run.created_at.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn show_run(run: &Run, json: bool) -> Result<()> {
+    answer(json, run, || run_text(run))
+}
+
+fn run_text(run: &Run) -> String {
+    let mut table = table(&["run", &run.id]);
+    let policy = &run.policy;
+    let mut row = |name: &str, value: String| {
+        if !value.is_empty() {
+            table.add_row([name.to_owned(), value]);
+        }
+    };
+    row("state", run.state.clone());
+    row("reason", run.reason.clone().unwrap_or_default());
+    row("strategy", run.strategy.clone());
+    row("rounds published", format!("{} of {}", run.rounds_published, policy.rounds));
+    row("newest round", run.current_round.map(|round| round.to_string()).unwrap_or_default());
+    row("cohort", run.cohort.join(", "));
+    row("quorum", policy.quorum.to_string());
+    row("deadline", format!("{} s", policy.deadline_seconds));
+    row("seed", run.seed_digest.clone().unwrap_or_default());
+    row("global model", run.global_digest.clone().unwrap_or_default());
+    row("created", run.created_at.clone());
+    table.to_string()
+}
+
+fn rounds_table(rounds: &[Round]) -> String {
+    let mut table = table(&["round", "state", "updates", "opened", "closed", "global model", "reason"]);
+    for round in rounds {
+        let held =
+            round.sites.iter().filter(|site| matches!(site.state.as_str(), "accepted" | "aligned")).count();
+        table.add_row([
+            round.number.to_string(),
+            round.state.clone(),
+            format!("{held}/{}", round.sites.len()),
+            round.opened_at.clone(),
+            round.closed_at.clone().unwrap_or_default(),
+            round.global_digest.as_deref().map(short).unwrap_or_default(),
+            round.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn round_text(round: &Round) -> String {
+    let mut text = format!("round {}: {}", round.number, round.state);
+    for (name, value) in [
+        ("reason", &round.reason),
+        ("reference", &round.reference_digest),
+        ("global model", &round.global_digest),
+        ("closed", &round.closed_at),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!("\n{name}: {value}"));
+        }
+    }
+    let mut table = table(&["site", "state", "examples", "share", "moved", "distance", "metrics", "reason"]);
+    for site in &round.sites {
+        let alignment = site.alignment.as_ref();
+        let metrics = site.metrics.iter().flatten().map(|(name, value)| format!("{name} {value:.4}"));
+        table.add_row([
+            site.site.clone(),
+            match (site.state.as_str(), site.received_bytes, site.size) {
+                ("receiving", Some(received), Some(size)) => {
+                    format!("receiving {} of {}", bytes(received), bytes(size))
+                }
+                (state, _, _) => state.to_owned(),
+            },
+            site.num_examples.map(|count| count.to_string()).unwrap_or_default(),
+            site.share.map(|share| format!("{share:.3}")).unwrap_or_default(),
+            alignment.map(|report| format!("{:.1} %", 100.0 * report.moved)).unwrap_or_default(),
+            alignment
+                .map(|report| format!("{:.3} -> {:.3}", report.l2_before, report.l2_after))
+                .unwrap_or_default(),
+            metrics.collect::<Vec<_>>().join(", "),
+            site.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    format!("{text}\n{table}")
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take(16).collect()
+}

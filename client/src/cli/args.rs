@@ -1,0 +1,302 @@
+//! What may be typed. The doc comments are the help texts, kept in `tests/help/`.
+
+mod admin;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Strategy};
+
+/// Federated learning for models that never shared a starting point.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fedbasin",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Take part in runs as a site
+    Site {
+        #[command(subcommand)]
+        command: SiteCommand,
+    },
+    /// Administer a server: enrol sites, create and follow runs
+    Admin(AdminArgs),
+    /// Derive and check specs: which axes of which tensors move together
+    Spec {
+        #[command(subcommand)]
+        command: SpecCommand,
+    },
+    /// Apply a random element of the symmetry group; the network's function stays the same
+    Permute {
+        /// The spec
+        #[arg(long, value_name = "SPEC.json")]
+        spec: PathBuf,
+        /// Seed of the random permutations
+        #[arg(long, value_name = "N")]
+        seed: u64,
+        /// The checkpoint
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// Where the permuted checkpoint goes
+        #[arg(short, long, value_name = "OUT")]
+        output: PathBuf,
+    },
+    /// Align a checkpoint to a reference
+    Align(AlignArgs),
+    /// Merge checkpoints into one
+    Merge(MergeArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SpecCommand {
+    /// Derive the spec of a plain chain of linear layers from names and shapes
+    Mlp {
+        /// The checkpoint
+        #[arg(value_name = "CHECKPOINT")]
+        checkpoint: PathBuf,
+        /// Where the spec goes
+        #[arg(short, long, value_name = "SPEC.json")]
+        output: PathBuf,
+    },
+    /// Derive the spec of a plain convolutional network (convolutions, BatchNorm, flatten, linear layers)
+    Conv {
+        /// The checkpoint
+        #[arg(value_name = "CHECKPOINT")]
+        checkpoint: PathBuf,
+        /// Where the spec goes
+        #[arg(short, long, value_name = "SPEC.json")]
+        output: PathBuf,
+    },
+    /// Say whether a spec fits a checkpoint, and which axes are permutable and which pinned
+    Check {
+        /// The spec
+        #[arg(value_name = "SPEC.json")]
+        spec: PathBuf,
+        /// The checkpoint
+        #[arg(value_name = "CHECKPOINT")]
+        checkpoint: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AlignArgs {
+    /// The spec
+    #[arg(long, value_name = "SPEC.json")]
+    pub(super) spec: PathBuf,
+    /// The checkpoint to align to
+    #[arg(long, value_name = "REF")]
+    pub(super) reference: PathBuf,
+    /// The checkpoint to align
+    #[arg(value_name = "IN")]
+    pub(super) input: PathBuf,
+    /// Where the aligned checkpoint goes
+    #[arg(short, long, value_name = "OUT")]
+    pub(super) output: PathBuf,
+    /// Where a report goes: objective and distance before and after, what moved, how long it took
+    #[arg(long, value_name = "R.json")]
+    pub(super) report: Option<PathBuf>,
+    /// Seed of the matcher's order; by default derived from the two checkpoints
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// How often to start anew; the best is kept
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) starts: Option<u16>,
+}
+
+impl From<AlignArgs> for crate::offline::AlignJob {
+    fn from(args: AlignArgs) -> Self {
+        Self {
+            spec: args.spec,
+            reference: args.reference,
+            input: args.input,
+            output: args.output,
+            report: args.report,
+            seed: args.seed,
+            starts: args.starts.map(usize::from),
+        }
+    }
+}
+
+/// How to merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Method {
+    /// Average as they are
+    Mean,
+    /// Align each to the first, then average
+    Aligned,
+    /// Align each to the mean of the others until nothing moves (Git Re-Basin, Algorithm 3)
+    MergeMany,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MergeArgs {
+    /// The spec; only `--method mean` goes without
+    #[arg(long, value_name = "SPEC.json", required_if_eq_any = [("method", "aligned"), ("method", "merge-many")])]
+    pub(super) spec: Option<PathBuf>,
+    /// How to merge
+    #[arg(long, value_name = "METHOD")]
+    pub(super) method: Method,
+    /// Training examples behind each checkpoint, in the same order; by default all count the same
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',')]
+    pub(super) num_examples: Vec<u64>,
+    /// The checkpoints; the first is the reference of `--method aligned`
+    #[arg(value_name = "IN", required = true, num_args = 1..)]
+    pub(super) inputs: Vec<PathBuf>,
+    /// Where the merged checkpoint goes
+    #[arg(short, long, value_name = "OUT")]
+    pub(super) output: PathBuf,
+    /// Where a report goes: shares, and what aligning each did
+    #[arg(long, value_name = "R.json")]
+    pub(super) report: Option<PathBuf>,
+}
+
+impl From<MergeArgs> for crate::offline::MergeJob {
+    fn from(args: MergeArgs) -> Self {
+        Self {
+            spec: args.spec,
+            method: match args.method {
+                Method::Mean => crate::offline::Method::Mean,
+                Method::Aligned => crate::offline::Method::Aligned,
+                Method::MergeMany => crate::offline::Method::MergeMany,
+            },
+            num_examples: args.num_examples,
+            inputs: args.inputs,
+            output: args.output,
+            report: args.report,
+        }
+    }
+}
+
+/// A server's address.
+#[derive(Debug, Args)]
+pub(super) struct AddressArgs {
+    /// The server's gRPC address, https://HOST:PORT; http:// only on this machine
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FEDBASIN_SERVER",
+        hide_env_values = true,
+        help_heading = "Server"
+    )]
+    pub(super) server: String,
+    /// Authority that signed the server's certificate (PEM); by default the well-known ones
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub(super) ca: Option<PathBuf>,
+    /// Allow clear text to another machine
+    #[arg(long, help_heading = "Server")]
+    pub(super) insecure: bool,
+}
+
+/// What every call of a site needs.
+#[derive(Debug, Args)]
+pub(super) struct SiteServerArgs {
+    #[command(flatten)]
+    pub(super) address: AddressArgs,
+    /// File that holds the site's token; by default the token is in the variable FEDBASIN_TOKEN
+    #[arg(long, value_name = "FILE", help_heading = "Server")]
+    pub(super) token_file: Option<PathBuf>,
+    /// How long to go on trying while the server is away
+    #[arg(long, value_name = "N", default_value_t = 600, help_heading = "Server")]
+    pub(super) patience_seconds: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SiteCommand {
+    /// Take part in a run until it ends: wait for a round, train, upload, again
+    ///
+    /// The trainer is any command. It finds in its environment: FEDBASIN_RUN and FEDBASIN_ROUND; FEDBASIN_REFERENCE, the
+    /// checkpoint to start from (empty in a founding round); FEDBASIN_OUTPUT, where it must write a safetensors file;
+    /// FEDBASIN_METRICS, where it may write JSON: {"num_examples": 1000, "metrics": {"loss": 0.5}}.
+    Run(SiteRunArgs),
+    /// Show the runs that this site belongs to
+    Status {
+        #[command(flatten)]
+        server: SiteServerArgs,
+        /// Only this run
+        #[arg(long, value_name = "ID")]
+        run: Option<String>,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Upload one checkpoint as this site's update, and print the receipt
+    Upload(SiteUploadArgs),
+    /// Download a run's newest global model, its reference, or a checkpoint by digest
+    Download {
+        #[command(flatten)]
+        server: SiteServerArgs,
+        /// The run
+        #[arg(long, value_name = "ID", required_unless_present = "digest")]
+        run: Option<String>,
+        /// The reference of the run's newest round instead of the global model
+        #[arg(long, conflicts_with = "digest", requires = "run")]
+        reference: bool,
+        /// This checkpoint
+        #[arg(long, value_name = "HEX")]
+        digest: Option<String>,
+        /// Where it goes
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SiteRunArgs {
+    #[command(flatten)]
+    pub(super) server: SiteServerArgs,
+    /// The run
+    #[arg(long, value_name = "ID")]
+    pub(super) run: String,
+    /// The trainer, run by `sh -c`
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) train: String,
+    /// Where rounds are kept, so that nothing is trained twice [default: fedbasin-RUN]
+    #[arg(long, value_name = "DIR")]
+    pub(super) work_dir: Option<PathBuf>,
+    /// Number of training examples, if the trainer does not write it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    pub(super) num_examples: Option<u64>,
+    /// How long to wait for a run that the server does not know yet
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) wait_for_run_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SiteUploadArgs {
+    #[command(flatten)]
+    pub(super) server: SiteServerArgs,
+    /// The run
+    #[arg(long, value_name = "ID")]
+    pub(super) run: String,
+    /// The round; by default the newest
+    #[arg(long, value_name = "N")]
+    pub(super) round: Option<u32>,
+    /// Number of training examples
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    pub(super) num_examples: u64,
+    /// A figure for the record; may be given often
+    #[arg(long = "metric", value_name = "NAME=NUMBER", value_parser = metric)]
+    pub(super) metrics: Vec<(String, f64)>,
+    /// The checkpoint
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+}
+
+fn metric(text: &str) -> Result<(String, f64), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=NUMBER")?;
+    let value: f64 = value.parse().map_err(|_| "write NAME=NUMBER")?;
+    if name.is_empty() || name.chars().count() > 64 || !value.is_finite() {
+        return Err("a name of 1 to 64 characters and a finite number are wanted".to_owned());
+    }
+    Ok((name.to_owned(), value))
+}

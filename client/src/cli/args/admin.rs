@@ -1,0 +1,141 @@
+//! What may be typed after `fedbasin admin`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct AdminArgs {
+    /// The server's HTTP address, https://HOST:PORT; http:// only on this machine
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FEDBASIN_ADMIN_SERVER",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8080",
+        global = true,
+        help_heading = "Server"
+    )]
+    pub(in crate::cli) server: String,
+    /// File that holds the admin token; by default the token is in the variable FEDBASIN_ADMIN_TOKEN
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Server")]
+    pub(in crate::cli) token_file: Option<PathBuf>,
+    /// Authority that signed the server's certificate (PEM); by default the well-known ones
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Server")]
+    pub(in crate::cli) ca: Option<PathBuf>,
+    /// Allow clear text to another machine
+    #[arg(long, global = true, help_heading = "Server")]
+    pub(in crate::cli) insecure: bool,
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    pub(in crate::cli) json: bool,
+    #[command(subcommand)]
+    pub(in crate::cli) command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum AdminCommand {
+    /// Enrol a site and print its token, which is shown this once
+    Enrol {
+        /// The site's id: a-z, 0-9 and hyphens
+        #[arg(value_name = "SITE")]
+        site: String,
+    },
+    /// List the enrolled sites
+    Sites,
+    /// Store a checkpoint and print its digest
+    Checkpoint {
+        /// The checkpoint
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Create a run; its first round opens at once
+    CreateRun(CreateRunArgs),
+    /// List the runs
+    Runs,
+    /// Show a run
+    Run {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// List the rounds of a run
+    Rounds {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Show a round with every site of the cohort
+    Round {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+        /// The round's number
+        #[arg(value_name = "N")]
+        number: u32,
+    },
+    /// Cancel a run
+    Cancel {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Download the global model that a round published
+    Model {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+        /// The round's number
+        #[arg(value_name = "N")]
+        number: u32,
+        /// Where it goes
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+/// How a server merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Strategy {
+    /// Align each update to the reference, then average
+    Aligned,
+    /// Average as they are
+    Mean,
+    /// Align each to the mean of the others
+    MergeMany,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CreateRunArgs {
+    /// Ids of the sites that take part
+    #[arg(long, value_name = "SITE,SITE,...", value_delimiter = ',', required = true)]
+    pub(in crate::cli) cohort: Vec<String>,
+    /// How many rounds are to be published
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) rounds: u32,
+    /// Fewest updates that may be merged
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) quorum: u32,
+    /// How long a round collects
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(in crate::cli) deadline_seconds: u64,
+    /// Most updates that a round takes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) max_updates: Option<u32>,
+    /// How many rounds may fail before the run does
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) failed_rounds_allowed: Option<u32>,
+    /// The spec; only `--strategy mean` goes without
+    #[arg(long, value_name = "SPEC.json", required_unless_present = "strategy",
+        required_if_eq_any = [("strategy", "aligned"), ("strategy", "merge-many")])]
+    pub(in crate::cli) spec: Option<PathBuf>,
+    /// Checkpoint to start from: a file, or the digest of a stored one; without it the first round founds the run
+    #[arg(long, value_name = "FILE|DIGEST")]
+    pub(in crate::cli) seed: Option<String>,
+    /// How to merge [default: aligned]
+    #[arg(long, value_name = "STRATEGY", hide_default_value = true)]
+    pub(in crate::cli) strategy: Option<Strategy>,
+    /// The run's id: a-z, 0-9 and hyphens; by default the server makes one
+    #[arg(long, value_name = "ID")]
+    pub(in crate::cli) id: Option<String>,
+}

@@ -1,0 +1,345 @@
+//! `fedbasin site ...`.
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use fedbasin_proto::v1::{ListRunsRequest, RoundState, RunState, RunStatus, UpdateState};
+use rebasin::Digest;
+use serde_json::{Value, json};
+use tonic::Request;
+
+use super::{
+    args::{SiteCommand, SiteRunArgs, SiteServerArgs, SiteUploadArgs},
+    print, print_json, token,
+};
+use crate::{
+    connect::{Address, Client, connect},
+    download::download,
+    error::{Error, Result, status_text},
+    files::check_checkpoint,
+    progress::Screen,
+    retry::{Backoff, Patience, verdict},
+    site::{self, SiteOptions, limit_metrics},
+    upload::{Announcement, Outcome, upload},
+};
+
+const TOKEN_VARIABLE: &str = "FEDBASIN_TOKEN";
+
+pub(super) fn dispatch(command: SiteCommand, screen: &Screen) -> Result<()> {
+    match command {
+        SiteCommand::Run(args) => block_on(run(args, screen)),
+        SiteCommand::Status { server, run, json } => block_on(status(server, run, json)),
+        SiteCommand::Upload(args) => block_on(upload_one(args, screen)),
+        SiteCommand::Download { server, run, reference, digest, output } => {
+            block_on(download_one(server, run, reference, digest, output, screen))
+        }
+    }
+}
+
+/// Runs to the end, or until this process is told to end: then what runs below it, such as a trainer, ends too.
+fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let trouble =
+        |error: std::io::Error| Error::failed(error, "starting the runtime", "see the system's limits");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(trouble)?;
+    let result = runtime.block_on(async {
+        let stopped = stop_signal().map_err(trouble)?;
+        tokio::select! {
+            result = work => result,
+            () = stopped => Err(Error::failed("stopped by a signal", "this process", "start the same command again; it goes on where it was")),
+        }
+    });
+    // A blocked read ahead of the network must not hold us up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+#[cfg(unix)]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        // Without a handler the process ends as it would have without us.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
+/// A connection and its patience.
+struct Server {
+    client: Client,
+    patience: Patience,
+}
+
+impl Server {
+    fn of(args: SiteServerArgs) -> Result<Self> {
+        let patience = Patience::lasting(Duration::from_secs(args.patience_seconds));
+        let address = Address::from(args.address);
+        address.check()?;
+        let token = token(args.token_file.as_deref(), TOKEN_VARIABLE)?;
+        Ok(Self { client: connect(&address, &token)?, patience })
+    }
+
+    async fn runs(&self) -> Result<Vec<RunStatus>> {
+        let mut client = self.client.clone();
+        let mut backoff = Backoff::new(self.patience);
+        loop {
+            let mut request = Request::new(ListRunsRequest {});
+            request.set_timeout(Duration::from_secs(30));
+            let status = match client.list_runs(request).await {
+                Ok(answer) => return Ok(answer.into_inner().runs),
+                Err(status) => status,
+            };
+            if !backoff.allows(verdict(&status)) {
+                return Err(Error::from_status(&status, "listing this site's runs"));
+            }
+            if !backoff.wait().await {
+                return Err(Error::failed(
+                    format_args!("gave up: {}", status_text(&status)),
+                    "listing this site's runs",
+                    "check the address and that the server runs",
+                ));
+            }
+        }
+    }
+
+    async fn run(&self, id: &str) -> Result<RunStatus> {
+        self.runs().await?.into_iter().find(|run| run.run_id == id).ok_or_else(|| {
+            Error::failed(
+                "no such run",
+                id,
+                "see `fedbasin site status` for the runs that this site belongs to",
+            )
+        })
+    }
+}
+
+async fn run(args: SiteRunArgs, screen: &Screen) -> Result<()> {
+    let address = Address::from(args.server.address);
+    address.check()?;
+    let options = SiteOptions {
+        address,
+        token: token(args.server.token_file.as_deref(), TOKEN_VARIABLE)?,
+        work_dir: args.work_dir.unwrap_or_else(|| default_work_dir(&args.run)),
+        run_id: args.run,
+        train: args.train,
+        num_examples: args.num_examples,
+        patience: Patience::lasting(Duration::from_secs(args.server.patience_seconds)),
+        wait_for_run: Duration::from_secs(args.wait_for_run_seconds),
+    };
+    site::run(options, screen).await
+}
+
+/// `fedbasin-RUN` here; whatever was typed as the run's name becomes one plain file name.
+fn default_work_dir(run: &str) -> PathBuf {
+    let plain =
+        |character: char| if character.is_ascii_alphanumeric() || character == '-' { character } else { '_' };
+    PathBuf::from(format!("fedbasin-{}", run.chars().map(plain).collect::<String>()))
+}
+
+async fn status(args: SiteServerArgs, only: Option<String>, json: bool) -> Result<()> {
+    let server = Server::of(args)?;
+    let runs = match only {
+        Some(id) => vec![server.run(&id).await?],
+        None => server.runs().await?,
+    };
+    if json {
+        return print_json(&json!({ "runs": runs.iter().map(run_json).collect::<Vec<_>>() }));
+    }
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.set_header(["run", "state", "published", "round", "round's state", "updates", "this site"]);
+    for run in &runs {
+        let round = run.round.as_ref();
+        table.add_row([
+            run.run_id.clone(),
+            run_state(run.state()).to_owned(),
+            format!("{}/{}", run.rounds_published, run.rounds),
+            round.map_or_else(String::new, |round| round.number.to_string()),
+            round.map_or("", |round| round_state(round.state())).to_owned(),
+            round.map_or_else(String::new, |round| {
+                format!("{}/{}, quorum {}", round.accepted, round.cohort, round.quorum)
+            }),
+            round
+                .and_then(|round| round.own_update.as_ref())
+                .map_or("silent", |own| update_state(own.state()))
+                .to_owned(),
+        ]);
+    }
+    print(&table.to_string());
+    Ok(())
+}
+
+fn run_json(run: &RunStatus) -> Value {
+    let round = run.round.as_ref().map(|round| {
+        json!({
+            "number": round.number,
+            "state": round_state(round.state()),
+            "reason": round.reason,
+            "reference_digest": round.reference_digest,
+            "reference_size": round.reference_size,
+            "global_digest": round.global_digest,
+            "global_size": round.global_size,
+            "deadline_at_ms": round.deadline_at_ms,
+            "quorum": round.quorum,
+            "cohort": round.cohort,
+            "accepted": round.accepted,
+            "own_update": round.own_update.as_ref().map(|own| json!({
+                "update_id": own.update_id,
+                "digest": own.digest,
+                "size": own.size,
+                "num_examples": own.num_examples,
+                "state": update_state(own.state()),
+                "reason": own.reason,
+                "moved": own.alignment.as_ref().map(|alignment| alignment.moved),
+            })),
+        })
+    });
+    json!({
+        "run_id": run.run_id,
+        "state": run_state(run.state()),
+        "reason": run.reason,
+        "rounds": run.rounds,
+        "rounds_published": run.rounds_published,
+        "global_digest": run.global_digest,
+        "max_checkpoint_bytes": run.max_checkpoint_bytes,
+        "round": round,
+    })
+}
+
+fn run_state(state: RunState) -> &'static str {
+    match state {
+        RunState::Unspecified => "unknown",
+        RunState::Open => "open",
+        RunState::Complete => "complete",
+        RunState::Failed => "failed",
+        RunState::Cancelled => "cancelled",
+    }
+}
+
+fn round_state(state: RoundState) -> &'static str {
+    match state {
+        RoundState::Unspecified => "unknown",
+        RoundState::Collecting => "collecting",
+        RoundState::Merging => "merging",
+        RoundState::Published => "published",
+        RoundState::Failed => "failed",
+        RoundState::Cancelled => "cancelled",
+    }
+}
+
+fn update_state(state: UpdateState) -> &'static str {
+    match state {
+        UpdateState::Unspecified => "unknown",
+        UpdateState::Receiving => "receiving",
+        UpdateState::Accepted => "accepted",
+        UpdateState::Rejected => "rejected",
+        UpdateState::Declined => "declined",
+        UpdateState::Aligned => "aligned",
+    }
+}
+
+async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
+    let server = Server::of(args.server)?;
+    let checked = check_checkpoint(&args.file, None)?;
+    let round = match args.round {
+        Some(round) => round,
+        None => {
+            let run = server.run(&args.run).await?;
+            run.round.map(|round| round.number).ok_or_else(|| {
+                Error::failed("has no round yet", format_args!("run {}", args.run), "wait until one opens")
+            })?
+        }
+    };
+    let mut metrics = args.metrics.into_iter().collect();
+    if limit_metrics(&mut metrics) > 0 {
+        return Err(Error::usage("more than 64 metrics", "--metric", "give fewer"));
+    }
+    let update = Announcement {
+        run_id: args.run,
+        round,
+        digest: checked.digest,
+        size: checked.size,
+        num_examples: args.num_examples,
+        metrics,
+    };
+    let outcome = upload(&server.client, &update, &args.file, server.patience, screen, |_| Ok(())).await?;
+    match outcome {
+        Outcome::Accepted(receipt) => {
+            screen.say(format_args!(
+                "round {}: accepted, receipt {} digest {} examples {}",
+                receipt.round, receipt.update_id, receipt.digest, receipt.num_examples
+            ));
+            Ok(())
+        }
+        Outcome::Declined(reason) => Err(Error::failed(
+            reason,
+            format_args!("round {round} of run {}", update.run_id),
+            "see `fedbasin site status` for the round that is open",
+        )),
+    }
+}
+
+async fn download_one(
+    args: SiteServerArgs,
+    run: Option<String>,
+    reference: bool,
+    digest: Option<String>,
+    output: PathBuf,
+    screen: &Screen,
+) -> Result<()> {
+    let digest = match digest {
+        Some(text) => Some(text.parse().map_err(|_| {
+            Error::usage("not a digest", &text, "give a SHA-256 in lower-case hex, 64 characters")
+        })?),
+        None => None,
+    };
+    let server = Server::of(args)?;
+    let digest: Digest = match (digest, run) {
+        (Some(digest), _) => digest,
+        (None, Some(id)) => newest(&server.run(&id).await?, reference)?,
+        (None, None) => {
+            return Err(Error::usage("no checkpoint is named", "arguments", "give --run or --digest"));
+        }
+    };
+    let size =
+        download(&server.client, digest, &output, u64::MAX, server.patience, screen, "checkpoint").await?;
+    screen.say(format_args!("checkpoint {digest}: {size} bytes in {}", output.display()));
+    Ok(())
+}
+
+/// The digest that a run offers now.
+fn newest(run: &RunStatus, reference: bool) -> Result<Digest> {
+    let (text, what) = if reference {
+        (run.round.as_ref().map_or("", |round| round.reference_digest.as_str()), "no reference yet")
+    } else {
+        (run.global_digest.as_str(), "no global model yet")
+    };
+    text.parse().map_err(|_| {
+        Error::failed(what, format_args!("run {}", run.run_id), "wait until a round is published")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_runs_name_becomes_one_plain_folder_name() {
+        assert_eq!(super::default_work_dir("run-7").to_str(), Some("fedbasin-run-7"));
+        assert_eq!(super::default_work_dir("../x").to_str(), Some("fedbasin-___x"));
+    }
+}

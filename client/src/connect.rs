@@ -1,0 +1,178 @@
+//! The connection to a server: address, TLS, token.
+
+use std::{fmt, fs, net::IpAddr, path::PathBuf, time::Duration};
+
+use fedbasin_proto::{MAX_MESSAGE_BYTES, v1::fed_basin_client::FedBasinClient};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri},
+};
+
+use crate::{
+    error::{Error, Result},
+    files::read_error,
+};
+
+/// A connected stub that sends the site's token with every call. Cheap to clone; all clones share one connection.
+pub type Client = FedBasinClient<InterceptedService<Channel, TokenInterceptor>>;
+
+/// HTTP/2 windows. The default of 64 KiB would cap a link with 50 ms of round trip at 1.3 MB/s; with these it is 80 MB/s a
+/// stream. Only what the peer has sent and we have not read yet occupies memory.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// Larger frames than the default 16 KiB: fewer of them for each chunk of a download.
+const MAX_FRAME_BYTES: u32 = 64 << 10;
+
+/// Where a server is, and how to be sure of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// `https://host:port`, or `http://host:port` on this machine.
+    pub url: String,
+    /// PEM file of the authority that signed the server's certificate; without it the well-known ones.
+    pub ca: Option<PathBuf>,
+    /// Clear text to another machine is wanted.
+    pub insecure: bool,
+}
+
+impl Address {
+    /// Checks the address: a scheme, a host, and no clear text to another machine unless that was asked for, because the
+    /// token and the models would be readable on the way. Returns the parsed address.
+    ///
+    /// # Errors
+    /// Wrong usage, with what to write instead.
+    pub fn check(&self) -> Result<Uri> {
+        let uri: Uri = self.url.parse().map_err(|error| {
+            Error::usage(format_args!("not an address: {error}"), &self.url, "write https://HOST:PORT")
+        })?;
+        let host = uri.host().unwrap_or_default();
+        match uri.scheme_str() {
+            Some("https") if !host.is_empty() => {}
+            Some("http") if !host.is_empty() => {
+                if self.ca.is_some() {
+                    return Err(Error::usage(
+                        "--ca is given but the address has no TLS",
+                        &self.url,
+                        "write https:// or leave --ca out",
+                    ));
+                }
+                if !self.insecure && !is_loopback(host) {
+                    return Err(Error::usage(
+                        "clear text to another machine would show the token and the model to everyone on the way",
+                        &self.url,
+                        "use https://, or say --insecure if the network itself is protected",
+                    ));
+                }
+            }
+            _ => return Err(Error::usage("no scheme or no host", &self.url, "write https://HOST:PORT")),
+        }
+        Ok(uri)
+    }
+
+    /// The authority's PEM text, if one was named.
+    ///
+    /// # Errors
+    /// Not readable, or no certificate in it.
+    pub fn authority(&self) -> Result<Option<Vec<u8>>> {
+        let Some(path) = &self.ca else { return Ok(None) };
+        let pem = fs::read(path).map_err(|error| read_error(path, &error))?;
+        let marker = b"-----BEGIN CERTIFICATE-----";
+        if !pem.windows(marker.len()).any(|window| window == marker) {
+            return Err(Error::failed("holds no certificate", path.display(), "give a PEM file"));
+        }
+        Ok(Some(pem))
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// A secret that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Takes a token as it was printed at enrolment.
+    #[must_use]
+    pub fn new(token: impl Into<String>) -> Self {
+        Self(token.into())
+    }
+
+    /// The value of an `authorization` header.
+    pub(crate) fn bearer(&self) -> String {
+        format!("Bearer {}", self.0)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(redacted)")
+    }
+}
+
+/// Adds `authorization: Bearer <token>` to every call.
+#[derive(Clone)]
+pub struct TokenInterceptor(MetadataValue<Ascii>);
+
+impl fmt::Debug for TokenInterceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenInterceptor(redacted)")
+    }
+}
+
+impl Interceptor for TokenInterceptor {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Prepares a connection. It is made at the first call and made again whenever it broke, so this succeeds also while the
+/// server is away. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// An address that makes no sense, an unreadable authority, a token that no header can hold.
+pub fn connect(address: &Address, token: &Token) -> Result<Client> {
+    let uri = address.check()?;
+    let secure = uri.scheme_str() == Some("https");
+    let mut endpoint = Endpoint::from(uri)
+        .user_agent(concat!("fedbasin/", env!("CARGO_PKG_VERSION")))
+        .map_err(|error| Error::failed(error, &address.url, "this is a defect, report it"))?
+        .connect_timeout(Duration::from_secs(10))
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(30)))
+        // Also while only a watch is open: a peer that vanished is noticed within 40 s.
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES);
+    if secure {
+        let tls = match address.authority()? {
+            Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+            None => ClientTlsConfig::new().with_webpki_roots(),
+        };
+        endpoint = endpoint.tls_config(tls).map_err(|error| {
+            Error::failed(
+                format_args!("TLS cannot be set up: {error}"),
+                &address.url,
+                "check the --ca file and the host name",
+            )
+        })?;
+    }
+    let mut header: MetadataValue<Ascii> = token.bearer().parse().map_err(|_| {
+        Error::failed("the token cannot be sent", "its characters", "use it as it was printed")
+    })?;
+    header.set_sensitive(true);
+    let channel = endpoint.connect_lazy();
+    Ok(FedBasinClient::with_interceptor(channel, TokenInterceptor(header))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! A checkpoint, fetched once: resumed after an interruption, verified before it gets its name.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use fedbasin_proto::v1::{DownloadChunk, DownloadRequest};
+use rebasin::{Digest, Hasher};
+use tonic::{Code, Status};
+
+use crate::{
+    connect::Client,
+    error::{Error, Result, status_text},
+    files::{folder_of, hash_file, part_path, sync_folder, write_error},
+    progress::{Bar, Screen},
+    retry::{Backoff, Patience, verdict},
+};
+
+/// Downloads the checkpoint `digest` to `path`. Bytes gather in a `.part` file beside it, from which a later call goes on;
+/// it is renamed once its SHA-256 is right. Nothing is fetched if `path` already is that checkpoint. Returns its size.
+///
+/// `label` begins the lines on the screen; `most` is the largest size taken, in bytes.
+///
+/// # Errors
+/// The server does not give it out, sends other bytes than it should, stays away for longer than `patience`, or the disk
+/// does not take it.
+pub async fn download(
+    client: &Client,
+    digest: Digest,
+    path: &Path,
+    most: u64,
+    patience: Patience,
+    screen: &Screen,
+    label: &str,
+) -> Result<u64> {
+    if let Ok((hasher, size)) = hash_file(path)
+        && hasher.finish() == digest
+    {
+        return Ok(size);
+    }
+    let mut client = client.clone();
+    let mut part = Part::open(path, digest)?;
+    let mut resumed = part.offset > 0;
+    loop {
+        fetch_all(&mut client, &mut part, most, patience, screen, label).await?;
+        let size = part.offset;
+        match part.complete() {
+            Ok(()) => return Ok(size),
+            // What an earlier attempt left may have been damaged, for instance by a power cut: once more from nothing.
+            Err(_) if resumed => {
+                part = Part::open(path, digest)?;
+                resumed = false;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Streams again and again until the whole is here.
+async fn fetch_all(
+    client: &mut Client,
+    part: &mut Part,
+    most: u64,
+    patience: Patience,
+    screen: &Screen,
+    label: &str,
+) -> Result<()> {
+    let digest = part.digest;
+    let mut backoff = Backoff::new(patience);
+    let started_at = part.offset;
+    let bar = screen.bytes(&format!("{label}: receiving"), 0);
+    loop {
+        let before = part.offset;
+        let status = match fetch(client, part, most, &bar).await {
+            Ok(()) => break,
+            Err(Trouble::Final(error)) => return Err(error),
+            Err(Trouble::Status(status)) => status,
+        };
+        if part.offset > before {
+            backoff.reset();
+        }
+        if status.code() == Code::OutOfRange && part.offset > 0 {
+            // Our beginning is longer than the checkpoint: it cannot be a beginning of it.
+            part.restart()?;
+            continue;
+        }
+        if !backoff.allows(verdict(&status)) {
+            return Err(Error::from_status(&status, format_args!("downloading checkpoint {digest}")));
+        }
+        if backoff.failures() == 0 {
+            screen.say(format_args!(
+                "{label}: receiving is interrupted, trying again: {}",
+                status_text(&status)
+            ));
+        }
+        if !backoff.wait().await {
+            return Err(Error::failed(
+                format_args!("gave up: {}", status_text(&status)),
+                format_args!("downloading checkpoint {digest}"),
+                "start the same command again; it goes on from what is here",
+            ));
+        }
+    }
+    screen.say(format_args!("{label}: received {}", bar.summary(part.offset.saturating_sub(started_at))));
+    Ok(())
+}
+
+enum Trouble {
+    Status(Status),
+    Final(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// One stream, from the bytes held to the end. Writes and hashes a mebibyte at a time on the calling thread.
+async fn fetch(client: &mut Client, part: &mut Part, most: u64, bar: &Bar) -> Result<(), Trouble> {
+    let request = DownloadRequest { digest: part.digest.to_string(), offset: part.offset };
+    let mut stream = client.download(request).await.map_err(Trouble::Status)?.into_inner();
+    let mut total = None;
+    while let Some(chunk) = stream.message().await.map_err(Trouble::Status)? {
+        if chunk.total_size > most {
+            return Err(Trouble::Final(Error::failed(
+                format_args!("has {} bytes, more than the {most} expected", chunk.total_size),
+                format_args!("checkpoint {}", part.digest),
+                "ask who runs the server",
+            )));
+        }
+        total = Some(chunk.total_size);
+        bar.set_total(chunk.total_size);
+        part.push(&chunk)?;
+        bar.set(part.offset);
+    }
+    match total {
+        Some(total) if part.offset == total => Ok(()),
+        // Everything was here already: the server has nothing to send from its end on.
+        None if part.offset > 0 => Ok(()),
+        _ => Err(Trouble::Status(Status::unavailable("the server ended the stream early"))),
+    }
+}
+
+/// A file that is on its way.
+struct Part {
+    path: PathBuf,
+    target: PathBuf,
+    digest: Digest,
+    file: File,
+    hasher: Hasher,
+    offset: u64,
+}
+
+impl Part {
+    /// Opens the partial file of an earlier attempt, or a new one.
+    fn open(target: &Path, digest: Digest) -> Result<Self> {
+        let path = part_path(target, &digest);
+        let trouble = |error: io::Error| write_error(&path, &error);
+        let mut file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .read(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(trouble)?;
+        let (hasher, offset) = hash_file(&path).map_err(trouble)?;
+        file.seek(SeekFrom::Start(offset)).map_err(trouble)?;
+        Ok(Self { target: target.to_owned(), digest, file, hasher, offset, path })
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        let trouble = |error: io::Error| write_error(&self.path, &error);
+        self.file.set_len(0).map_err(trouble)?;
+        self.file.seek(SeekFrom::Start(0)).map_err(trouble)?;
+        self.hasher = Hasher::new();
+        self.offset = 0;
+        Ok(())
+    }
+
+    /// Adds a chunk, which must begin where the file ends and stay within the whole.
+    fn push(&mut self, chunk: &DownloadChunk) -> Result<()> {
+        let end = chunk.offset.saturating_add(chunk.data.len() as u64);
+        if chunk.offset != self.offset || end > chunk.total_size {
+            return Err(Error::failed(
+                format_args!(
+                    "a chunk of {} bytes came at offset {} instead of {}, of {} in all",
+                    chunk.data.len(),
+                    chunk.offset,
+                    self.offset,
+                    chunk.total_size
+                ),
+                format_args!("checkpoint {}", self.digest),
+                "this is a defect of the server, report it",
+            ));
+        }
+        self.file.write_all(&chunk.data).map_err(|error| write_error(&self.path, &error))?;
+        self.hasher.update(&chunk.data);
+        self.offset = end;
+        Ok(())
+    }
+
+    /// Verifies the digest and gives the file its name. Bytes that are not the checkpoint are thrown away.
+    fn complete(self) -> Result<()> {
+        let found = self.hasher.finish();
+        if found != self.digest {
+            // If it cannot be removed, the next attempt finds it wrong again.
+            let _ = fs::remove_file(&self.path);
+            return Err(Error::failed(
+                format_args!("the bytes received have digest {found}"),
+                format_args!("checkpoint {}", self.digest),
+                "they were thrown away; start the same command again",
+            ));
+        }
+        let trouble = |error: io::Error| write_error(&self.target, &error);
+        self.file.sync_all().map_err(trouble)?;
+        fs::rename(&self.path, &self.target).map_err(trouble)?;
+        sync_folder(folder_of(&self.target)).map_err(trouble)
+    }
+}
+
+#[cfg(test)]
+mod tests;

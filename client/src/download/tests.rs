@@ -1,0 +1,56 @@
+use super::*;
+
+fn chunk(offset: u64, data: &'static [u8], total_size: u64) -> DownloadChunk {
+    DownloadChunk { offset, data: data.into(), total_size }
+}
+
+#[test]
+fn a_download_is_resumed_verified_and_renamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model.safetensors");
+    let digest = Digest::of(b"hello world");
+    let mut part = Part::open(&target, digest).unwrap();
+    part.push(&chunk(0, b"hello ", 11)).unwrap();
+    drop(part);
+    assert!(!target.exists());
+
+    let mut part = Part::open(&target, digest).unwrap();
+    assert_eq!(part.offset, 6);
+    part.push(&chunk(6, b"world", 11)).unwrap();
+    part.complete().unwrap();
+    assert_eq!(fs::read(&target).unwrap(), b"hello world");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn wrong_bytes_never_get_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("model.safetensors");
+    let mut part = Part::open(&target, Digest::of(b"hello")).unwrap();
+    part.push(&chunk(0, b"jello", 5)).unwrap();
+    let error = part.complete().unwrap_err();
+    assert!(error.to_string().contains("thrown away"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_chunk_elsewhere_or_beyond_the_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut part = Part::open(&folder.path().join("m"), Digest::of(b"")).unwrap();
+    assert!(part.push(&chunk(1, b"x", 5)).is_err());
+    assert!(part.push(&chunk(0, b"xyz", 2)).is_err());
+    assert!(part.push(&chunk(u64::MAX, b"xyz", u64::MAX)).is_err());
+    assert_eq!(part.offset, 0);
+}
+
+#[test]
+fn a_restart_forgets_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("m");
+    let mut part = Part::open(&target, Digest::of(b"abc")).unwrap();
+    part.push(&chunk(0, b"zzzz", 9)).unwrap();
+    part.restart().unwrap();
+    part.push(&chunk(0, b"abc", 3)).unwrap();
+    part.complete().unwrap();
+    assert_eq!(fs::read(&target).unwrap(), b"abc");
+}

@@ -1,0 +1,162 @@
+//! The one kind of error that a person sees: a line that says what, where, and what to do.
+
+use std::fmt;
+
+use fedbasin_proto::CODE_METADATA_KEY;
+use tonic::{Code, Status};
+
+/// The client's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Who has to act: decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The command was called in a way that makes no sense: exit code 2.
+    Usage,
+    /// The command was understood and did not succeed: exit code 1.
+    Failed,
+}
+
+/// An error for a person: what happened, where, what to do. Displays as one line, whatever it was made of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", one_line(&[what, place, remedy]))]
+pub struct Error {
+    kind: Kind,
+    what: String,
+    place: String,
+    remedy: String,
+    code: Option<String>,
+}
+
+impl From<rebasin::MergeError> for Error {
+    fn from(error: rebasin::MergeError) -> Self {
+        Self::failed(error, "merging", "check that all checkpoints come from one architecture")
+    }
+}
+
+impl Error {
+    /// A command that did not succeed. `what` happened at `place` (a file, an address, a round); `remedy` says what to do.
+    pub fn failed(what: impl fmt::Display, place: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self::new(Kind::Failed, what, place, remedy)
+    }
+
+    /// Wrong usage: exit code 2.
+    pub fn usage(what: impl fmt::Display, place: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self::new(Kind::Usage, what, place, remedy)
+    }
+
+    fn new(kind: Kind, what: impl fmt::Display, place: impl fmt::Display, remedy: impl fmt::Display) -> Self {
+        Self {
+            kind,
+            what: what.to_string(),
+            place: place.to_string(),
+            remedy: remedy.to_string(),
+            code: None,
+        }
+    }
+
+    /// The answer of a server to a gRPC call, at the end of all retries. `place` says which call, and where.
+    pub fn from_status(status: &Status, place: impl fmt::Display) -> Self {
+        let remedy = match status.code() {
+            Code::Unauthenticated => "check the token (--token-file or FEDBASIN_TOKEN)",
+            Code::PermissionDenied => "this token may not do that; ask who runs the server",
+            Code::NotFound => "check the name, and that this site is in the run's cohort",
+            Code::Unavailable | Code::DeadlineExceeded => {
+                "check the address and that the server runs, then try again"
+            }
+            Code::ResourceExhausted => "see the server's limits",
+            Code::Unimplemented => "is this address the server's gRPC port? (the HTTP port is another)",
+            Code::Internal | Code::Unknown => "see the server's log",
+            _ => "see the message before",
+        };
+        let mut error = Self::failed(status_text(status), place, remedy);
+        error.code = status_code_string(status);
+        error
+    }
+
+    /// The same error, with the stable code string of the server that sent it.
+    #[must_use]
+    pub fn with_code(mut self, code: Option<String>) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The server's stable code string (`conflict`, `round-closed`, ...), when a server said one.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        self.code.as_deref()
+    }
+
+    /// Usage or failure.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The process's exit code for this error: 2 for wrong usage, otherwise 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Usage => 2,
+            Kind::Failed => 1,
+        }
+    }
+}
+
+/// The server's stable code string, if the status carries one: then it comes from the server, not from the transport.
+pub(crate) fn status_code_string(status: &Status) -> Option<String> {
+    status.metadata().get(CODE_METADATA_KEY).and_then(|v| v.to_str().ok()).map(str::to_owned)
+}
+
+/// A status in words: its message, or for a broken connection the innermost cause, which says more.
+pub(crate) fn status_text(status: &Status) -> String {
+    let mut text = if status.message().is_empty() {
+        status.code().description().to_owned()
+    } else {
+        status.message().to_owned()
+    };
+    let mut cause = std::error::Error::source(status);
+    let mut innermost = None;
+    while let Some(error) = cause {
+        innermost = Some(error.to_string());
+        cause = error.source();
+    }
+    if let Some(innermost) = innermost
+        && !text.contains(&innermost)
+    {
+        text.push_str(": ");
+        text.push_str(&innermost);
+    }
+    text
+}
+
+/// Joins the parts with `: `, leaves out empty ones, and escapes what would break the line or move the cursor.
+pub(crate) fn one_line(parts: &[&str]) -> String {
+    let mut line = String::new();
+    for part in parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty()) {
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        let mut gap = false;
+        for character in part.chars() {
+            match character {
+                '\n' | '\r' | '\t' | ' ' => gap = true,
+                _ => {
+                    if gap {
+                        line.push(' ');
+                        gap = false;
+                    }
+                    if character.is_control() {
+                        line.extend(character.escape_default());
+                    } else {
+                        line.push(character);
+                    }
+                }
+            }
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests;

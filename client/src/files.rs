@@ -1,0 +1,217 @@
+//! Files that are either whole or not there: written beside their place, synced, then renamed.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use rebasin::{Digest, FileSource, Hasher, Header, Layout, Limits, Scanner};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// How much is read at once.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// Writes `path` by `fill`, atomically: a reader sees the old file or the whole new one, also after a power cut.
+///
+/// # Errors
+/// What `fill` returns, or a failure to create, sync or rename; then the temporary file is removed and `path` is as it was.
+pub fn write_atomically<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let folder = folder_of(path);
+    let trouble = |error: io::Error| write_error(path, &error);
+    let temporary =
+        tempfile::Builder::new().prefix(".fedbasin-").suffix(".part").tempfile_in(folder).map_err(trouble)?;
+    let mut writer = BufWriter::with_capacity(BLOCK_BYTES, temporary);
+    let value = fill(&mut writer)?;
+    let temporary = writer.into_inner().map_err(|error| trouble(error.into_error()))?;
+    temporary.as_file().sync_all().map_err(trouble)?;
+    make_ordinary(temporary.as_file(), path).map_err(trouble)?;
+    temporary.persist(path).map_err(|error| trouble(error.error))?;
+    sync_folder(folder).map_err(trouble)?;
+    Ok(value)
+}
+
+/// Temporary files are private to their owner. What a person asked for gets the mode it would have had: that of the file
+/// it replaces, otherwise rw for the owner and r for the others.
+#[cfg(unix)]
+fn make_ordinary(file: &File, path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(path).map_or(0o644, |old| old.permissions().mode() & 0o7777);
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn make_ordinary(_file: &File, _path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes a rename in `folder` last.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// The folder that holds `path`.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Writes bytes atomically.
+///
+/// # Errors
+/// A failure to write; `path` is then as it was.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |out| out.write_all(bytes).map_err(|error| write_error(path, &error)))
+}
+
+/// Writes pretty JSON with a newline at its end, atomically.
+///
+/// # Errors
+/// A value that JSON cannot hold, or a failure to write.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::failed(error, path.display(), "this is a defect, report it"))?;
+    text.push('\n');
+    write_bytes(path, text.as_bytes())
+}
+
+/// A failure to write `path`, for a person.
+pub(crate) fn write_error(path: &Path, error: &io::Error) -> Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "create its folder first",
+        io::ErrorKind::PermissionDenied => "choose a place where you may write",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room",
+        _ => "check the path and the disk",
+    };
+    Error::failed(format_args!("cannot write: {error}"), path.display(), remedy)
+}
+
+/// A failure to read `path`, for a person.
+pub(crate) fn read_error(path: &Path, error: &io::Error) -> Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "check the path",
+        io::ErrorKind::PermissionDenied => "make it readable",
+        _ => "check the file and the disk",
+    };
+    Error::failed(format_args!("cannot read: {error}"), path.display(), remedy)
+}
+
+/// Reads a small text file of at most `limit` bytes.
+///
+/// # Errors
+/// Not there, not readable, larger than that, or not UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let file = File::open(path).map_err(|error| read_error(path, &error))?;
+    let mut text = String::new();
+    file.take(limit + 1).read_to_string(&mut text).map_err(|error| read_error(path, &error))?;
+    if text.len() as u64 > limit {
+        return Err(Error::failed(
+            format_args!("larger than {limit} bytes"),
+            path.display(),
+            "is this the right file?",
+        ));
+    }
+    Ok(text)
+}
+
+/// A secret from a file: its content without the white space around it.
+///
+/// # Errors
+/// Not readable, empty, or not printable ASCII.
+pub fn read_token(path: &Path) -> Result<String> {
+    let text = read_text(path, 4096)?;
+    check_token(text.trim(), &path.display().to_string())
+}
+
+/// A token must be something that fits into a header.
+pub(crate) fn check_token(token: &str, place: &str) -> Result<String> {
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::failed(
+            "the token is empty or holds characters that no token has",
+            place,
+            "put the token as it was printed by `fedbasin admin enrol`",
+        ));
+    }
+    Ok(token.to_owned())
+}
+
+/// What to do about a file that is no checkpoint.
+pub(crate) const BAD_CHECKPOINT: &str = "give a well-formed, finite safetensors file";
+
+/// Opens a checkpoint file and checks its header.
+pub(crate) fn open_checkpoint(path: &Path) -> Result<FileSource> {
+    let mut file = File::open(path).map_err(|error| read_error(path, &error))?;
+    let metadata = file.metadata().map_err(|error| read_error(path, &error))?;
+    if metadata.is_dir() {
+        return Err(Error::failed("is a folder", path.display(), BAD_CHECKPOINT));
+    }
+    let header = Header::read(&mut file, metadata.len())
+        .map_err(|error| Error::failed(error, path.display(), BAD_CHECKPOINT))?;
+    Ok(FileSource::new(file, header))
+}
+
+/// What a checkpoint file turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// SHA-256 of the file.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Reads a checkpoint file once, in blocks: strict format, finite values, digest. With `expected`, also its layout.
+///
+/// # Errors
+/// Not readable, not a safetensors file, another layout, or NaN or infinity in it.
+pub fn check_checkpoint(path: &Path, expected: Option<&Layout>) -> Result<Checked> {
+    let bad = |error: &dyn std::fmt::Display| {
+        Error::failed(error, path.display(), "write it as a finite, well-formed safetensors file")
+    };
+    let mut file = File::open(path).map_err(|error| read_error(path, &error))?;
+    let size = file.metadata().map_err(|error| read_error(path, &error))?.len();
+    let mut scanner = Scanner::new(expected.cloned(), size, Limits::default());
+    let mut hasher = Hasher::new();
+    let mut block = vec![0; BLOCK_BYTES];
+    loop {
+        let count = match file.read(&mut block) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(read_error(path, &error)),
+        };
+        hasher.update(&block[..count]);
+        scanner.push(&block[..count]).map_err(|error| bad(&error))?;
+    }
+    scanner.finish().map_err(|error| bad(&error))?;
+    Ok(Checked { digest: hasher.finish(), size })
+}
+
+/// SHA-256 of the first bytes of a file, up to its end.
+pub(crate) fn hash_file(path: &Path) -> io::Result<(Hasher, u64)> {
+    let mut file = File::open(path)?;
+    let mut hasher = Hasher::new();
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut total = 0;
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok((hasher, total)),
+            Ok(count) => {
+                hasher.update(&block[..count]);
+                total += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The partial file of a download of `digest` to `path`: beside it, and named so that no other download goes on from it.
+pub(crate) fn part_path(path: &Path, digest: &Digest) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", &digest.to_string()[..16]));
+    path.with_file_name(name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+use super::*;
+
+#[test]
+fn a_failed_write_leaves_the_old_file_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    write_bytes(&path, b"old").unwrap();
+    let result: Result<()> = write_atomically(&path, |out| {
+        out.write_all(b"half").unwrap();
+        Err(Error::failed("no", "", ""))
+    });
+    assert!(result.is_err());
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_missing_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = write_bytes(&folder.path().join("no/out"), b"x").unwrap_err();
+    assert!(error.to_string().ends_with("create its folder first"), "{error}");
+}
+
+#[test]
+fn a_token_is_trimmed_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    fs::write(&path, "fbs_abc\n").unwrap();
+    assert_eq!(read_token(&path).unwrap(), "fbs_abc");
+    fs::write(&path, "two words\n").unwrap();
+    assert!(read_token(&path).is_err());
+    fs::write(&path, "\n").unwrap();
+    assert!(read_token(&path).is_err());
+}
+
+#[test]
+fn partial_files_of_two_digests_do_not_meet() {
+    let a = part_path(Path::new("x/model"), &Digest::of(b"a"));
+    let b = part_path(Path::new("x/model"), &Digest::of(b"b"));
+    assert_ne!(a, b);
+    assert_eq!(a.parent(), Some(Path::new("x")));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_was_written_is_readable_by_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out");
+    write_bytes(&path, b"x").unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+}

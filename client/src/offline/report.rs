@@ -1,0 +1,139 @@
+//! What the offline commands tell: for programs as JSON, for people as lines.
+
+use std::time::{Duration, Instant};
+
+use rebasin::{AlignReport, CheckedSpec, Layout, Progress};
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+
+/// Seconds of a whole alignment and of each group in it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Seconds {
+    pub(super) total: f64,
+    pub(super) groups: Vec<f64>,
+}
+
+/// Measures an alignment from outside: the pure crate has no clock, but says when it turns to a group. What a group's visit
+/// took is the time until the next event, so measuring the objective at a sweep's end counts for the group visited last.
+#[derive(Debug)]
+pub(super) struct Stopwatch {
+    begun: Instant,
+    visiting: Option<(usize, Instant)>,
+    groups: Vec<Duration>,
+}
+
+impl Stopwatch {
+    /// Begins now, for that many groups.
+    pub(super) fn start(groups: usize) -> Self {
+        Self { begun: Instant::now(), visiting: None, groups: vec![Duration::ZERO; groups] }
+    }
+
+    /// Notes an event, over all starts.
+    pub(super) fn see(&mut self, event: &Progress) {
+        self.leave();
+        if let Progress::Group { group } = event {
+            self.visiting = Some((*group, Instant::now()));
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some((group, since)) = self.visiting.take()
+            && let Some(total) = self.groups.get_mut(group)
+        {
+            *total += since.elapsed();
+        }
+    }
+
+    pub(super) fn stop(mut self) -> Seconds {
+        self.leave();
+        Seconds {
+            total: self.begun.elapsed().as_secs_f64(),
+            groups: self.groups.iter().map(Duration::as_secs_f64).collect(),
+        }
+    }
+}
+
+/// The report with its seconds.
+pub(super) fn align_json(report: &AlignReport, seconds: &Seconds) -> Result<Value> {
+    let mut value = serde_json::to_value(report)
+        .map_err(|error| Error::failed(error, "the report as JSON", "this is a defect, report it"))?;
+    value["seconds"] = json!(seconds.total);
+    if let Some(groups) = value["groups"].as_array_mut() {
+        for (group, seconds) in groups.iter_mut().zip(&seconds.groups) {
+            group["seconds"] = json!(seconds);
+        }
+    }
+    Ok(value)
+}
+
+/// An alignment in one line.
+pub(super) fn align_text(report: &AlignReport, seconds: f64) -> String {
+    if report.moved == 0.0 {
+        return format!("aligned in {seconds:.3} s, 0 units moved, distance {:.4}", report.l2_after);
+    }
+    format!(
+        "aligned in {seconds:.3} s, {:.1} % of units moved, distance {:.4} -> {:.4}, objective {:.4} -> {:.4}, {} sweeps",
+        100.0 * report.moved,
+        report.l2_before,
+        report.l2_after,
+        report.objective_before,
+        report.objective_after,
+        report.sweeps
+    )
+}
+
+/// How much a spec lets move: `2 groups, 256 units; 6 of 10 axes permutable`.
+pub(super) fn summary(spec: &CheckedSpec) -> String {
+    let tensors = spec.layout().tensors().len();
+    let axes = || (0..tensors).flat_map(|tensor| spec.axes(tensor));
+    let units: usize = spec.groups().iter().map(|group| group.size).sum();
+    format!(
+        "{} groups, {units} units; {} of {} axes permutable",
+        spec.groups().len(),
+        axes().filter(|axis| axis.is_some()).count(),
+        axes().count()
+    )
+}
+
+/// One line a tensor: each axis with its size and its group, or pinned.
+pub(super) fn axes_text(spec: &CheckedSpec) -> Vec<String> {
+    let describe = |tensor: usize| {
+        let info = &spec.layout().tensors()[tensor];
+        let axes = spec.axes(tensor).iter().zip(&info.shape).map(|(axis, size)| match axis {
+            None => format!("{size} pinned"),
+            Some(axis) if axis.block == 1 => format!("{size} by {}", spec.groups()[axis.group].name),
+            Some(axis) => format!("{size} by {} in blocks of {}", spec.groups()[axis.group].name, axis.block),
+        });
+        let axes: Vec<String> = axes.collect();
+        let axes = if axes.is_empty() { "a single number".to_owned() } else { axes.join(", ") };
+        format!("{} {}: {axes}", info.name.escape_debug(), info.dtype.name())
+    };
+    (0..spec.layout().tensors().len()).map(describe).collect()
+}
+
+/// The first thing in which two layouts differ.
+pub(super) fn layout_difference(first: &Layout, other: &Layout) -> String {
+    for info in first.tensors() {
+        match other.get(&info.name) {
+            None => return format!("tensor {:?} is missing", info.name),
+            Some(found) if found.shape != info.shape => {
+                return format!(
+                    "tensor {:?} has shape {:?} instead of {:?}",
+                    info.name, found.shape, info.shape
+                );
+            }
+            Some(found) if found.dtype != info.dtype => {
+                return format!(
+                    "tensor {:?} is {} instead of {}",
+                    info.name,
+                    found.dtype.name(),
+                    info.dtype.name()
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let extra = other.tensors().iter().find(|info| first.get(&info.name).is_none());
+    extra.map_or_else(|| "no difference".to_owned(), |info| format!("tensor {:?} is extra", info.name))
+}

@@ -1,0 +1,166 @@
+//! What a person sees while it lasts: bars on a terminal, plain lines otherwise.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::error::one_line;
+
+/// Where a program speaks: lines go to standard output, bars to standard error when that is a terminal.
+#[derive(Debug, Clone)]
+pub struct Screen {
+    bars: Option<MultiProgress>,
+    quiet: bool,
+}
+
+impl Screen {
+    /// Bars if standard error is a terminal.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self { bars: io::stderr().is_terminal().then(MultiProgress::new), quiet: false }
+    }
+
+    /// Says nothing at all: for programs that use the library.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self { bars: None, quiet: true }
+    }
+
+    /// Says one line. A reader that went away is no reason to stop.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        if self.quiet {
+            return;
+        }
+        let line = one_line(&[&text.to_string()]);
+        let write = || {
+            let mut out = io::stdout().lock();
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        };
+        match &self.bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Begins to show the progress of something that has `total` bytes.
+    #[must_use]
+    pub fn bytes(&self, label: &str, total: u64) -> Bar {
+        let bar = self.bars.as_ref().map(|bars| {
+            let bar = bars.add(ProgressBar::new(total));
+            // A constant template: if it did not parse, the plain default would be shown.
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+            {
+                bar.set_style(style);
+            }
+            bar.set_message(label.to_owned());
+            bar
+        });
+        let state = State { total, done: 0, said: Instant::now() };
+        Bar {
+            screen: self.clone(),
+            bar,
+            label: label.to_owned(),
+            begun: Instant::now(),
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+}
+
+/// How often a plain line may be said.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct State {
+    total: u64,
+    done: u64,
+    said: Instant,
+}
+
+/// Progress of one transfer. Gone from the screen when dropped.
+#[derive(Debug)]
+pub struct Bar {
+    screen: Screen,
+    bar: Option<ProgressBar>,
+    label: String,
+    begun: Instant,
+    state: Arc<Mutex<State>>,
+}
+
+impl Bar {
+    /// Learns how many bytes there are in all.
+    pub fn set_total(&self, total: u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).total = total;
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+        }
+    }
+
+    /// `done` bytes are done.
+    pub fn set(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+        let line = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.done = done;
+            let due = self.bar.is_none() && done < state.total && state.said.elapsed() >= PLAIN_INTERVAL;
+            due.then(|| {
+                state.said = Instant::now();
+                format!("{}: {} of {}", self.label, bytes(done), bytes(state.total))
+            })
+        };
+        if let Some(line) = line {
+            self.screen.say(line);
+        }
+    }
+
+    /// How long it took so far, and how fast that was: `100.0 MB in 1.2 s, 83.3 MB/s`.
+    #[must_use]
+    pub fn summary(&self, moved: u64) -> String {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let rate = if seconds > 0.0 { moved as f64 / seconds } else { 0.0 };
+        format!("{} in {seconds:.1} s, {}/s", bytes(moved), bytes(rate as u64))
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A number of bytes for a person, in powers of 1000.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB"];
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.95 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn bytes_read_well_at_every_size() {
+        for (count, text) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_999, "1.0 MB"), (102_400_000, "102.4 MB")]
+        {
+            assert_eq!(super::bytes(count), text);
+        }
+        assert_eq!(super::bytes(u64::MAX), "18446744.1 TB");
+    }
+}

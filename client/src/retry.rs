@@ -1,0 +1,180 @@
+//! When to call again, and how long to wait before.
+//!
+//! The contract (`proto`) says of every call whether a retry is safe; here is decided whether it is *useful*. What the
+//! server decided is final. What the transport or a server that restarts did is not.
+
+use std::time::{Duration, Instant};
+
+use tonic::{Code, Status};
+
+use crate::error::status_code_string;
+
+/// What to do about a failed call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The server or the way to it is unwell: the same call may succeed later.
+    Retry,
+    /// The server holds another offset than we thought: ask for it and go on from there.
+    Resume,
+    /// A defect of the server: once more, in case it was a passing one.
+    Once,
+    /// The same call would fail again.
+    Final,
+}
+
+/// Judges a failed call.
+///
+/// A status with the server's own code string is judged by its code alone. One without comes from the transport, or
+/// from a proxy between: then also UNKNOWN, INTERNAL and CANCELLED mean a broken connection. A certificate that does not
+/// verify is final, whatever its code: waiting does not mend it.
+#[must_use]
+pub fn verdict(status: &Status) -> Verdict {
+    let server_code = status_code_string(status);
+    match (status.code(), server_code.as_deref()) {
+        (Code::Aborted, Some("offset-mismatch")) => Verdict::Resume,
+        (Code::Unavailable | Code::DeadlineExceeded, Some(_)) => Verdict::Retry,
+        (Code::Internal, Some(_)) => Verdict::Once,
+        (_, Some(_)) => Verdict::Final,
+        (_, None) if is_certificate_trouble(status) => Verdict::Final,
+        (
+            Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal | Code::Cancelled,
+            None,
+        ) => Verdict::Retry,
+        // hyper reports a connection that the peer ended early in several codes; then a cause is attached.
+        (_, None) if std::error::Error::source(status).is_some() => Verdict::Retry,
+        (_, None) => Verdict::Final,
+    }
+}
+
+/// Whether a failed handshake is the reason: rustls says "certificate" in each such error, and rustls is not a
+/// dependency of ours to compare types with.
+fn is_certificate_trouble(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if text.contains("certificate") || text.contains("corrupt message of type InvalidContentType") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// How patiently to retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// The first pause; each further one is twice as long.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+    /// How long failures may last, without anything achieved between, before we give up.
+    pub total: Duration,
+}
+
+impl Patience {
+    /// Pauses from 0.2 s to 10 s, for as long as `total`.
+    #[must_use]
+    pub const fn lasting(total: Duration) -> Self {
+        Self { first_pause: Duration::from_millis(200), longest_pause: Duration::from_secs(10), total }
+    }
+}
+
+impl Default for Patience {
+    /// Ten minutes: longer than a server takes to restart or to be upgraded.
+    fn default() -> Self {
+        Self::lasting(Duration::from_secs(600))
+    }
+}
+
+/// Exponential backoff with jitter: the n-th pause is drawn evenly from [d/2, d], d = min(first * 2^n, longest), so that
+/// sites that lost the same server do not all come back in the same instant.
+#[derive(Debug)]
+pub struct Backoff {
+    patience: Patience,
+    failures: u32,
+    failing_since: Option<Instant>,
+    tried_once: bool,
+    random: SplitMix64,
+}
+
+impl Backoff {
+    /// A fresh one; its jitter is seeded by the operating system.
+    #[must_use]
+    pub fn new(patience: Patience) -> Self {
+        // Without entropy the pauses are merely less random.
+        Self::seeded(patience, getrandom::u64().unwrap_or(0))
+    }
+
+    /// The same with a given seed.
+    #[must_use]
+    pub fn seeded(patience: Patience, seed: u64) -> Self {
+        Self { patience, failures: 0, failing_since: None, tried_once: false, random: SplitMix64(seed) }
+    }
+
+    /// Something was achieved: begin anew with the shortest pause and the whole patience.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+        self.failing_since = None;
+        self.tried_once = false;
+    }
+
+    /// Whether a call that failed so is worth another attempt.
+    pub fn allows(&mut self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Retry | Verdict::Resume => true,
+            Verdict::Once => !std::mem::replace(&mut self.tried_once, true),
+            Verdict::Final => false,
+        }
+    }
+
+    /// How often it failed since the last success.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Notes a failure at `now`. Returns the pause to make, or `None` when patience is spent.
+    pub fn pause(&mut self, now: Instant) -> Option<Duration> {
+        let since = *self.failing_since.get_or_insert(now);
+        if now.duration_since(since) >= self.patience.total && self.failures > 0 {
+            return None;
+        }
+        let full = self
+            .patience
+            .first_pause
+            .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX))
+            .min(self.patience.longest_pause);
+        self.failures = self.failures.saturating_add(1);
+        Some(full.mul_f64(0.5 + 0.5 * self.random.unit()))
+    }
+
+    /// Notes a failure and sleeps. False when patience is spent.
+    pub async fn wait(&mut self) -> bool {
+        match self.pause(Instant::now()) {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014): enough for jitter.
+#[derive(Debug)]
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    /// The next number of [0, 1).
+    fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        (z >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests;

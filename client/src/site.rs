@@ -1,0 +1,325 @@
+//! A site's whole life in one run: wait, train, upload, report, again.
+//!
+//! Nothing is decided from memory: after every piece of work the run is read again, and what is missing is done. So it does
+//! not matter whether this process, the server or the line between them was restarted meanwhile.
+
+mod tell;
+mod trainer;
+mod watch;
+mod workdir;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fedbasin_proto::v1::{RoundState, RoundStatus, RunState, RunStatus, Update, UpdateState};
+use rebasin::{Digest, Source as _};
+
+use crate::{
+    connect::{Address, Client, Token, connect},
+    download::download,
+    error::{Error, Result},
+    files::{Checked, check_checkpoint, open_checkpoint},
+    progress::Screen,
+    retry::Patience,
+    upload::{Announcement, Outcome, upload},
+};
+
+use tell::Told;
+pub use tell::alignment_line;
+pub(crate) use trainer::limit_metrics;
+use trainer::{Metrics, Trainer};
+use watch::Watch;
+use workdir::{RoundDir, Ticket, WorkDir};
+
+/// What a site's life needs.
+#[derive(Debug, Clone)]
+pub struct SiteOptions {
+    /// The server.
+    pub address: Address,
+    /// This site's token.
+    pub token: Token,
+    /// The run to take part in.
+    pub run_id: String,
+    /// The trainer: a command for `sh -c`.
+    pub train: String,
+    /// Where everything is kept.
+    pub work_dir: PathBuf,
+    /// Number of training examples, where the trainer writes none.
+    pub num_examples: Option<u64>,
+    /// How long the server may be away.
+    pub patience: Patience,
+    /// How long to wait for a run that the server does not know.
+    pub wait_for_run: Duration,
+}
+
+/// Takes part in a run until it ends.
+///
+/// Nothing is trained twice: what a round produced stays in `work_dir/round-N/`, and a later call goes on from there. When
+/// the run is complete its last model is in `work_dir/global.safetensors`.
+///
+/// # Errors
+/// The run failed or was cancelled, the trainer failed or wrote no usable checkpoint, the server rejected the update or
+/// stayed away for longer than patience lasts.
+pub async fn run(options: SiteOptions, screen: &Screen) -> Result<()> {
+    let client = connect(&options.address, &options.token)?;
+    let dir = WorkDir::open(&options.work_dir, &options.run_id)?;
+    let mut watch = Watch::new(client.clone(), &options.run_id, options.patience, screen.clone())
+        .waiting_for_run(options.wait_for_run);
+    let mut site = Site { options, client, dir, screen: screen.clone(), told: Told::default(), passed: None };
+    loop {
+        let status = watch.next().await?;
+        site.tell(&status).await;
+        match status.state() {
+            RunState::Complete => return site.end(&status).await,
+            RunState::Failed | RunState::Cancelled => return Err(site.ended_badly(&status)),
+            RunState::Open | RunState::Unspecified => {}
+        }
+        if let Some(round) = &status.round
+            && site.has_work(round)
+        {
+            // The stream would fill up meanwhile; a new one begins with the present state.
+            watch.close();
+            site.work(round, status.max_checkpoint_bytes).await?;
+        }
+    }
+}
+
+struct Site {
+    options: SiteOptions,
+    client: Client,
+    dir: WorkDir,
+    screen: Screen,
+    told: Told,
+    /// The newest round that this site has nothing more to do in.
+    passed: Option<u32>,
+}
+
+impl Site {
+    /// Whether this round still needs an update of ours.
+    fn has_work(&self, round: &RoundStatus) -> bool {
+        let own = round.own_update.as_ref().map(Update::state);
+        round.state() == RoundState::Collecting
+            && self.passed.is_none_or(|passed| passed < round.number)
+            && !matches!(own, Some(UpdateState::Accepted | UpdateState::Aligned | UpdateState::Declined))
+    }
+
+    /// One round's work: reference, training, upload.
+    async fn work(&mut self, round: &RoundStatus, most: u64) -> Result<()> {
+        let number = round.number;
+        let dir = self.dir.round(number)?;
+        let reference = match parse_reference(round)? {
+            None => None,
+            Some(digest) => {
+                let path = dir.reference();
+                let label = format!("round {number}");
+                let limit = if most == 0 { u64::MAX } else { most.max(round.reference_size) };
+                download(&self.client, digest, &path, limit, self.options.patience, &self.screen, &label)
+                    .await?;
+                Some(path)
+            }
+        };
+        let mut ticket = self.ticket(&dir, round)?;
+        if !ticket.trained {
+            let trainer = Trainer {
+                command: &self.options.train,
+                run_id: &self.options.run_id,
+                round: number,
+                reference: reference.as_deref(),
+                dir: &dir,
+            };
+            self.screen.say(format_args!("round {number}: training"));
+            let mut end = Watch::new(
+                self.client.clone(),
+                &self.options.run_id,
+                Patience::lasting(Duration::MAX),
+                Screen::silent(),
+            );
+            let seconds = tokio::select! {
+                seconds = trainer.run() => seconds?,
+                status = end.end() => {
+                    if status.state() != RunState::Complete {
+                        return Err(self.ended_badly(&status));
+                    }
+                    self.screen.say(format_args!("round {number}: the run is complete, training is stopped"));
+                    self.passed = Some(number);
+                    return Ok(());
+                }
+            };
+            self.screen.say(format_args!("round {number}: trained in {seconds:.1} s"));
+            ticket.trained = true;
+            dir.save(&ticket)?;
+        }
+        let checked = self.check_output(&dir, reference.as_deref(), most)?;
+        let metrics = self.metrics(&dir, number)?;
+        self.send(&dir, ticket, checked, metrics).await
+    }
+
+    /// What an earlier process did in this round, or a new ticket.
+    fn ticket(&self, dir: &RoundDir, round: &RoundStatus) -> Result<Ticket> {
+        let number = round.number;
+        let new = Ticket {
+            run_id: self.options.run_id.clone(),
+            round: number,
+            reference: round.reference_digest.clone(),
+            ..Ticket::default()
+        };
+        let Some(old) = dir.ticket()? else { return Ok(new) };
+        if old.run_id != new.run_id || old.reference != new.reference {
+            return Err(Error::failed(
+                "holds the work of another run with this name (its reference is another)",
+                dir.path().display(),
+                "give another --work-dir, or move this folder away",
+            ));
+        }
+        if old.receipt.is_some() && round.own_update.is_none() {
+            return Err(Error::failed(
+                format_args!(
+                    "holds the receipt of update {} which this server does not know: another run of the same name?",
+                    old.update_id.as_deref().unwrap_or("")
+                ),
+                dir.path().display(),
+                "give another --work-dir; or remove its ticket.json to train this round anew",
+            ));
+        }
+        if old.rejected.is_some() || !old.trained || !dir.output().exists() {
+            return Ok(new);
+        }
+        self.screen.say(format_args!(
+            "round {number}: was trained already, sending what is in {}",
+            dir.path().display()
+        ));
+        Ok(old)
+    }
+
+    /// What the trainer wrote must be a finite checkpoint of the reference's layout. If it is not, training is due again.
+    fn check_output(&self, dir: &RoundDir, reference: Option<&Path>, most: u64) -> Result<Checked> {
+        let expected = match reference {
+            Some(path) => Some(open_checkpoint(path)?.header().layout().clone()),
+            None => None,
+        };
+        let checked = check_checkpoint(&dir.output(), expected.as_ref()).and_then(|checked| {
+            if most > 0 && checked.size > most {
+                return Err(Error::failed(
+                    format_args!("has {} bytes, more than the {most} that the server takes", checked.size),
+                    dir.output().display(),
+                    "write a smaller dtype or ask who runs the server",
+                ));
+            }
+            Ok(checked)
+        });
+        if checked.is_err() {
+            dir.forget()?;
+        }
+        checked
+    }
+
+    fn metrics(&self, dir: &RoundDir, number: u32) -> Result<Metrics> {
+        let (metrics, left_out) = Metrics::read(&dir.metrics(), self.options.num_examples)?;
+        if left_out > 0 {
+            self.screen.say(format_args!(
+                "round {number}: {left_out} metrics are left out: at most 64, with names of at most 64 characters"
+            ));
+        }
+        Ok(metrics)
+    }
+
+    async fn send(
+        &mut self,
+        dir: &RoundDir,
+        mut ticket: Ticket,
+        checked: Checked,
+        metrics: Metrics,
+    ) -> Result<()> {
+        let number = ticket.round;
+        let update = Announcement {
+            run_id: ticket.run_id.clone(),
+            round: number,
+            digest: checked.digest,
+            size: checked.size,
+            num_examples: metrics.num_examples,
+            metrics: metrics.metrics,
+        };
+        ticket.digest = Some(checked.digest.to_string());
+        ticket.num_examples = Some(metrics.num_examples);
+        let result =
+            upload(&self.client, &update, &dir.output(), self.options.patience, &self.screen, |id| {
+                ticket.update_id = Some(id.to_owned());
+                dir.save(&ticket)
+            })
+            .await;
+        match result {
+            Ok(Outcome::Accepted(receipt)) => {
+                self.screen.say(format_args!(
+                    "round {number}: accepted, receipt {} digest {} examples {}",
+                    receipt.update_id, receipt.digest, receipt.num_examples
+                ));
+                self.told.unaligned.push((number, receipt.update_id.clone()));
+                ticket.receipt = Some(receipt.into());
+            }
+            Ok(Outcome::Declined(reason)) => {
+                self.screen.say(format_args!(
+                    "round {number}: the update was not needed: {reason}; going on to the next round"
+                ));
+                ticket.declined = Some(reason);
+            }
+            Err(error) => {
+                if matches!(error.code(), Some("invalid-checkpoint" | "conflict")) {
+                    ticket.rejected = Some(error.to_string());
+                    dir.save(&ticket)?;
+                }
+                return Err(error);
+            }
+        }
+        self.passed = Some(number);
+        dir.save(&ticket)
+    }
+
+    /// The run is complete: keep its last model.
+    async fn end(&mut self, status: &RunStatus) -> Result<()> {
+        let path = self.dir.global();
+        if let Ok(digest) = status.global_digest.parse::<Digest>() {
+            let patience = self.options.patience;
+            download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
+            self.screen.say(format_args!(
+                "run {}: complete, {} rounds, global model {digest} in {}",
+                status.run_id,
+                status.rounds_published,
+                path.display()
+            ));
+        } else {
+            self.screen.say(format_args!("run {}: complete, without a model", status.run_id));
+        }
+        Ok(())
+    }
+
+    fn ended_badly(&self, status: &RunStatus) -> Error {
+        let place = format!("run {}", self.options.run_id);
+        match status.state() {
+            RunState::Cancelled => Error::failed("was cancelled", place, "ask who runs the server"),
+            _ => Error::failed(format_args!("failed: {}", status.reason), place, "ask who runs the server"),
+        }
+    }
+}
+
+/// The digest of a round's reference; `None` in a founding round.
+fn parse_reference(round: &RoundStatus) -> Result<Option<Digest>> {
+    if round.reference_digest.is_empty() {
+        return Ok(None);
+    }
+    round.reference_digest.parse().map(Some).map_err(|_| {
+        Error::failed(
+            "the reference's digest is none",
+            format_args!("round {}", round.number),
+            "this is a defect of the server, report it",
+        )
+    })
+}
+
+/// Metrics by name.
+pub(crate) type MetricMap = BTreeMap<String, f64>;
+
+#[cfg(test)]
+mod tests;

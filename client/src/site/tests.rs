@@ -1,0 +1,31 @@
+use fedbasin_proto::v1::{Alignment, GroupAlignment};
+
+use super::*;
+
+fn alignment(moved: f64, groups: usize) -> Alignment {
+    let group =
+        |i: usize| GroupAlignment { name: format!("h{i}"), size: 10, moved, ..GroupAlignment::default() };
+    Alignment { moved, groups: (0..groups).map(group).collect(), ..Alignment::default() }
+}
+
+#[test]
+fn an_update_already_in_frame_is_said_to_have_moved_nothing() {
+    assert!(alignment_line(&alignment(0.0, 2)).contains("0 units moved"));
+}
+
+#[test]
+fn many_groups_stay_on_one_short_line() {
+    let line = alignment_line(&alignment(0.5, 40));
+    assert!(line.contains("50.0 % of units moved"), "{line}");
+    assert!(line.contains("and 34 groups"), "{line}");
+}
+
+#[test]
+fn a_reference_is_a_digest_or_absent() {
+    assert!(parse_reference(&RoundStatus::default()).unwrap().is_none());
+    let digest = Digest::of(b"x");
+    let round = RoundStatus { reference_digest: digest.to_string(), ..RoundStatus::default() };
+    assert_eq!(parse_reference(&round).unwrap(), Some(digest));
+    let round = RoundStatus { reference_digest: "abc".into(), ..RoundStatus::default() };
+    assert!(parse_reference(&round).is_err());
+}

@@ -1,0 +1,56 @@
+use super::*;
+
+fn parse(text: &str, fallback: Option<u64>) -> Result<(Metrics, usize)> {
+    Metrics::parse(text, fallback, "metrics.json")
+}
+
+#[test]
+fn nested_and_flat_metrics_mean_the_same() {
+    let expected = Metrics { num_examples: 9, metrics: [("loss".to_owned(), 0.5)].into() };
+    for text in [
+        r#"{"num_examples": 9, "metrics": {"loss": 0.5}}"#,
+        r#"{"num_examples": 9, "loss": 0.5, "note": "not a number"}"#,
+        r#"{"num_examples": 9.0, "loss": 0.5}"#,
+    ] {
+        assert_eq!(parse(text, None).unwrap(), (expected.clone(), 0), "{text}");
+    }
+}
+
+#[test]
+fn the_files_number_of_examples_wins_over_the_command_lines() {
+    assert_eq!(parse(r#"{"num_examples": 9}"#, Some(5)).unwrap().0.num_examples, 9);
+    assert_eq!(parse("{}", Some(5)).unwrap().0.num_examples, 5);
+}
+
+#[test]
+fn without_a_number_of_examples_the_message_says_how_to_give_it() {
+    let error = parse("{}", None).unwrap_err().to_string();
+    assert!(error.contains("--num-examples") && error.contains("FEDBASIN_METRICS"), "{error}");
+}
+
+#[test]
+fn absurd_numbers_and_other_json_are_refused() {
+    for text in [
+        r#"{"num_examples": 0}"#,
+        r#"{"num_examples": -3}"#,
+        r#"{"num_examples": 1.5}"#,
+        r#"{"num_examples": 1000000000001}"#,
+        r#"{"num_examples": "9"}"#,
+        r#"{"num_examples": 9, "metrics": [1]}"#,
+        "[]",
+        "nothing",
+        r#"{"num_examples": 9, "loss": NaN}"#,
+    ] {
+        assert!(parse(text, None).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn too_many_metrics_are_cut_not_refused() {
+    let mut metrics: MetricMap = (0..70).map(|i| (format!("m{i:02}"), 1.0)).collect();
+    metrics.insert("x".repeat(65), 1.0);
+    metrics.insert("infinite".into(), f64::INFINITY);
+    assert_eq!(limit_metrics(&mut metrics), 8);
+    assert_eq!(metrics.len(), 64);
+    assert!(metrics.contains_key("m00"));
+}

@@ -1,0 +1,190 @@
+//! What a site keeps on disk: a folder for each round, so that nothing is trained twice.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use fedbasin_proto::v1::Receipt;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    files::{read_text, write_error, write_json},
+};
+
+/// The folder of one site in one run. Held by one process at a time.
+#[derive(Debug)]
+pub(super) struct WorkDir {
+    path: PathBuf,
+    /// Locked as long as this lives.
+    _lock: File,
+}
+
+/// Which run a folder belongs to.
+#[derive(Debug, Serialize, Deserialize)]
+struct Owner {
+    run_id: String,
+}
+
+impl WorkDir {
+    /// Opens or creates the folder, and locks it.
+    ///
+    /// # Errors
+    /// Another process works in it, it belongs to another run, or it cannot be written.
+    pub(super) fn open(path: &Path, run_id: &str) -> Result<Self> {
+        let trouble = |error: io::Error| write_error(path, &error);
+        fs::create_dir_all(path).map_err(trouble)?;
+        let lock = File::create(path.join("lock")).map_err(trouble)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::failed(
+                    "another process works in this folder",
+                    path.display(),
+                    "wait for it, or give another --work-dir",
+                ));
+            }
+            Err(fs::TryLockError::Error(error)) => return Err(trouble(error)),
+        }
+        let owner_path = path.join("run.json");
+        if owner_path.exists() {
+            let owner: Owner = parse(&owner_path)?;
+            if owner.run_id != run_id {
+                return Err(Error::failed(
+                    format_args!("belongs to run {}", owner.run_id),
+                    path.display(),
+                    format_args!("give run {run_id} a --work-dir of its own"),
+                ));
+            }
+        } else {
+            write_json(&owner_path, &Owner { run_id: run_id.to_owned() })?;
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The folder of one round, created if need be.
+    pub(super) fn round(&self, number: u32) -> Result<RoundDir> {
+        let path = self.path.join(format!("round-{number}"));
+        fs::create_dir_all(&path).map_err(|error| write_error(&path, &error))?;
+        Ok(RoundDir { path })
+    }
+
+    /// Where the last global model is kept.
+    pub(super) fn global(&self) -> PathBuf {
+        self.path.join("global.safetensors")
+    }
+}
+
+/// The folder of one round.
+#[derive(Debug)]
+pub(super) struct RoundDir {
+    path: PathBuf,
+}
+
+impl RoundDir {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn reference(&self) -> PathBuf {
+        self.path.join("reference.safetensors")
+    }
+
+    pub(super) fn output(&self) -> PathBuf {
+        self.path.join("output.safetensors")
+    }
+
+    pub(super) fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.json")
+    }
+
+    fn ticket_path(&self) -> PathBuf {
+        self.path.join("ticket.json")
+    }
+
+    /// How far an earlier process came.
+    ///
+    /// # Errors
+    /// A ticket that cannot be read.
+    pub(super) fn ticket(&self) -> Result<Option<Ticket>> {
+        let path = self.ticket_path();
+        if path.exists() { parse(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn save(&self, ticket: &Ticket) -> Result<()> {
+        write_json(&self.ticket_path(), ticket)
+    }
+
+    /// Forgets the ticket: the round is trained anew.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub(super) fn forget(&self) -> Result<()> {
+        let path = self.ticket_path();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(write_error(&path, &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How far a site came in a round. A field is written once what it says is true and on disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Ticket {
+    pub(super) run_id: String,
+    pub(super) round: u32,
+    /// Digest of the reference that was trained from; empty without one.
+    pub(super) reference: String,
+    /// The trainer succeeded; its output is in the folder.
+    pub(super) trained: bool,
+    pub(super) digest: Option<String>,
+    pub(super) num_examples: Option<u64>,
+    pub(super) update_id: Option<String>,
+    pub(super) receipt: Option<KeptReceipt>,
+    /// Why the update was not needed.
+    pub(super) declined: Option<String>,
+    /// Why the update was refused: then the round is trained anew.
+    pub(super) rejected: Option<String>,
+}
+
+/// A receipt as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct KeptReceipt {
+    update_id: String,
+    run_id: String,
+    round: u32,
+    site_id: String,
+    digest: String,
+    size: u64,
+    num_examples: u64,
+    accepted_at_ms: i64,
+}
+
+impl From<Receipt> for KeptReceipt {
+    fn from(receipt: Receipt) -> Self {
+        Self {
+            update_id: receipt.update_id,
+            run_id: receipt.run_id,
+            round: receipt.round,
+            site_id: receipt.site_id,
+            digest: receipt.digest,
+            size: receipt.size,
+            num_examples: receipt.num_examples,
+            accepted_at_ms: receipt.accepted_at_ms,
+        }
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
+    let text = read_text(path, 1 << 20)?;
+    serde_json::from_str(&text)
+        .map_err(|error| Error::failed(format_args!("not readable: {error}"), path.display(), "move it away"))
+}
+
+#[cfg(test)]
+mod tests;

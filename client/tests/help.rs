@@ -1,0 +1,63 @@
+//! The texts of `--help` are a contract: a change shows in the diff of `tests/help/`.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::{fs, path::Path, process::Command};
+
+const COMMANDS: [&str; 24] = [
+    "",
+    "site",
+    "site run",
+    "site status",
+    "site upload",
+    "site download",
+    "admin",
+    "admin enrol",
+    "admin sites",
+    "admin checkpoint",
+    "admin create-run",
+    "admin runs",
+    "admin run",
+    "admin rounds",
+    "admin round",
+    "admin cancel",
+    "admin model",
+    "spec",
+    "spec mlp",
+    "spec conv",
+    "spec check",
+    "permute",
+    "align",
+    "merge",
+];
+
+#[test]
+fn help_texts_are_as_kept() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help");
+    let update = std::env::var_os("FEDBASIN_UPDATE_HELP").is_some();
+    let mut changed = Vec::new();
+    for command in COMMANDS {
+        let output = Command::new(env!("CARGO_BIN_EXE_fedbasin"))
+            .args(command.split_whitespace())
+            .arg("--help")
+            .env_remove("COLUMNS")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{command}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let name = if command.is_empty() { "fedbasin".to_owned() } else { command.replace(' ', "-") };
+        let path = folder.join(format!("{name}.txt"));
+        if update {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(&path, &text).unwrap();
+        } else if fs::read_to_string(&path).unwrap_or_default() != text {
+            changed.push(format!("fedbasin {command} --help now says:\n{text}"));
+        }
+    }
+    assert!(
+        changed.is_empty(),
+        "{}\nif that is meant: FEDBASIN_UPDATE_HELP=1 cargo test -p fedbasin-client",
+        changed.join("\n")
+    );
+}
