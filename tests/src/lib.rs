@@ -1,1 +1,35 @@
 #![doc = include_str!("../README.md")]
+
+mod admin;
+pub mod checkpoint;
+mod database;
+pub mod rooms;
+mod server;
+mod site;
+mod wait;
+
+pub use admin::{Admin, Answer};
+pub use database::Database;
+pub use server::{Options, Server, client_binary, server_binary};
+pub use site::{Bearer, Client, Refusal, Site, assert_refused, chunks, digest};
+pub use wait::{PATIENCE, eventually};
+
+/// Makes of each `async fn claim(database: Database)` two tests, `claim::on_sqlite` and `claim::on_postgres`.
+#[macro_export]
+macro_rules! on_both_databases {
+    ($($claim:ident),+ $(,)?) => {
+        $(
+            mod $claim {
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn on_sqlite() {
+                    super::$claim($crate::Database::sqlite()).await;
+                }
+
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn on_postgres() {
+                    super::$claim($crate::Database::postgres().await).await;
+                }
+            }
+        )+
+    };
+}

@@ -19,3 +19,17 @@ fn a_secret_does_not_show_itself() {
     assert!(!format!("{config:?}").contains("hunter2"));
     assert!(config.database_url.expect("set").expose().contains("hunter2"));
 }
+
+#[test]
+fn the_sample_is_understood_and_says_the_defaults() {
+    let sample = include_str!("../../../deploy/fedbasin.toml");
+    let config = Config::from_toml(sample).expect("the sample in deploy/");
+    let defaults = Config::default();
+    assert_eq!(format!("{:?}", config.limits), format!("{:?}", defaults.limits));
+    assert_eq!(format!("{:?}", config.work), format!("{:?}", defaults.work));
+    assert_eq!(format!("{:?}", config.log), format!("{:?}", defaults.log));
+    // The commented keys must be keys too.
+    let tls = "[tls]\ncert_file = \"a\"\nkey_file = \"b\"\n";
+    assert!(sample.contains("# [tls]") && Config::from_toml(tls).is_ok());
+    assert!(sample.contains("# admin_token_file") && Config::from_toml("admin_token_file = \"a\"").is_ok());
+}

@@ -1,0 +1,5 @@
+//! `fedbasin-server`, built together with the tests that start it.
+
+fn main() -> std::process::ExitCode {
+    fedbasin_server::main_with(std::env::args_os())
+}

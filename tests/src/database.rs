@@ -1,0 +1,80 @@
+//! The database of one test: SQLite in the server's data folder, or a fresh one in a real Postgres.
+
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
+
+const VARIABLE: &str = "FEDBASIN_TEST_POSTGRES_URL";
+
+/// The database that a test's server uses. A Postgres one is dropped with the value.
+#[derive(Debug)]
+pub struct Database(Option<Postgres>);
+
+#[derive(Debug)]
+struct Postgres {
+    /// Where databases can be created.
+    cluster: String,
+    name: String,
+}
+
+impl Database {
+    /// SQLite, in the server's data folder: what it does by default.
+    #[must_use]
+    pub fn sqlite() -> Self {
+        Self(None)
+    }
+
+    /// A fresh database in the cluster of `FEDBASIN_TEST_POSTGRES_URL`.
+    ///
+    /// # Panics
+    /// Where that is not set, or leads nowhere: a test that needs Postgres must not pass without it.
+    pub async fn postgres() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "how tests/run hands over the cluster that it started")]
+        let cluster = std::env::var(VARIABLE).unwrap_or_else(|_| {
+            panic!("{VARIABLE} is not set: run `tests/run tests`, which starts a Postgres, or name one of your own")
+        });
+        // Unique among processes of this machine and, by the counter, within this one.
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("fedbasin_test_{}_{number}", std::process::id());
+        // A database of that name can only be left over from a dead process with the same id.
+        statement(&cluster, format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            .await
+            .expect("no old database");
+        statement(&cluster, format!("CREATE DATABASE {name}")).await.expect("a database for this test");
+        Self(Some(Postgres { cluster, name }))
+    }
+
+    /// The URL for the server; `None` for SQLite.
+    ///
+    /// # Panics
+    /// Where the cluster's URL is none.
+    #[must_use]
+    pub fn url(&self) -> Option<String> {
+        let postgres = self.0.as_ref()?;
+        let (before, after) = postgres.cluster.split_once('?').unwrap_or((&postgres.cluster, ""));
+        let (host, _) = before.rsplit_once('/').expect("a URL that ends in /database");
+        let query = if after.is_empty() { String::new() } else { format!("?{after}") };
+        Some(format!("{host}/{}{query}", postgres.name))
+    }
+}
+
+async fn statement(cluster: &str, sql: String) -> sqlx::Result<()> {
+    let options: PgConnectOptions = cluster.parse()?;
+    let mut connection = PgConnection::connect_with(&options).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await?;
+    connection.close().await
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some(postgres) = self.0.take() else { return };
+        // Drop may run inside a runtime, which cannot be blocked on: use another thread and its own runtime. A
+        // database that stays behind harms nobody, so errors are let go.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", postgres.name);
+            let _ = runtime.block_on(statement(&postgres.cluster, sql));
+            std::io::Result::Ok(())
+        });
+        let _ = dropping.join();
+    }
+}

@@ -1,0 +1,233 @@
+//! A real server in a process of its own.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+};
+
+use crate::{Admin, Database, PATIENCE, Site};
+
+/// Path of the server's program: the one that cargo built together with this test.
+///
+/// # Panics
+/// Where the test does not lie in a target folder.
+#[must_use]
+pub fn server_binary() -> PathBuf {
+    built("server-under-test")
+}
+
+/// Path of the client's program: the one that cargo built together with this test.
+///
+/// # Panics
+/// Where the test does not lie in a target folder.
+#[must_use]
+pub fn client_binary() -> PathBuf {
+    built("client-under-test")
+}
+
+fn built(name: &str) -> PathBuf {
+    // target/<profile>/deps/<this test>
+    let test = std::env::current_exe().expect("the path of this test");
+    let profile = test.ancestors().nth(2).expect("a test lies two folders deep");
+    let path = profile.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --package fedbasin-tests --bins`",
+        path.display()
+    );
+    path
+}
+
+/// How a test wants its server.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Further TOML for the configuration file, for instance `[limits]`.
+    pub config: String,
+    /// PEM files of a certificate and its key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The admin token, by file; without it the server makes its own.
+    pub admin_token: Option<String>,
+}
+
+/// A running server with a data folder and a database of its own; killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Option<Child>,
+    /// URL of the gRPC edge.
+    pub grpc: String,
+    /// URL of the HTTP edge.
+    pub http: String,
+    /// Folder of everything this server writes.
+    pub folder: tempfile::TempDir,
+    options: Options,
+    database: Database,
+}
+
+impl Server {
+    /// Starts one and waits until it listens.
+    ///
+    /// # Panics
+    /// Where it does not, with its log.
+    #[must_use]
+    pub fn start(database: Database) -> Self {
+        Self::start_with(database, Options::default())
+    }
+
+    /// Starts one with options and waits until it listens.
+    ///
+    /// # Panics
+    /// Where it does not, with its log.
+    #[must_use]
+    pub fn start_with(database: Database, options: Options) -> Self {
+        let folder = tempfile::Builder::new().prefix("fedbasin-test-").tempdir().expect("a temporary folder");
+        let mut server =
+            Self { child: None, grpc: String::new(), http: String::new(), folder, options, database };
+        server.run("127.0.0.1:0", "127.0.0.1:0");
+        server
+    }
+
+    /// Kills the server as a power cut would (SIGKILL) and waits until it is gone.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("a running server");
+        child.kill().expect("the server can be killed");
+        child.wait().expect("the server is gone");
+    }
+
+    /// Starts it again, at the same addresses, on what it left behind.
+    ///
+    /// # Panics
+    /// Where it still runs, or does not start.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "the server still runs");
+        let (grpc, http) = (address(&self.grpc).to_owned(), address(&self.http).to_owned());
+        self.run(&grpc, &http);
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The admin token that is in force.
+    ///
+    /// # Panics
+    /// Where the server wrote none.
+    #[must_use]
+    pub fn admin_token(&self) -> String {
+        let file = self.data_dir().join("admin-token");
+        match &self.options.admin_token {
+            Some(token) => token.clone(),
+            None => fs::read_to_string(file).expect("the generated admin token").trim().to_owned(),
+        }
+    }
+
+    /// A client of the HTTP edge, with the admin token.
+    #[must_use]
+    pub fn admin(&self) -> Admin {
+        Admin::new(&self.http, &self.admin_token())
+    }
+
+    /// Enrols a site and connects as it.
+    ///
+    /// # Panics
+    /// Where the server refuses.
+    #[must_use]
+    pub fn site(&self, id: &str) -> Site {
+        Site::new(id, &self.grpc, &self.admin().enrol(id))
+    }
+
+    /// Resident memory of the server's process, in bytes.
+    ///
+    /// # Panics
+    /// Where it does not run or the system has no `/proc`.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let id = self.child.as_ref().expect("a running server").id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process's status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident size");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    fn run(&mut self, grpc: &str, http: &str) {
+        let log_path = self.folder.path().join("server.log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");
+        let mut command = Command::new(server_binary());
+        command.arg("serve");
+        command.arg("--config").arg(self.write_config(grpc, http));
+        if let Some(url) = self.database.url() {
+            // A password belongs in the environment, not on a command line.
+            command.env("FEDBASIN_DATABASE_URL", url);
+        }
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().expect("the server's program starts");
+        let stdout = child.stdout.take().expect("its output is piped");
+        self.child = Some(child);
+
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let line = receiver.recv_timeout(PATIENCE).unwrap_or_default();
+        let found = line.strip_prefix("listening grpc=").and_then(|rest| rest.split_once(" http="));
+        let Some((grpc, http)) = found else {
+            let log = fs::read_to_string(&log_path).unwrap_or_default();
+            panic!("the server does not listen; it printed {line:?}, and its log is:\n{log}");
+        };
+        (self.grpc, self.http) = (grpc.to_owned(), http.to_owned());
+    }
+
+    fn write_config(&self, grpc: &str, http: &str) -> PathBuf {
+        let mut toml = String::new();
+        let _ = writeln!(toml, "data_dir = {:?}", self.data_dir());
+        if let Some(token) = &self.options.admin_token {
+            let file = self.folder.path().join("given-admin-token");
+            fs::write(&file, format!("{token}\n")).expect("a token file");
+            let _ = writeln!(toml, "admin_token_file = {file:?}");
+        }
+        let _ = writeln!(toml, "[grpc]\nlisten = {grpc:?}\n[http]\nlisten = {http:?}");
+        if let Some((cert, key)) = &self.options.tls {
+            let _ = writeln!(toml, "[tls]\ncert_file = {cert:?}\nkey_file = {key:?}");
+        }
+        toml.push_str(&self.options.config);
+        let path = self.folder.path().join("fedbasin.toml");
+        fs::write(&path, toml).expect("a configuration file");
+        path
+    }
+
+    /// Everything the server logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        Path::join(self.folder.path(), "server.log")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("---- the server's log ----\n{}", self.log());
+        }
+    }
+}
+
+/// `host:port` of a URL.
+fn address(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, address)| address)
+}

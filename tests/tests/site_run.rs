@@ -1,0 +1,127 @@
+//! `fedbasin site run`, the whole life of a site: real processes of the real program, a shell script as trainer.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use fedbasin_tests::{
+    Database, PATIENCE, Server,
+    checkpoint::{one_hot, one_hot_spec, read_f32},
+    client_binary, on_both_databases,
+};
+use serde_json::{Value, json};
+
+on_both_databases!(
+    sites_that_run_by_themselves_finish_a_run_of_two_rounds,
+    sites_survive_a_restart_of_the_server
+);
+
+/// Writes the checkpoint that lies beside it for this round; notes what it was given.
+const TRAINER: &str = r#"
+set -e
+echo "round=$FEDBASIN_ROUND reference=$(basename "${FEDBASIN_REFERENCE:-none}") size=$( [ -z "$FEDBASIN_REFERENCE" ] || wc -c < "$FEDBASIN_REFERENCE" )" >> seen.txt
+cp mine.safetensors "$FEDBASIN_OUTPUT"
+printf '{"num_examples": %s, "loss": 0.25}' "$(cat num_examples)" > "$FEDBASIN_METRICS"
+"#;
+
+struct Program {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Program {
+    /// Starts an enrolled site of the run `pilot`, whose checkpoint is the one-hot tensor `i`.
+    fn start(server: &Server, token: &str, i: usize, num_examples: u64) -> Self {
+        let folder = tempfile::Builder::new().prefix("fedbasin-site-").tempdir().expect("a folder");
+        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("a file");
+        write("mine.safetensors", &one_hot(i, 2));
+        write("num_examples", num_examples.to_string().as_bytes());
+        write("token", format!("{token}\n").as_bytes());
+        write("train.sh", TRAINER.as_bytes());
+        let log = fs::File::create(folder.path().join("log")).expect("a log");
+        let child = Command::new(client_binary())
+            .args(["site", "run", "--server", &server.grpc, "--run", "pilot", "--token-file", "token"])
+            .args(["--train", "sh train.sh"])
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("the client's program starts");
+        Self { child, folder }
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(Path::join(self.folder.path(), name)).unwrap_or_default()
+    }
+
+    /// Waits for its end and returns its exit code.
+    async fn ends(&mut self) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its status") {
+                return status.code();
+            }
+            assert!(start.elapsed() < PATIENCE, "the site does not end; its log:\n{}", self.read("log"));
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("---- a site's log ----\n{}", self.read("log"));
+        }
+    }
+}
+
+fn new_run(rounds: u32) -> Value {
+    json!({
+        "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
+        "policy": { "rounds": rounds, "quorum": 2, "deadline_seconds": 600 },
+    })
+}
+
+async fn sites_that_run_by_themselves_finish_a_run_of_two_rounds(database: Database) {
+    let server = Server::start(database);
+    let admin = server.admin();
+    let (token_a, token_b) = (admin.enrol("a"), admin.enrol("b"));
+    admin.create_run(&new_run(2));
+    let (mut a, mut b) = (Program::start(&server, &token_a, 0, 1), Program::start(&server, &token_b, 1, 3));
+    assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
+    assert_eq!(admin.run("pilot")["state"], "complete");
+    assert_eq!(read_f32(&admin.model("pilot", 2), "counted"), [0.25, 0.75]);
+    let entry = admin.round_site("pilot", 1, "b");
+    assert_eq!((&entry["num_examples"], &entry["metrics"]["loss"]), (&json!(3), &json!(0.25)), "{entry}");
+    let seen = a.read("seen.txt");
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines.len(), 2, "trained once a round: {seen}");
+    assert_eq!(lines[0], "round=1 reference=none size=", "a founding round has no reference");
+    let size = admin.model("pilot", 1).len();
+    assert!(lines[1].starts_with("round=2 ") && lines[1].ends_with(&format!("size={size}")), "{seen}");
+}
+
+async fn sites_survive_a_restart_of_the_server(database: Database) {
+    let mut server = Server::start(database);
+    let (token_a, token_b) = (server.admin().enrol("a"), server.admin().enrol("b"));
+    server.admin().create_run(&new_run(2));
+    let mut a = Program::start(&server, &token_a, 0, 1);
+    fedbasin_tests::eventually("a's update is accepted", || {
+        server.admin().round_site("pilot", 1, "a")["accepted_at"].is_string().then_some(())
+    })
+    .await;
+    // It waits for the round to go on. The server dies, stays away for a moment, and comes back.
+    server.kill();
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    server.start_again();
+    let mut b = Program::start(&server, &token_b, 1, 3);
+    assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
+    assert_eq!(read_f32(&server.admin().model("pilot", 2), "counted"), [0.25, 0.75]);
+    assert_eq!(a.read("seen.txt").lines().count(), 2, "trained once a round: {}", a.read("seen.txt"));
+}
