@@ -198,6 +198,10 @@ def founding_round(pb, services, address, url, admin):
         "policy": {"rounds": 1, "quorum": 2, "deadline_seconds": 600},
     })["id"]
 
+    # The reconciler opens the first round a moment after the run was created.
+    for status in a.stub.WatchRun(pb.WatchRunRequest(run_id=run), **a.auth):
+        if status.HasField("round"):
+            break
     (status,) = a.stub.ListRuns(pb.ListRunsRequest(), **a.auth).runs
     check("a site sees its run", (status.run_id, status.state) == (run, pb.RUN_STATE_OPEN), status)
     check("the round collects, without a reference",
@@ -251,7 +255,8 @@ def founding_round(pb, services, address, url, admin):
     for name in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
         worst = max(abs(x - y) for x, y in zip(read_f32(model, name), read_f32(first, name)))
         check(f"the aligned mean of equal networks is that network: {name}", worst < 1e-6, worst)
-    refused("a closed round takes no update", grpc.StatusCode.FAILED_PRECONDITION, "round-closed",
+    check("the receipt is given again after the end", a.begin(run, 1, first, 3).receipt == receipt)
+    refused("nor then can a site have a second update", grpc.StatusCode.ALREADY_EXISTS, "conflict",
             lambda: b.begin(run, 1, network([1, 0, 2, 3]), 1))
 
 
