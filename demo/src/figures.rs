@@ -166,8 +166,7 @@ fn merge_many(
     shares: &[f64],
     digests: &[Digest],
 ) -> anyhow::Result<Checkpoint> {
-    let mut load =
-        |index: usize| -> anyhow::Result<Checkpoint> { Ok(updates[index].clone()) };
+    let mut load = |index: usize| -> anyhow::Result<Checkpoint> { Ok(updates[index].clone()) };
     let merged = rebasin::merge_many(spec, updates.len(), &mut load, shares, &options(digests), &mut |_| {})?;
     let borrowed: Vec<&Checkpoint> = updates.iter().collect();
     Ok(rebasin::mean(Some(spec), &borrowed, Some(&merged.alignments), shares)?)

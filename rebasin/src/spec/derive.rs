@@ -123,12 +123,17 @@ impl Spec {
     /// The spec of a plain convolutional network, PyTorch's layout: convolutions `[out, in, k…]`, each optionally
     /// followed by a BatchNorm (weight, bias, running_mean, running_var, num_batches_tracked), then linear layers; the
     /// channels that are flattened before the first linear layer act on blocks of height × width. Layers follow one
-    /// another by the natural order of their names.
+    /// another by the natural order of their names, modules that convolve before those that do not.
     ///
     /// # Errors
     /// [`SpecError::Derive`] if the tensors are not such a chain: branches, grouped convolutions, other layers.
     pub fn conv_net(layout: &Layout) -> Result<Self, SpecError> {
-        let layers = layers(layout);
+        let mut layers = layers(layout);
+        // `classifier` stands before `features` by name; what convolves comes first. Stable: else the order by name.
+        let root = |layer: &Layer<'_>| layer.name.split('.').next().unwrap_or_default().to_owned();
+        let convolving: Vec<String> =
+            layers.iter().filter(|layer| layer.weight_rank() > 2).map(root).collect();
+        layers.sort_by_key(|layer| !convolving.contains(&root(layer)));
         let last = layers
             .iter()
             .rposition(|layer| layer.weight_rank() >= 2)

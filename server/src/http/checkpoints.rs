@@ -47,7 +47,8 @@ pub(super) async fn create(
         let detail = format!("{size} bytes are more than the {} taken", api.limits.max_checkpoint_bytes);
         return Err(Error::new(Code::TooLarge, detail).into());
     }
-    let name = uuid::Uuid::now_v7().to_string();
+    // Not a bare id: those are swept once no update of that id is under way.
+    let name = format!("seed-{}", uuid::Uuid::now_v7());
     let stored = receive(&api, &name, size, body.into_data_stream()).await;
     api.store.discard_staging(&name);
     let stored = stored?;

@@ -6,9 +6,8 @@ use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
-use axum_extra::TypedHeader;
-use headers::Range;
-use http::{HeaderValue, StatusCode, header};
+use headers::{HeaderMapExt as _, Range};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use rebasin::AlignReport;
 use serde::Serialize;
 
@@ -116,7 +115,7 @@ pub(super) async fn show(
 pub(super) async fn model(
     State(api): State<Api>,
     Path((run, number)): Path<(String, String)>,
-    range: Option<TypedHeader<Range>>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let run = runs::find(&api, &run).await?;
     let record = find(&api, &run, &number).await?;
@@ -126,13 +125,10 @@ pub(super) async fn model(
     };
     let stored = api.store.checkpoint(&global).await?;
     let size = stored.ok_or_else(|| Error::internal("a published model without a row"))?.size;
-    let (status, bytes) = match range {
-        None => (StatusCode::OK, 0..size),
-        Some(TypedHeader(range)) => match single_range(&range, size) {
-            Ranges::One(bytes) => (StatusCode::PARTIAL_CONTENT, bytes),
-            Ranges::Many => (StatusCode::OK, 0..size),
-            Ranges::None => return Ok(Problem::range_not_satisfiable(size)),
-        },
+    let (status, bytes) = match asked_range(&headers, size) {
+        None | Some(Ranges::Many) => (StatusCode::OK, 0..size),
+        Some(Ranges::One(bytes)) => (StatusCode::PARTIAL_CONTENT, bytes),
+        Some(Ranges::None) => return Ok(Problem::range_not_satisfiable(size)),
     };
     let object = api.store.object(&global, bytes.clone()).await?;
     let mut response = (status, Body::from_stream(object.stream)).into_response();
@@ -161,6 +157,19 @@ enum Ranges {
     /// Several: the whole is answered, as RFC 9110 allows.
     Many,
     None,
+}
+
+/// The range that a request asks for. One that cannot be understood is ignored, as RFC 9110 allows.
+fn asked_range(headers: &HeaderMap, size: u64) -> Option<Ranges> {
+    let text = headers.get(header::RANGE)?.to_str().ok()?;
+    // `headers` finds a suffix longer than the whole unsatisfiable; by RFC 9110, 14.1.2, it is the whole.
+    if let Some(length) = text.strip_prefix("bytes=-").and_then(|length| length.parse::<u64>().ok()) {
+        return Some(match length.min(size) {
+            0 => Ranges::None,
+            length => Ranges::One(size - length..size),
+        });
+    }
+    Some(single_range(&headers.typed_get::<Range>()?, size))
 }
 
 fn single_range(range: &Range, size: u64) -> Ranges {
