@@ -51,9 +51,8 @@ impl Store {
         let mut file = std::fs::File::open(file)?;
         let mut upload = self.objects.put_multipart(&key).await?;
         loop {
-            let (returned, part) = tokio::task::spawn_blocking(move || read_part(file).map(|(f, p)| (f, p)))
-                .await
-                .map_err(Error::internal)??;
+            let (returned, part) =
+                tokio::task::spawn_blocking(move || read_part(file)).await.map_err(Error::internal)??;
             file = returned;
             if part.is_empty() {
                 break;
