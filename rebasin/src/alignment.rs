@@ -108,6 +108,9 @@ pub(crate) fn permute(
     axes: &[Option<AxisUse>],
     alignment: &Alignment,
 ) -> Vec<u8> {
+    if bytes.is_empty() {
+        return Vec::new();
+    }
     let maps: Vec<_> =
         shape.iter().zip(axes).map(|(&length, axis)| axis_map(length, axis.as_ref(), alignment)).collect();
     gather(bytes, shape, size, &maps)

@@ -29,6 +29,7 @@ impl Assignment {
     /// # Panics
     /// If `gain` is not the matrix's size.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "ndarray's views are passed by value")]
     pub fn violation(&self, gain: ArrayView2<'_, f32>) -> f64 {
         let mut worst = 0.0_f64;
         for (row, gains) in gain.rows().into_iter().enumerate() {
@@ -53,6 +54,7 @@ impl Assignment {
 /// # Panics
 /// If the matrix is not square or holds a value that is not finite.
 #[must_use]
+#[expect(clippy::needless_pass_by_value, reason = "ndarray's views are passed by value")]
 pub fn assign(gain: ArrayView2<'_, f32>) -> Assignment {
     let n = gain.nrows();
     assert_eq!(n, gain.ncols(), "a gain matrix is square");

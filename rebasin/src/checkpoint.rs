@@ -190,16 +190,21 @@ impl Checkpoint {
         let mut scanner = Scanner::new(None, bytes.len() as u64, *limits);
         scanner.push(bytes)?;
         let header = scanner.finish()?;
-        crate::read_checkpoint(&crate::BytesSource::new(bytes.to_vec(), header))
+        let mut tensors = Vec::with_capacity(header.layout().tensors().len());
+        for (index, info) in header.layout().tensors().iter().enumerate() {
+            tensors.push(Tensor::from_bytes(info, slice(bytes, &header.range(index)).to_vec())?);
+        }
+        Ok(Self { layout: header.layout().clone(), tensors })
     }
 
-    /// Writes a file: canonical order, no gaps, no metadata. The same checkpoint always gives the same bytes.
+    /// Writes a file: larger elements first, then by name; no gaps, no metadata. The same checkpoint always gives the
+    /// same bytes.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let (_, mut bytes) = Header::canonical(&self.layout);
+        let (header, mut bytes) = Header::canonical(&self.layout);
         bytes.reserve(self.layout.num_bytes());
-        for tensor in &self.tensors {
-            bytes.extend_from_slice(&tensor.bytes);
+        for index in header.file_order() {
+            bytes.extend_from_slice(&self.tensors[index].bytes);
         }
         bytes
     }
@@ -230,4 +235,10 @@ impl Checkpoint {
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
+}
+
+/// The bytes of a checked range: within the file, so within memory.
+fn slice<'a>(bytes: &'a [u8], range: &std::ops::Range<u64>) -> &'a [u8] {
+    let place = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
+    &bytes[place(range.start)..place(range.end)]
 }

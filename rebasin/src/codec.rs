@@ -58,12 +58,14 @@ pub(crate) fn from_f64(dtype: Dtype, values: &[f64], out: &mut Vec<u8>) -> Resul
                 (value as f32).is_finite()
             }
             Dtype::F16 => {
-                out.extend_from_slice(&f16::from_f64(value).to_le_bytes());
-                f16::from_f64(value).is_finite()
+                let rounded = f16::from_f32(to_odd(value));
+                out.extend_from_slice(&rounded.to_le_bytes());
+                rounded.is_finite()
             }
             Dtype::BF16 => {
-                out.extend_from_slice(&bf16::from_f64(value).to_le_bytes());
-                bf16::from_f64(value).is_finite()
+                let rounded = bf16::from_f32(to_odd(value));
+                out.extend_from_slice(&rounded.to_le_bytes());
+                rounded.is_finite()
             }
             _ => false,
         };
@@ -73,3 +75,21 @@ pub(crate) fn from_f64(dtype: Dtype, values: &[f64], out: &mut Vec<u8>) -> Resul
     }
     Ok(())
 }
+
+/// Rounds to f32 so that rounding the outcome to 16 bits is as good as rounding the f64: toward zero, with the last bit
+/// set where anything was lost ("round to odd", Boldo and Melquiond 2008). `half`'s own conversions from f64 drop the
+/// lower half of the fraction, or round twice on machines with f16 instructions.
+#[expect(clippy::cast_possible_truncation, reason = "the loss is what the last bit records")]
+fn to_odd(value: f64) -> f32 {
+    let near = value as f32;
+    let exact = f64::from(near);
+    if exact == value || value.is_nan() {
+        return near;
+    }
+    // Bits of one sign are ordered as the magnitudes are, infinity after the largest number.
+    let toward_zero = if exact.abs() > value.abs() { near.to_bits() - 1 } else { near.to_bits() };
+    f32::from_bits(toward_zero | 1)
+}
+
+#[cfg(test)]
+mod tests;

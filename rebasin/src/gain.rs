@@ -1,8 +1,9 @@
 //! Gain matrices: what each assignment of a group's units is worth, the other groups held.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, linalg::general_mat_mul};
+use rayon::prelude::*;
 
-use crate::{Alignment, CheckedSpec, Checkpoint, alignment::axis_map};
+use crate::{Alignment, CheckedSpec, Checkpoint, Permutation, alignment::axis_map};
 
 /// Both models' averaged tensors in f32, with the spec's axes.
 pub(crate) struct Pair {
@@ -19,12 +20,40 @@ struct PairTensor {
     update: Vec<f32>,
 }
 
+/// One group's gain, and what it was made of.
+pub(crate) struct Gain {
+    /// `[size, size]`: row = unit of the reference, column = unit of the update. f32 sums.
+    pub(crate) matrix: Array2<f32>,
+    /// For each tensor that counts: the reference's units and the update's, as rows.
+    unfolded: Vec<(Array2<f32>, Array2<f32>)>,
+}
+
+impl Gain {
+    /// What a permutation of the group contributes to the true objective: its units' inner products, in f64. The order
+    /// of addition does not depend on threads.
+    pub(crate) fn value(&self, permutation: &Permutation) -> f64 {
+        let mut value = 0.0;
+        for (reference, update) in &self.unfolded {
+            let of_units: Vec<f64> = (0..permutation.len())
+                .into_par_iter()
+                .with_min_len(16)
+                .map(|unit| {
+                    let pairs = reference.row(unit).into_iter().zip(update.row(permutation.map(unit)));
+                    pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+                })
+                .collect();
+            value += of_units.iter().sum::<f64>();
+        }
+        value
+    }
+}
+
 impl Pair {
     pub(crate) fn new(spec: &CheckedSpec, reference: &Checkpoint, update: &Checkpoint) -> Self {
         let mut uses = vec![Vec::new(); spec.groups().len()];
         let mut tensors = Vec::new();
         for (index, info) in spec.layout().tensors().iter().enumerate() {
-            if !info.dtype.is_float() {
+            if !info.dtype.is_float() || info.num_elements() == 0 {
                 continue;
             }
             for (axis, use_of) in spec.axes(index).iter().enumerate() {
@@ -74,17 +103,16 @@ impl Pair {
     }
 
     /// Git Re-Basin, Sec. 3.2: the sum over the group's tensors of `unfold(reference) · unfold(update)ᵀ`, the update
-    /// permuted by `alignment` on every other axis. `[size, size]`: row = unit of the reference, column = unit of the
-    /// update. Tensors with a group that is not `known` are left out.
+    /// permuted by `alignment` on every other axis. Tensors with a group that is not `known` are left out.
     pub(crate) fn gain(
         &self,
         spec: &CheckedSpec,
         group: usize,
         alignment: &Alignment,
         known: &[bool],
-    ) -> Array2<f32> {
+    ) -> Gain {
         let size = spec.groups()[group].size;
-        let mut gain = Array2::<f32>::zeros((size, size));
+        let mut gain = Gain { matrix: Array2::zeros((size, size)), unfolded: Vec::new() };
         for &(tensor, axis) in &self.uses[group] {
             if !self.is_known(spec, tensor, group, known) {
                 continue;
@@ -99,17 +127,16 @@ impl Pair {
                 .collect();
             let reference = unfold(&tensor.reference, &tensor.shape, axis, size, &vec![None; maps.len()]);
             let update = unfold(&tensor.update, &tensor.shape, axis, size, &maps);
-            add_product(&mut gain, reference.view(), update.view());
+            general_mat_mul(1.0, &reference, &update.t(), 1.0, &mut gain.matrix);
+            gain.unfolded.push((reference, update));
         }
         gain
     }
 }
 
-fn add_product(gain: &mut Array2<f32>, reference: ArrayView2<'_, f32>, update: ArrayView2<'_, f32>) {
-    ndarray::linalg::general_mat_mul(1.0, &reference, &update.t(), 1.0, gain);
-}
-
 /// `[size, rest]`: the axis's units as rows; a block's elements and all other axes, mapped, as columns.
+///
+/// `size` divides the axis's length, and no axis is empty: a spec's check and [`Pair::new`] make sure.
 fn unfold(
     values: &[f32],
     shape: &[usize],
@@ -118,26 +145,34 @@ fn unfold(
     maps: &[Option<Vec<usize>>],
 ) -> Array2<f32> {
     let inner: usize = shape[axis + 1..].iter().product();
-    let outer: usize = shape[..axis].iter().product();
     let length = shape[axis];
-    let columns = if size == 0 { 0 } else { values.len() / size };
-    let mut out = Array2::zeros((size, columns));
-    let sources_outer = positions(&shape[..axis], &maps[..axis]);
-    let sources_inner = positions(&shape[axis + 1..], &maps[axis + 1..]);
-    let block = if size == 0 { 1 } else { length / size };
-    for (unit, mut row) in out.rows_mut().into_iter().enumerate() {
-        let mut column = 0;
-        for &source_outer in sources_outer.iter().take(outer) {
-            for element in 0..block {
-                let base = (source_outer * length + unit * block + element) * inner;
-                for &source in &sources_inner {
-                    row[column] = values[base + source];
-                    column += 1;
+    let (block, columns) = (length / size, values.len() / size);
+    let outer = positions(&shape[..axis], &maps[..axis]);
+    let mapped = maps[axis + 1..].iter().any(Option::is_some);
+    let inside = if mapped { positions(&shape[axis + 1..], &maps[axis + 1..]) } else { Vec::new() };
+    let mut out = vec![0.0; values.len()];
+    let rows_at_once = (1 << 14) / columns + 1;
+    out.par_chunks_mut(columns * rows_at_once).enumerate().for_each(|(part, rows)| {
+        for (row, out) in rows.chunks_mut(columns).enumerate() {
+            let unit = part * rows_at_once + row;
+            let mut pieces = out.chunks_mut(inner);
+            for &source in &outer {
+                for element in 0..block {
+                    let Some(piece) = pieces.next() else { return };
+                    let base = (source * length + unit * block + element) * inner;
+                    let from = &values[base..base + inner];
+                    if mapped {
+                        for (out, &source) in piece.iter_mut().zip(&inside) {
+                            *out = from[source];
+                        }
+                    } else {
+                        piece.copy_from_slice(from);
+                    }
                 }
             }
         }
-    }
-    out
+    });
+    Array2::from_shape_vec((size, columns), out).expect("as many values as the tensor has, in whole rows")
 }
 
 /// For the axes of `shape`, flattened: where each position comes from.

@@ -4,14 +4,12 @@
 //! the format asks: names are limited to `A-Z a-z 0-9 _ . -`, keys must differ, fields must be known, ranks, counts and
 //! sizes are bounded, offsets must cover the data without gap or overlap, and nothing but spaces may pad.
 
-use std::{collections::HashSet, fmt, io::Read, ops::Range};
+mod json;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor},
-};
+use std::{io::Read, ops::Range};
 
-use crate::{CheckpointError, Dtype, Layout, TensorInfo};
+use self::json::RawTensor;
+use crate::{CheckpointError, Layout};
 
 /// What a header may hold at the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,17 +18,33 @@ pub struct Limits {
     pub max_header_bytes: u64,
     /// Tensors.
     pub max_tensors: usize,
+    /// Axes of a tensor; never more than [`crate::MAX_RANK`].
+    pub max_rank: usize,
+    /// Bytes of a tensor's name; never more than [`crate::MAX_NAME_BYTES`].
+    pub max_name_bytes: usize,
     /// Entries of `__metadata__`.
     pub max_metadata_entries: usize,
     /// Bytes of a key or value in `__metadata__`.
     pub max_metadata_bytes: usize,
 }
 
+impl Limits {
+    /// The header of a file that must have `layout` cannot be larger than this, whatever metadata it carries.
+    pub(crate) fn within(self, layout: &Layout) -> Self {
+        let names: usize = layout.tensors().iter().map(|tensor| tensor.name.len() + 256).sum();
+        let metadata = self.max_metadata_entries * (2 * self.max_metadata_bytes + 8);
+        let most = (4096 + names + metadata) as u64;
+        Self { max_header_bytes: self.max_header_bytes.min(most), ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_header_bytes: 8 << 20,
-            max_tensors: 32_768,
+            max_header_bytes: 1 << 20,
+            max_tensors: 16_384,
+            max_rank: crate::MAX_RANK,
+            max_name_bytes: crate::MAX_NAME_BYTES,
             max_metadata_entries: 64,
             max_metadata_bytes: 1024,
         }
@@ -61,7 +75,7 @@ impl Header {
                 "is padded with something else than spaces, or cut off".into(),
             ));
         }
-        let raw = read_json(json_text, limits)?;
+        let raw = json::read(json_text, limits)?;
         let data_start = 8 + json.len() as u64;
         Self::check(raw, data_len, data_start)
     }
@@ -73,6 +87,12 @@ impl Header {
             let name = || tensor.info.name.clone();
             if tensor.begin != expected {
                 return Err(CheckpointError::Offsets { name: name(), why: "leave a gap or overlap" });
+            }
+            if tensor.end > data_len {
+                return Err(CheckpointError::Length {
+                    header: data_start.saturating_add(tensor.end),
+                    file: data_start + data_len,
+                });
             }
             let size = tensor.end.checked_sub(tensor.begin);
             if size != u64::try_from(tensor.info.num_bytes()).ok() {
@@ -109,18 +129,27 @@ impl Header {
         Self::parse(&json, size - 8 - length as u64, &limits)
     }
 
-    /// The header that [`Header::write`] makes for a layout: data in canonical order, without gaps.
+    /// The header that our files have for a layout, and its bytes. The data lies without gaps, larger elements first and
+    /// then by name, as the safetensors library writes: so every tensor is aligned, which PyTorch's reader needs.
     pub(crate) fn canonical(layout: &Layout) -> (Self, Vec<u8>) {
+        let tensors = layout.tensors();
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by_key(|&index| std::cmp::Reverse(tensors[index].dtype.size()));
+        let mut ranges = vec![0..0; tensors.len()];
         let mut json = String::from("{");
-        let mut offset = 0;
-        for (index, tensor) in layout.tensors().iter().enumerate() {
-            let end = offset + tensor.num_bytes();
-            let comma = if index == 0 { "" } else { "," };
+        let mut offset = 0_u64;
+        for index in order {
+            let tensor = &tensors[index];
+            let end = offset + tensor.num_bytes() as u64;
+            let comma = if offset == 0 && json.len() == 1 { "" } else { "," };
             // Names need no escapes: a layout allows none that would.
             json.push_str(&format!(
-                "{comma}\"{}\":{{\"dtype\":\"{}\",\"shape\":{:?},\"data_offsets\":[{offset},{end}]}}",
-                tensor.name, tensor.dtype, tensor.shape
+                "{comma}\"{}\":{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{offset},{end}]}}",
+                tensor.name,
+                tensor.dtype,
+                json::numbers(&tensor.shape)
             ));
+            ranges[index] = offset..end;
             offset = end;
         }
         json.push('}');
@@ -128,16 +157,19 @@ impl Header {
             json.push(' ');
         }
         let data_start = 8 + json.len() as u64;
+        for range in &mut ranges {
+            *range = data_start + range.start..data_start + range.end;
+        }
         let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(json.as_bytes());
-        let mut ranges = Vec::with_capacity(layout.tensors().len());
-        let mut at = data_start;
-        for tensor in layout.tensors() {
-            let end = at + tensor.num_bytes() as u64;
-            ranges.push(at..end);
-            at = end;
-        }
         (Self { layout: layout.clone(), data_start, ranges }, bytes)
+    }
+
+    /// Canonical positions in the order in which the file has them.
+    pub(crate) fn file_order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.ranges.len()).collect();
+        order.sort_by_key(|&index| (self.ranges[index].start, self.ranges[index].end));
+        order
     }
 
     /// The tensors' names, dtypes and shapes.
@@ -182,130 +214,5 @@ pub(crate) fn header_length(prefix: [u8; 8], size: u64, limits: &Limits) -> Resu
         .map_err(|_| CheckpointError::HeaderTooLarge { length, most: limits.max_header_bytes })
 }
 
-struct RawTensor {
-    info: TensorInfo,
-    begin: u64,
-    end: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawEntry {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    data_offsets: (u64, u64),
-}
-
-fn read_json(json: &[u8], limits: &Limits) -> Result<Vec<RawTensor>, CheckpointError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let tensors = deserializer.deserialize_map(Entries { limits }).and_then(|tensors| {
-        deserializer.end()?;
-        Ok(tensors)
-    });
-    tensors.map_err(|error| CheckpointError::Header(format!("is not what it must be: {error}")))
-}
-
-struct Entries<'a> {
-    limits: &'a Limits,
-}
-
-impl<'de> Visitor<'de> for Entries<'_> {
-    type Value = Vec<RawTensor>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<RawTensor>, A::Error> {
-        let mut tensors = Vec::new();
-        let mut names = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let shown = || name.chars().take(80).collect::<String>();
-            if name == "__metadata__" {
-                let metadata = map.next_value::<Metadata>()?;
-                metadata.check(self.limits).map_err(A::Error::custom)?;
-            } else {
-                if !crate::layout::is_valid_name(&name) {
-                    return Err(A::Error::custom(format_args!(
-                        "tensor name {:?} is not 1 to 256 of A-Z, a-z, 0-9, '_', '.' and '-'",
-                        shown()
-                    )));
-                }
-                let entry: RawEntry = map.next_value()?;
-                if entry.shape.len() > crate::layout::MAX_RANK {
-                    return Err(A::Error::custom(format_args!(
-                        "tensor {name} has {} axes",
-                        entry.shape.len()
-                    )));
-                }
-                if tensors.len() == self.limits.max_tensors {
-                    return Err(A::Error::custom(format_args!(
-                        "more than {} tensors",
-                        self.limits.max_tensors
-                    )));
-                }
-                let bytes =
-                    entry.shape.iter().try_fold(entry.dtype.size(), |bytes, &axis| bytes.checked_mul(axis));
-                if bytes.is_none() {
-                    return Err(A::Error::custom(format_args!("tensor {name}: its size overflows")));
-                }
-                let (begin, end) = entry.data_offsets;
-                let info = TensorInfo { name: name.clone(), dtype: entry.dtype, shape: entry.shape };
-                tensors.push(RawTensor { info, begin, end });
-            }
-            if !names.insert(name.clone()) {
-                return Err(A::Error::custom(format_args!("key {:?} stands twice", shown())));
-            }
-        }
-        Ok(tensors)
-    }
-}
-
-/// `__metadata__`: bounded, and otherwise ignored.
-struct Metadata(Vec<(String, String)>);
-
-impl Metadata {
-    fn check(&self, limits: &Limits) -> Result<(), String> {
-        if self.0.len() > limits.max_metadata_entries {
-            return Err(format!("__metadata__ has more than {} entries", limits.max_metadata_entries));
-        }
-        let mut keys = HashSet::new();
-        for (key, value) in &self.0 {
-            if key.len().max(value.len()) > limits.max_metadata_bytes {
-                return Err(format!(
-                    "__metadata__ holds a text of more than {} bytes",
-                    limits.max_metadata_bytes
-                ));
-            }
-            if !keys.insert(key) {
-                return Err(format!(
-                    "__metadata__ holds a key twice: {:?}",
-                    key.chars().take(80).collect::<String>()
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Metadata;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Metadata(pairs))
-            }
-        }
-        deserializer.deserialize_map(Pairs)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,14 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
+/// Bytes of a tensor, if they, and the sizes of all its axes but the empty ones together, fit 63 bits. (An axis of length 0
+/// must not hide that another is absurd.)
+pub(crate) fn checked_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+    let most = shape.iter().try_fold(dtype.size(), |bytes, &axis| bytes.checked_mul(axis.max(1)))?;
+    i64::try_from(most).ok()?;
+    Some(if shape.contains(&0) { 0 } else { most })
+}
+
 impl Layout {
     /// Checks and sorts.
     ///
@@ -107,9 +115,7 @@ impl Layout {
             if tensor.shape.len() > MAX_RANK {
                 return Err(LayoutError::Rank { name: tensor.name.clone(), rank: tensor.shape.len() });
             }
-            let bytes =
-                tensor.shape.iter().try_fold(tensor.dtype.size(), |bytes, &axis| bytes.checked_mul(axis));
-            let sum = bytes.and_then(|bytes| total.checked_add(bytes));
+            let sum = checked_bytes(tensor.dtype, &tensor.shape).and_then(|bytes| total.checked_add(bytes));
             total = sum
                 .filter(|&sum| i64::try_from(sum).is_ok())
                 .ok_or_else(|| LayoutError::Size(tensor.name.clone()))?;

@@ -18,7 +18,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     AlignReport, Alignment, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher, Permutation, assign,
-    gain::Pair, report,
+    gain::{Gain, Pair},
+    report,
 };
 
 /// How to search.
@@ -29,7 +30,7 @@ pub struct MatchOptions {
     /// How many starts; at least 1.
     pub starts: usize,
     /// Most sweeps a start.
-    pub max_sweeps: u32,
+    pub max_sweeps: usize,
 }
 
 impl Default for MatchOptions {
@@ -123,7 +124,8 @@ pub fn align(
         report.identity_certified = true;
         return Ok(Aligned { alignment, report });
     }
-    let starts = options.starts.max(1);
+    // One group is one assignment: it has one optimum, and no order.
+    let starts = if spec.groups().len() == 1 { 1 } else { options.starts.max(1) };
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let mut best: Option<(f64, Outcome)> = None;
     for start in 0..starts {
@@ -183,8 +185,9 @@ impl Outcome {
     }
 }
 
-/// A step must gain more than this fraction of the gain matrix's scale: f32 sums carry about seven digits.
-const RELATIVE_TOLERANCE: f64 = 1e-6;
+/// A step must raise the group's part of the true objective (f64 sums) by more than this fraction: less is the rounding of
+/// the gains that chose it (f32 sums), and the ascent would go round in circles among equals.
+const RELATIVE_TOLERANCE: f64 = 1e-7;
 
 impl Search<'_> {
     fn identity_is_certain(&self, observe: &mut dyn FnMut(Progress)) -> Result<bool, AlignError> {
@@ -192,7 +195,8 @@ impl Search<'_> {
         for group in 0..self.spec.groups().len() {
             observe(Progress::Group { group });
             let gain = self.gain(group, &identity, &self.all_known())?;
-            if !diagonal_is_row_maximum(&gain) && improvement(&gain, &identity.permutations[group]).is_some()
+            if !diagonal_is_row_maximum(&gain.matrix)
+                && improvement(&gain, &identity.permutations[group]).is_some()
             {
                 return Ok(false);
             }
@@ -204,9 +208,9 @@ impl Search<'_> {
         vec![true; self.spec.groups().len()]
     }
 
-    fn gain(&self, group: usize, alignment: &Alignment, known: &[bool]) -> Result<Array2<f32>, AlignError> {
+    fn gain(&self, group: usize, alignment: &Alignment, known: &[bool]) -> Result<Gain, AlignError> {
         let gain = self.pair.gain(self.spec, group, alignment, known);
-        if gain.iter().all(|value| value.is_finite()) {
+        if gain.matrix.iter().all(|value| value.is_finite()) {
             return Ok(gain);
         }
         Err(AlignError::Overflow { group: self.spec.groups()[group].name.clone() })
@@ -220,7 +224,7 @@ impl Search<'_> {
         &self,
         mut order: Vec<usize>,
         from_no_opinion: bool,
-        max_sweeps: u32,
+        max_sweeps: usize,
         rng: &mut ChaCha8Rng,
         observe: &mut dyn FnMut(Progress),
     ) -> Result<Outcome, AlignError> {
@@ -231,7 +235,7 @@ impl Search<'_> {
             self.first_sweep_from_what_is_known(&mut outcome, observe)?;
             observe(Progress::Sweep { sweep: 1, objective: self.objective(&outcome.alignment)? });
         }
-        while outcome.sweeps < max_sweeps && stale.contains(&true) {
+        while (outcome.sweeps as usize) < max_sweeps && stale.contains(&true) {
             for &group in &order {
                 if !std::mem::take(&mut stale[group]) {
                     continue;
@@ -287,8 +291,11 @@ impl Search<'_> {
             let Some((group, _, _)) = next else { break };
             observe(Progress::Group { group });
             let gain = self.gain(group, &outcome.alignment, &known)?;
-            outcome.alignment.permutations[group] = assign(gain.view()).permutation;
-            outcome.changes[group] += 1;
+            // Nothing known, or nothing gained: the units stay.
+            if let Some(better) = improvement(&gain, &outcome.alignment.permutations[group]) {
+                outcome.alignment.permutations[group] = better;
+                outcome.changes[group] += 1;
+            }
             known[group] = true;
         }
         outcome.sweeps = 1;
@@ -296,14 +303,11 @@ impl Search<'_> {
     }
 }
 
-/// The optimal assignment, if it is worth more than the one held by more than rounding.
-fn improvement(gain: &Array2<f32>, held: &Permutation) -> Option<Permutation> {
-    let value: f64 = (0..held.len()).map(|unit| f64::from(gain[[unit, held.map(unit)]])).sum();
-    let largest =
-        |row: ndarray::ArrayView1<'_, f32>| row.iter().fold(0.0_f64, |most, &g| most.max(f64::from(g).abs()));
-    let scale: f64 = gain.rows().into_iter().map(largest).sum();
-    let solved = assign(gain.view());
-    (solved.value > value + RELATIVE_TOLERANCE * scale).then_some(solved.permutation)
+/// The optimal assignment, if it truly is worth more than the one held.
+fn improvement(gain: &Gain, held: &Permutation) -> Option<Permutation> {
+    let solved = assign(gain.matrix.view()).permutation;
+    let (before, after) = (gain.value(held), gain.value(&solved));
+    (after > before + RELATIVE_TOLERANCE * before.abs().max(after.abs())).then_some(solved)
 }
 
 /// The identity is optimal then: the sum of row maxima bounds every assignment.

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 
 use crate::{
     AlignError, Alignment, AxisUse, BytesSource, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher,
-    Header, Source, alignment::axis_map, alignment::gather, codec,
+    Header, Source, TensorInfo,
+    alignment::{axis_map, gather},
+    codec,
 };
 
 /// Bytes of one input that are held at a time (a single row may be larger).
@@ -42,7 +44,7 @@ pub enum MergeError {
     NotFinite {
         /// The tensor.
         name: String,
-        /// The element, row-major, within its block.
+        /// The element, row-major.
         index: usize,
     },
     /// A checkpoint that does not fit.
@@ -82,9 +84,10 @@ pub fn shares(num_examples: &[u64]) -> Result<Vec<f64>, MergeError> {
     Ok(num_examples.iter().map(|&count| count as f64 / total as f64).collect())
 }
 
-/// Merges into `out`, a canonical safetensors file; gives its digest. `sum_k share_k * aligned_k`, added in f64 in the
-/// order of the inputs and rounded once to the dtype. Tensors that are no floats come from `reference` (by default the
-/// first input). Each input is read once; memory is a few blocks of a few megabytes, whatever the number of inputs.
+/// Merges into `out`, a safetensors file as [`Checkpoint::to_bytes`] writes it; gives its digest. `sum_k share_k *
+/// aligned_k`, added in f64 in the order of the inputs and rounded once to the dtype. Tensors that are no floats come from
+/// `reference` as they are (by default from the first input, aligned as it is). Each input is read once; memory is a few
+/// blocks of a few megabytes, whatever the number of inputs.
 ///
 /// `observe` is told bytes done and bytes in all.
 ///
@@ -98,25 +101,25 @@ pub fn merge_to(
     observe: &mut dyn FnMut(u64, u64),
 ) -> Result<Digest, MergeError> {
     let first = inputs.first().ok_or(MergeError::Empty)?;
-    let reference = reference.unwrap_or(first.source);
+    let (reference, of_reference) = match reference {
+        Some(reference) => (reference, None),
+        None => (first.source, first.alignment),
+    };
     check(spec, inputs, reference)?;
     let layout = first.source.header().layout();
-    let (_, header) = Header::canonical(layout);
+    let (header, beginning) = Header::canonical(layout);
     let total = layout.num_bytes() as u64;
     let mut writer = HashingWriter { out, hasher: Hasher::default() };
-    writer.write_all(&header)?;
+    writer.write_all(&beginning)?;
     let mut done = 0;
-    for (index, info) in layout.tensors().iter().enumerate() {
-        let rows = info.shape.first().copied().unwrap_or(1);
-        let row_bytes = if rows == 0 { 0 } else { info.num_bytes() / rows };
-        let rows_a_block = (BLOCK_BYTES / row_bytes.max(1)).clamp(1, rows.max(1));
-        for begin in (0..rows).step_by(rows_a_block) {
-            let end = rows.min(begin + rows_a_block);
-            let block = Block { index, begin, end, row_bytes };
+    for index in header.file_order() {
+        let info = &layout.tensors()[index];
+        let axes = spec.map_or(&[][..], |spec| spec.axes(index));
+        for block in blocks(index, info, axes) {
             let bytes = if info.dtype.is_float() {
-                mean_of_block(spec, inputs, &block)?
+                mean_of_block(inputs, &block, info)?
             } else {
-                block.read(reference, None, &[])?
+                block.read(reference, of_reference)?
             };
             writer.write_all(&bytes)?;
             done += bytes.len() as u64;
@@ -146,56 +149,89 @@ fn check(spec: Option<&CheckedSpec>, inputs: &[Input<'_>], reference: &dyn Sourc
     Ok(())
 }
 
-fn mean_of_block(
-    spec: Option<&CheckedSpec>,
-    inputs: &[Input<'_>],
-    block: &Block,
-) -> Result<Vec<u8>, MergeError> {
-    let info = &inputs[0].source.header().layout().tensors()[block.index];
-    let mut sum = vec![0.0_f64; (block.end - block.begin) * block.row_bytes / info.dtype.size()];
+fn mean_of_block(inputs: &[Input<'_>], block: &Block<'_>, info: &TensorInfo) -> Result<Vec<u8>, MergeError> {
+    let mut sum = vec![0.0_f64; block.num_bytes() / info.dtype.size()];
     for input in inputs {
-        let axes = spec.map_or(&[][..], |spec| spec.axes(block.index));
-        let bytes = block.read(input.source, input.alignment, axes)?;
+        let bytes = block.read(input.source, input.alignment)?;
         for (sum, value) in sum.iter_mut().zip(codec::to_f64(info.dtype, &bytes)) {
             *sum += input.share * value;
         }
     }
     let mut bytes = Vec::new();
-    codec::from_f64(info.dtype, &sum, &mut bytes)
-        .map_err(|index| MergeError::NotFinite { name: info.name.clone(), index })?;
+    codec::from_f64(info.dtype, &sum, &mut bytes).map_err(|index| MergeError::NotFinite {
+        name: info.name.clone(),
+        index: block.begin * (block.row_bytes / info.dtype.size()) + index,
+    })?;
     Ok(bytes)
 }
 
 /// Some rows (positions along the first axis) of one tensor.
-struct Block {
+struct Block<'a> {
     index: usize,
+    shape: Vec<usize>,
+    /// How the axes move; empty if none does.
+    axes: &'a [Option<AxisUse>],
     begin: usize,
     end: usize,
     row_bytes: usize,
+    element_bytes: usize,
 }
 
-impl Block {
-    /// The rows' bytes as the alignment puts them: neighbouring rows are read together, then the other axes gathered.
-    fn read(
+/// Cuts a tensor into blocks: into elements if nothing of it moves, else into rows. Small tensors stay whole. (A single
+/// row whose other axes move is held whole, however long.)
+fn blocks<'a>(
+    index: usize,
+    info: &TensorInfo,
+    axes: &'a [Option<AxisUse>],
+) -> impl Iterator<Item = Block<'a>> + use<'a> {
+    let moves = axes.iter().any(Option::is_some);
+    let shape = if moves { info.shape.clone() } else { vec![info.num_elements()] };
+    let axes = if moves { axes } else { &[] };
+    let (rows, element_bytes) = (shape[0], info.dtype.size());
+    let row_bytes = shape[1..].iter().product::<usize>() * element_bytes;
+    let rows_a_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
+    let rows = if row_bytes == 0 { 0 } else { rows };
+    (0..rows).step_by(rows_a_block).map(move |begin| {
+        let end = rows.min(begin + rows_a_block);
+        Block { index, shape: shape.clone(), axes, begin, end, row_bytes, element_bytes }
+    })
+}
+
+impl Block<'_> {
+    fn num_bytes(&self) -> usize {
+        (self.end - self.begin) * self.row_bytes
+    }
+
+    /// The rows' bytes as the alignment puts them. A tensor that is one block is read in one piece; otherwise
+    /// neighbouring rows are read together. Then the other axes are gathered.
+    fn read(&self, source: &dyn Source, alignment: Option<&Alignment>) -> Result<Vec<u8>, MergeError> {
+        let start = source.header().range(self.index).start;
+        let mut bytes = vec![0; self.num_bytes()];
+        let Some(alignment) = alignment.filter(|_| !self.axes.is_empty()) else {
+            source.read_at(start + (self.begin * self.row_bytes) as u64, &mut bytes)?;
+            return Ok(bytes);
+        };
+        let pairs = self.shape.iter().zip(self.axes);
+        let mut maps: Vec<Option<Vec<usize>>> =
+            pairs.map(|(&length, axis)| axis_map(length, axis.as_ref(), alignment)).collect();
+        let mut shape = self.shape.clone();
+        if self.end - self.begin == shape[0] {
+            source.read_at(start, &mut bytes)?;
+        } else {
+            self.read_rows(source, start, maps[0].take().as_deref(), &mut bytes)?;
+            shape[0] = self.end - self.begin;
+        }
+        Ok(gather(&bytes, &shape, self.element_bytes, &maps))
+    }
+
+    fn read_rows(
         &self,
         source: &dyn Source,
-        alignment: Option<&Alignment>,
-        axes: &[Option<AxisUse>],
-    ) -> Result<Vec<u8>, MergeError> {
-        let info = &source.header().layout().tensors()[self.index];
-        let start = source.header().range(self.index).start;
-        let maps: Vec<Option<Vec<usize>>> = match alignment {
-            Some(alignment) => info
-                .shape
-                .iter()
-                .zip(axes)
-                .map(|(&length, axis)| axis_map(length, axis.as_ref(), alignment))
-                .collect(),
-            None => vec![None; info.shape.len()],
-        };
-        let rows = maps.first().and_then(Option::as_ref);
-        let mut bytes = vec![0; (self.end - self.begin) * self.row_bytes];
-        let from = |row: usize| rows.map_or(row, |map| map[row]);
+        start: u64,
+        map: Option<&[usize]>,
+        bytes: &mut [u8],
+    ) -> io::Result<()> {
+        let from = |row: usize| map.map_or(row, |map| map[row]);
         let mut row = self.begin;
         while row < self.end {
             let mut last = row + 1;
@@ -206,14 +242,7 @@ impl Block {
             source.read_at(start + (from(row) * self.row_bytes) as u64, &mut bytes[place])?;
             row = last;
         }
-        if maps.iter().skip(1).all(Option::is_none) {
-            return Ok(bytes);
-        }
-        let mut shape = info.shape.clone();
-        shape[0] = self.end - self.begin;
-        let mut others = maps;
-        others[0] = None;
-        Ok(gather(&bytes, &shape, info.dtype.size(), &others))
+        Ok(())
     }
 }
 
@@ -270,3 +299,6 @@ pub fn mean(
     merge_to(spec, &inputs, None, &mut bytes, &mut |_, _| {})?;
     Ok(Checkpoint::from_bytes(&bytes)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,6 +84,9 @@ pub fn report(
     });
     let groups = groups.collect();
     let (before, after) = (Measure::sum(&before), Measure::sum(&after));
+    if ![before, after].iter().all(|m| m.objective.is_finite() && m.squared_distance.is_finite()) {
+        return Err(AlignError::Overflow { group: "(all)".into() });
+    }
     Ok(AlignReport {
         objective_before: before.objective,
         objective_after: after.objective,

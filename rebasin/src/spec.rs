@@ -1,6 +1,7 @@
 //! Specs: which axes of which tensors move together.
 
 mod derive;
+mod order;
 
 use std::collections::BTreeMap;
 

@@ -138,7 +138,7 @@ proptest! {
         let aligned = align(&spec, &reference, &update, &options(a), &mut |event| match event {
             Progress::Start { .. } => last = f64::NEG_INFINITY,
             Progress::Sweep { objective, .. } => {
-                if objective < last - 1e-4 * last.abs() {
+                if objective < last {
                     falls.push((last, objective));
                 }
                 last = objective;

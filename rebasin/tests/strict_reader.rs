@@ -65,7 +65,7 @@ fn each_hostile_file_is_refused_for_its_own_reason() {
         (
             "an unknown dtype",
             file(r#"{"a":{"dtype":"F3","shape":[1],"data_offsets":[0,4]}}"#, 4),
-            "unknown variant",
+            "is not supported",
         ),
         (
             "a path as a name",
@@ -152,7 +152,7 @@ fn a_number_that_is_none_is_found_in_every_float_dtype() {
             let file = Checkpoint::new(layout.clone(), vec![tensor]).expect("fits").to_bytes();
             match Checkpoint::from_bytes(&file) {
                 Err(CheckpointError::NotFinite { name, index }) => {
-                    assert_eq!((name.as_str(), index), ("w", 3))
+                    assert_eq!((name.as_str(), index), ("w", 3));
                 }
                 other => panic!("{dtype}: {other:?}"),
             }

@@ -50,7 +50,7 @@ fn the_objective_reaches_that_of_fifty_seeds() {
         println!("site {}: {:.4}, best of 50 seeds {best:.4}", pair["site"], report.objective_after);
         assert!(report.objective_after >= best * 0.995, "{} is below {best}", report.objective_after);
         assert!(
-            (report.objective_before - identity).abs() < 1e-5,
+            (report.objective_before - identity).abs() < 1e-6 * identity.abs(),
             "{} is not {identity}",
             report.objective_before
         );
@@ -113,18 +113,50 @@ fn evaluate(model: &Checkpoint, (images, labels): &(Vec<Vec<f32>>, Vec<usize>)) 
     (loss / count, right / count)
 }
 
-fn near(what: &str, found: f64, given: &serde_json::Value) {
+fn near(what: &str, found: f64, given: &serde_json::Value, within: f64) {
     let given = given.as_f64().expect("a figure");
     println!("{what}: {found:.4}, given {given:.4}");
-    assert!((found - given).abs() <= 0.02, "{what}: {found} is not within 0.02 of {given}");
+    assert!((found - given).abs() <= within, "{what}: {found} is not within {within} of {given}");
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the test command tells by the environment where the full set is"
-)]
+/// The test command tells by the environment where the full set is.
 fn full_set() -> Option<PathBuf> {
     std::env::var_os("FEDBASIN_FASHION_MNIST").map(PathBuf::from)
+}
+
+/// How far a figure may be from the one given, over the 10,000 test images that it is of.
+const FULL_SET: f64 = 0.02;
+
+/// The same over the 2,000 images that are committed: other images move a barrier, by up to 0.045 here.
+const SUBSET: f64 = 0.06;
+
+/// Both barriers of each pair, before and after alignment; gives the alignments.
+fn barriers_are_near_those_given(
+    spec: &CheckedSpec,
+    sites: &[Checkpoint],
+    set: &(Vec<Vec<f32>>, Vec<usize>),
+    within: f64,
+) -> Vec<Alignment> {
+    let path = |a: &Checkpoint, b: &Checkpoint| {
+        let losses: Vec<f64> = (0..25)
+            .map(|step| evaluate(&interpolate(a, b, f64::from(step) / 24.0).expect("on the path"), set).0)
+            .collect();
+        barrier(&losses)
+    };
+    let mut alignments = vec![Alignment::identity(spec)];
+    for pair in figures()["pairs"].as_array().expect("pairs") {
+        let index = pair["site"].as_u64().expect("a site");
+        let update = &sites[usize::try_from(index).expect("small")];
+        let found = aligned_to_first(index).alignment;
+        let aligned = found.apply(spec, update).expect("applies");
+        let (naive, aligned) = (path(&sites[0], update), path(&sites[0], &aligned));
+        near("naive barrier", naive.against_mean, &pair["barrier_naive"], within);
+        near("aligned barrier", aligned.against_mean, &pair["barrier_aligned"], within);
+        near("naive barrier, chord", naive.against_chord, &pair["barrier_linear_naive"], within);
+        near("aligned barrier, chord", aligned.against_chord, &pair["barrier_linear_aligned"], within);
+        alignments.push(found);
+    }
+    alignments
 }
 
 #[test]
@@ -139,28 +171,10 @@ fn losses_barriers_and_means_are_those_given() {
     let sites: Vec<Checkpoint> = (0..4).map(|index| site(index).0).collect();
     for (site, given) in sites.iter().zip(figures["sites"].as_array().expect("sites")) {
         let (loss, accuracy) = evaluate(site, &set);
-        near("site loss", loss, &given["loss"]);
-        near("site accuracy", accuracy, &given["accuracy"]);
+        near("site loss", loss, &given["loss"], FULL_SET);
+        near("site accuracy", accuracy, &given["accuracy"], FULL_SET);
     }
-    let path = |a: &Checkpoint, b: &Checkpoint| {
-        let losses: Vec<f64> = (0..25)
-            .map(|step| evaluate(&interpolate(a, b, f64::from(step) / 24.0).expect("on the path"), &set).0)
-            .collect();
-        barrier(&losses)
-    };
-    let mut alignments = vec![Alignment::identity(&spec)];
-    for pair in figures["pairs"].as_array().expect("pairs") {
-        let index = pair["site"].as_u64().expect("a site");
-        let update = &sites[usize::try_from(index).expect("small")];
-        let found = aligned_to_first(index).alignment;
-        let aligned = found.apply(&spec, update).expect("applies");
-        let (naive, aligned) = (path(&sites[0], update), path(&sites[0], &aligned));
-        near("naive barrier", naive.against_mean, &pair["barrier_naive"]);
-        near("aligned barrier", aligned.against_mean, &pair["barrier_aligned"]);
-        near("naive barrier, chord", naive.against_chord, &pair["barrier_linear_naive"]);
-        near("aligned barrier, chord", aligned.against_chord, &pair["barrier_linear_aligned"]);
-        alignments.push(found);
-    }
+    let alignments = barriers_are_near_those_given(&spec, &sites, &set, FULL_SET);
     let counts: Vec<u64> = figures["num_examples"]
         .as_array()
         .expect("counts")
@@ -170,9 +184,9 @@ fn losses_barriers_and_means_are_those_given() {
     let shares = shares(&counts).expect("shares");
     let models: Vec<&Checkpoint> = sites.iter().collect();
     let naive = evaluate(&mean(None, &models, None, &shares).expect("merged"), &set);
-    near("naive mean accuracy", naive.1, &figures["naive_mean"]["accuracy"]);
+    near("naive mean accuracy", naive.1, &figures["naive_mean"]["accuracy"], FULL_SET);
     let merged = mean(Some(&spec), &models, Some(&alignments), &shares).expect("merged");
-    near("aligned mean accuracy", evaluate(&merged, &set).1, &figures["aligned_mean"]["accuracy"]);
+    near("aligned mean accuracy", evaluate(&merged, &set).1, &figures["aligned_mean"]["accuracy"], FULL_SET);
 }
 
 #[test]
@@ -180,8 +194,7 @@ fn the_committed_subset_shows_the_same_picture() {
     let set = test_set(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/data"));
     let spec = spec();
     let sites: Vec<Checkpoint> = (0..4).map(|index| site(index).0).collect();
-    let mut alignments = vec![Alignment::identity(&spec)];
-    alignments.extend((1..4).map(|index| aligned_to_first(index).alignment));
+    let alignments = barriers_are_near_those_given(&spec, &sites, &set, SUBSET);
     let models: Vec<&Checkpoint> = sites.iter().collect();
     let shares = shares(&[17_200, 12_800, 17_200, 12_800]).expect("shares");
     let best = sites.iter().map(|site| evaluate(site, &set).1).fold(0.0, f64::max);

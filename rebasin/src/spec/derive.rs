@@ -3,12 +3,12 @@
 
 use std::cmp::Ordering;
 
-use super::{Builder, Spec, SpecError, blocked, plain};
+use super::{Builder, Spec, SpecError, blocked, order, plain};
 use crate::{Layout, TensorInfo};
 
 /// A layer: the tensors whose names share what comes before the last dot.
-struct Layer<'a> {
-    name: &'a str,
+pub(super) struct Layer<'a> {
+    pub(super) name: &'a str,
     tensors: Vec<(&'a str, &'a TensorInfo)>,
 }
 
@@ -17,7 +17,7 @@ impl<'a> Layer<'a> {
         self.tensors.iter().find(|(own, _)| *own == part).map(|(_, tensor)| *tensor)
     }
 
-    fn weight_rank(&self) -> usize {
+    pub(super) fn weight_rank(&self) -> usize {
         self.get("weight").map_or(0, |weight| weight.shape.len())
     }
 
@@ -57,7 +57,7 @@ fn layers(layout: &Layout) -> Vec<Layer<'_>> {
 }
 
 /// Numbers inside names compare as numbers: `fc2` before `fc10`.
-fn natural(a: &str, b: &str) -> Ordering {
+pub(super) fn natural(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     loop {
         let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -122,18 +122,14 @@ impl Spec {
 
     /// The spec of a plain convolutional network, PyTorch's layout: convolutions `[out, in, k…]`, each optionally
     /// followed by a BatchNorm (weight, bias, running_mean, running_var, num_batches_tracked), then linear layers; the
-    /// channels that are flattened before the first linear layer act on blocks of height × width. Layers follow one
-    /// another by the natural order of their names, modules that convolve before those that do not.
+    /// channels that are flattened before the first linear layer act on blocks of height × width. Convolutions come
+    /// first, whatever the parts are called; else layers follow one another by the natural order of their names, and a
+    /// BatchNorm belongs to the layer before it in a numbered sequence, or to the layer of its number (`conv2`, `bn2`).
     ///
     /// # Errors
     /// [`SpecError::Derive`] if the tensors are not such a chain: branches, grouped convolutions, other layers.
     pub fn conv_net(layout: &Layout) -> Result<Self, SpecError> {
-        let mut layers = layers(layout);
-        // `classifier` stands before `features` by name; what convolves comes first. Stable: else the order by name.
-        let root = |layer: &Layer<'_>| layer.name.split('.').next().unwrap_or_default().to_owned();
-        let convolving: Vec<String> =
-            layers.iter().filter(|layer| layer.weight_rank() > 2).map(root).collect();
-        layers.sort_by_key(|layer| !convolving.contains(&root(layer)));
+        let layers = order::of_conv_net(layers(layout))?;
         let last = layers
             .iter()
             .rposition(|layer| layer.weight_rank() >= 2)
@@ -141,21 +137,13 @@ impl Spec {
         let mut builder = Builder::default();
         // The group that the signal carries: its name and size.
         let mut carried: Option<(String, usize)> = None;
-        let mut convolutional = true;
         let mut count = 0;
         for (place, layer) in layers.iter().enumerate() {
             match layer.weight_rank() {
                 1 => norm(&mut builder, layer, carried.as_ref())?,
-                rank if rank >= 2 => {
+                rank => {
                     layer.only(&["weight", "bias"])?;
                     let Some(weight) = layer.get("weight") else { continue };
-                    if rank > 2 && !convolutional {
-                        return Err(SpecError::Derive(format!(
-                            "{} convolves after a linear layer",
-                            weight.name
-                        )));
-                    }
-                    convolutional = rank > 2;
                     layer.vector("bias", weight.shape[0])?;
                     let input = input_axis(weight, carried.as_ref())?;
                     let out = (place < last).then(|| format!("c{count}"));
@@ -170,12 +158,6 @@ impl Spec {
                         builder.group(name, weight.shape[0]);
                     }
                     carried = out.map(|name| (name, weight.shape[0]));
-                }
-                _ => {
-                    return Err(SpecError::Derive(format!(
-                        "layer {:?} has no weight; this is no plain convolutional network",
-                        layer.name
-                    )));
                 }
             }
         }
@@ -240,7 +222,10 @@ fn chain(layers: &[Layer<'_>]) -> Result<Vec<usize>, SpecError> {
     if layers.is_empty() {
         return Err(SpecError::Derive("there are no layers".into()));
     }
-    if natural.windows(2).all(|pair| shape(pair[0]).0 == shape(pair[1]).1) {
+    // One name without a number may come last (`fc1`, `fc2`, `head`); two tell no order.
+    let told =
+        layers.iter().filter(|layer| !layer.name.bytes().any(|byte| byte.is_ascii_digit())).count() < 2;
+    if told && natural.windows(2).all(|pair| shape(pair[0]).0 == shape(pair[1]).1) {
         return Ok(natural);
     }
     let mut found: Vec<Vec<usize>> = Vec::new();

@@ -101,3 +101,71 @@ fn json_that_is_no_spec_is_refused() {
         assert!(matches!(Spec::from_json(json), Err(SpecError::Json(_))), "{json}");
     }
 }
+
+fn groups_of(net: &Layout, tensor: &str) -> Vec<Option<(String, usize)>> {
+    let checked = Spec::conv_net(net).expect("a chain").check(net).expect("fits");
+    let index = net.position(tensor).expect("a tensor");
+    let name = |axis: &AxisUse| (checked.groups()[axis.group].name.clone(), axis.block);
+    checked.axes(index).iter().map(|axis| axis.as_ref().map(name)).collect()
+}
+
+fn with_norms<'a>(layers: &[(&'a str, &'a [usize])], norms: &[(&str, usize)]) -> Layout {
+    let mut tensors: Vec<(String, Vec<usize>)> =
+        layers.iter().map(|&(name, shape)| (format!("{name}.weight"), shape.to_vec())).collect();
+    for &(name, size) in norms {
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            tensors.push((format!("{name}.{part}"), vec![size]));
+        }
+    }
+    let borrowed: Vec<(&str, &[usize])> = tensors.iter().map(|(name, shape)| (&**name, &**shape)).collect();
+    layout(&borrowed)
+}
+
+#[test]
+fn convolutions_come_before_a_classifier_whatever_they_are_called() {
+    let layers: [(&str, &[usize]); 3] =
+        [("features.0", &[4, 1, 3, 3]), ("features.10", &[6, 4, 3, 3]), ("classifier.1", &[2, 54])];
+    let net = with_norms(&layers, &[("features.1", 4), ("features.11", 6)]);
+    assert_eq!(
+        groups_of(&net, "features.10.weight"),
+        [Some(("c1".into(), 1)), Some(("c0".into(), 1)), None, None]
+    );
+    assert_eq!(groups_of(&net, "features.11.running_var"), [Some(("c1".into(), 1))]);
+    assert_eq!(groups_of(&net, "classifier.1.weight"), [None, Some(("c1".into(), 9))]);
+}
+
+#[test]
+fn a_batch_norm_belongs_to_the_layer_of_its_number() {
+    let layers: [(&str, &[usize]); 3] =
+        [("conv1", &[4, 1, 3, 3]), ("conv2", &[4, 4, 3, 3]), ("fc1", &[2, 4])];
+    let net = with_norms(&layers, &[("bn1", 4), ("bn2", 4)]);
+    assert_eq!(groups_of(&net, "bn1.weight"), [Some(("c0".into(), 1))], "and not the last convolution's");
+    assert_eq!(groups_of(&net, "bn2.weight"), [Some(("c1".into(), 1))]);
+    let one = with_norms(&layers, &[("norm1", 4)]);
+    assert_eq!(groups_of(&one, "norm1.weight"), [Some(("c0".into(), 1))]);
+    for unclear in ["bn", "bn3", "features.1"] {
+        let net = with_norms(&layers, &[(unclear, 4)]);
+        let error = Spec::conv_net(&net).expect_err("names do not tell").to_string();
+        assert!(error.contains("which layer it normalises"), "{unclear}: {error}");
+    }
+}
+
+#[test]
+fn what_convolves_again_after_a_linear_layer_is_refused() {
+    let layers: [(&str, &[usize]); 4] = [
+        ("encoder.0", &[4, 4, 3, 3]),
+        ("encoder.2", &[4, 4]),
+        ("decoder.0", &[4, 4]),
+        ("decoder.2", &[4, 4, 3, 3]),
+    ];
+    let error = Spec::conv_net(&with_norms(&layers, &[])).expect_err("torn apart").to_string();
+    assert!(error.contains("do not follow one another"), "{error}");
+}
+
+#[test]
+fn square_layers_without_numbers_have_no_certain_order() {
+    let net = layout(&[("decode.weight", &[4, 4]), ("encode.weight", &[4, 4])]);
+    assert!(matches!(Spec::mlp(&net), Err(SpecError::Derive(_))), "either could be first");
+    let net = layout(&[("fc1.weight", &[4, 4]), ("fc2.weight", &[4, 4]), ("head.weight", &[4, 4])]);
+    assert!(Spec::mlp(&net).is_ok(), "one name without a number");
+}
