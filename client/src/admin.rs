@@ -18,7 +18,7 @@ use ureq::{
 
 use crate::{
     connect::{Address, Token},
-    error::{Error, Result, one_line},
+    error::{CERTIFICATE_REMEDY, Error, Result, one_line},
     files::{read_error, write_atomically, write_error},
     progress::Screen,
 };
@@ -226,11 +226,13 @@ impl Admin {
         answer: Result<http::Response<Body>, ureq::Error>,
     ) -> Result<http::Response<Body>> {
         let response = answer.map_err(|error| {
-            Error::failed(
-                error,
-                url,
-                "check the address and that the server runs (--server is its HTTP port)",
-            )
+            let text = error.to_string();
+            let remedy = if text.contains("certificate") {
+                CERTIFICATE_REMEDY
+            } else {
+                "check the address and that the server runs (--server is its HTTP port)"
+            };
+            Error::failed(text, url, remedy)
         })?;
         if response.status().is_success() {
             return Ok(response);

@@ -44,7 +44,11 @@ pub async fn download(
     let mut part = Part::open(path, digest)?;
     let mut resumed = part.offset > 0;
     loop {
-        fetch_all(&mut client, &mut part, most, patience, screen, label).await?;
+        let fetched = fetch_all(&mut client, &mut part, most, patience, screen, label).await;
+        if let Err(error) = fetched {
+            part.leave();
+            return Err(error);
+        }
         let size = part.offset;
         match part.complete() {
             Ok(()) => return Ok(size),
@@ -128,7 +132,7 @@ async fn fetch(client: &mut Client, part: &mut Part, most: u64, bar: &Bar) -> Re
             return Err(Trouble::Final(Error::failed(
                 format_args!("has {} bytes, more than the {most} expected", chunk.total_size),
                 format_args!("checkpoint {}", part.digest),
-                "ask who runs the server",
+                "ask whoever runs the server",
             )));
         }
         total = Some(chunk.total_size);
@@ -169,6 +173,14 @@ impl Part {
         let (hasher, offset) = hash_file(&path).map_err(trouble)?;
         file.seek(SeekFrom::Start(offset)).map_err(trouble)?;
         Ok(Self { target: target.to_owned(), digest, file, hasher, offset, path })
+    }
+
+    /// Leaves what is here for a later call, if there is anything.
+    fn leave(self) {
+        if self.offset == 0 {
+            // An empty file that stays does no harm.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     fn restart(&mut self) -> Result<()> {

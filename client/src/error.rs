@@ -17,6 +17,10 @@ pub enum Kind {
     Failed,
 }
 
+/// What to do about a certificate that does not verify.
+pub(crate) const CERTIFICATE_REMEDY: &str =
+    "name the authority that signed it with --ca, and the host as the certificate does";
+
 /// An error for a person: what happened, where, what to do. Displays as one line, whatever it was made of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", one_line(&[what, place, remedy]))]
@@ -59,8 +63,10 @@ impl Error {
     pub fn from_status(status: &Status, place: impl fmt::Display) -> Self {
         let remedy = match status.code() {
             Code::Unauthenticated => "check the token (--token-file or FEDBASIN_TOKEN)",
-            Code::PermissionDenied => "this token may not do that; ask who runs the server",
+            Code::PermissionDenied => "this token may not do that; ask whoever runs the server",
             Code::NotFound => "check the name, and that this site is in the run's cohort",
+            Code::InvalidArgument => "correct it and try again",
+            Code::AlreadyExists => "what was accepted first stays; see `fedbasin site status`",
             Code::Unavailable | Code::DeadlineExceeded => {
                 "check the address and that the server runs, then try again"
             }
@@ -69,8 +75,10 @@ impl Error {
             Code::Internal | Code::Unknown => "see the server's log",
             _ => "see the message before",
         };
-        let mut error = Self::failed(status_text(status), place, remedy);
-        error.code = status_code_string(status);
+        let (text, code) = (status_text(status), status_code_string(status));
+        let remedy = if code.is_none() && text.contains("certificate") { CERTIFICATE_REMEDY } else { remedy };
+        let mut error = Self::failed(text, place, remedy);
+        error.code = code;
         error
     }
 

@@ -65,12 +65,13 @@ pub struct SiteOptions {
 /// stayed away for longer than patience lasts.
 pub async fn run(options: SiteOptions, screen: &Screen) -> Result<()> {
     let client = connect(&options.address, &options.token)?;
-    let dir = WorkDir::open(&options.work_dir, &options.run_id)?;
     let mut watch = Watch::new(client.clone(), &options.run_id, options.patience, screen.clone())
         .waiting_for_run(options.wait_for_run);
+    // No folder is made for a run that does not exist.
+    let mut status = watch.next().await?;
+    let dir = WorkDir::open(&options.work_dir, &options.run_id)?;
     let mut site = Site { options, client, dir, screen: screen.clone(), told: Told::default(), passed: None };
     loop {
-        let status = watch.next().await?;
         site.tell(&status).await;
         match status.state() {
             RunState::Complete => return site.end(&status).await,
@@ -84,6 +85,7 @@ pub async fn run(options: SiteOptions, screen: &Screen) -> Result<()> {
             watch.close();
             site.work(round, status.max_checkpoint_bytes).await?;
         }
+        status = watch.next().await?;
     }
 }
 
@@ -205,7 +207,7 @@ impl Site {
                 return Err(Error::failed(
                     format_args!("has {} bytes, more than the {most} that the server takes", checked.size),
                     dir.output().display(),
-                    "write a smaller dtype or ask who runs the server",
+                    "write a smaller dtype or ask whoever runs the server",
                 ));
             }
             Ok(checked)
@@ -298,8 +300,10 @@ impl Site {
     fn ended_badly(&self, status: &RunStatus) -> Error {
         let place = format!("run {}", self.options.run_id);
         match status.state() {
-            RunState::Cancelled => Error::failed("was cancelled", place, "ask who runs the server"),
-            _ => Error::failed(format_args!("failed: {}", status.reason), place, "ask who runs the server"),
+            RunState::Cancelled => Error::failed("was cancelled", place, "ask whoever runs the server"),
+            _ => {
+                Error::failed(format_args!("failed: {}", status.reason), place, "ask whoever runs the server")
+            }
         }
     }
 }

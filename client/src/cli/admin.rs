@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use rebasin::Digest;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -126,7 +126,7 @@ fn seed_digest(admin: &Admin, seed: String) -> Result<String> {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(ASCII_MARKDOWN);
     table.set_header(header);
     table
 }

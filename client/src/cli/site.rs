@@ -2,7 +2,7 @@
 
 use std::{future::Future, path::PathBuf, time::Duration};
 
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use fedbasin_proto::v1::{ListRunsRequest, RoundState, RunState, RunStatus, UpdateState};
 use rebasin::Digest;
 use serde_json::{Value, json};
@@ -112,7 +112,7 @@ impl Server {
                 return Err(Error::failed(
                     format_args!("gave up: {}", status_text(&status)),
                     "listing this site's runs",
-                    "check the address and that the server runs",
+                    "check that the address is the server's gRPC port, and that the server runs",
                 ));
             }
         }
@@ -162,7 +162,7 @@ async fn status(args: SiteServerArgs, only: Option<String>, json: bool) -> Resul
         return print_json(&json!({ "runs": runs.iter().map(run_json).collect::<Vec<_>>() }));
     }
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(ASCII_MARKDOWN);
     table.set_header(["run", "state", "published", "round", "round's state", "updates", "this site"]);
     for run in &runs {
         let round = run.round.as_ref();

@@ -2,20 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::ErrorKind,
     path::{Path, absolute},
     process::Stdio,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::{MetricMap, workdir::RoundDir};
 use crate::{
     error::{Error, Result},
-    files::{read_error, read_text, write_error},
+    files::{read_error, read_text},
 };
 
 /// Most examples an update may claim (the contract's limit).
@@ -37,29 +35,28 @@ pub(super) struct Trainer<'a> {
 
 impl Trainer<'_> {
     /// Runs the command through `sh -c` to its end; returns how many seconds it took. Its output goes where ours goes.
-    /// What an interrupted training left is removed before. Dropping the future ends the trainer.
+    /// What it wrote gets its name in the round's folder only once it succeeded. Dropping the future ends the trainer and
+    /// what it started.
     ///
     /// # Errors
     /// It cannot be started, exits with something else than 0, or leaves no output.
     pub(super) async fn run(&self) -> Result<f64> {
-        let (output, metrics) = (self.dir.output(), self.dir.metrics());
-        for path in [&output, &metrics] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(write_error(path, &error)),
-                _ => {}
-            }
-        }
+        let attempt = self.dir.attempt()?;
         let place = format!("the trainer of round {}", self.round);
         let full = |path: &Path| absolute(path).map_err(|error| read_error(path, &error));
         let begun = Instant::now();
-        let mut child = Command::new("sh")
+        let mut command = Command::new("sh");
+        // A group of its own, so that all of it can be ended.
+        #[cfg(unix)]
+        command.process_group(0);
+        let child = command
             .arg("-c")
             .arg(self.command)
             .env("FEDBASIN_RUN", self.run_id)
             .env("FEDBASIN_ROUND", self.round.to_string())
             .env("FEDBASIN_REFERENCE", self.reference.map(full).transpose()?.unwrap_or_default())
-            .env("FEDBASIN_OUTPUT", full(&output)?)
-            .env("FEDBASIN_METRICS", full(&metrics)?)
+            .env("FEDBASIN_OUTPUT", full(&attempt.output)?)
+            .env("FEDBASIN_METRICS", full(&attempt.metrics)?)
             // The trainer has no business with the server.
             .env_remove("FEDBASIN_TOKEN")
             .stdin(Stdio::null())
@@ -68,7 +65,10 @@ impl Trainer<'_> {
             .map_err(|error| {
                 Error::failed(format_args!("cannot be started: {error}"), &place, "is `sh` in PATH?")
             })?;
-        let status = child.wait().await.map_err(|error| {
+        let mut running = Running { child, over: false };
+        let status = running.child.wait().await;
+        running.over = true;
+        let status = status.map_err(|error| {
             Error::failed(format_args!("cannot be waited for: {error}"), &place, "start again")
         })?;
         if !status.success() {
@@ -78,15 +78,60 @@ impl Trainer<'_> {
                 "see its output above, mend it, and start the same command again",
             ));
         }
-        if !output.exists() {
+        if !attempt.output.exists() {
             return Err(Error::failed(
                 "succeeded but wrote no checkpoint",
                 place,
-                format_args!("it must write a safetensors file to $FEDBASIN_OUTPUT ({})", output.display()),
+                "it must write a safetensors file to $FEDBASIN_OUTPUT",
             ));
         }
-        Ok(begun.elapsed().as_secs_f64())
+        let seconds = begun.elapsed().as_secs_f64();
+        self.dir.keep(&attempt)?;
+        Ok(seconds)
     }
+}
+
+/// A trainer that is ended with everything it started, unless it is over.
+struct Running {
+    child: Child,
+    over: bool,
+}
+
+/// How long a trainer may take to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.over {
+            self.end();
+        }
+    }
+}
+
+impl Running {
+    /// Asks the trainer's whole group to end (SIGTERM), waits for [`GRACE`], then ends it (SIGKILL).
+    #[cfg(unix)]
+    fn end(&mut self) {
+        use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+        let group = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let Some(group) = group else { return };
+        // A group that is gone already is what we want.
+        let _ = kill_process_group(group, Signal::TERM);
+        let begun = Instant::now();
+        while begun.elapsed() < GRACE {
+            // Reaps the shell: until then it counts as a member.
+            let _ = self.child.try_wait();
+            if test_kill_process_group(group).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+
+    /// `kill_on_drop` ends the shell.
+    #[cfg(not(unix))]
+    fn end(&mut self) {}
 }
 
 /// What a trainer reports beside the checkpoint.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    files::{read_text, write_error, write_json},
+    files::{read_text, sync_folder, write_error, write_json},
 };
 
 /// The folder of one site in one run. Held by one process at a time.
@@ -100,6 +100,50 @@ impl RoundDir {
         self.path.join("metrics.json")
     }
 
+    /// Names for what one call of the trainer writes: beside what is kept, so that a trainer finds its own files again, and
+    /// of no other call, so that one left over from a killed process does no harm. What earlier calls left is removed.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub(super) fn attempt(&self) -> Result<Attempt> {
+        let trouble = |error: io::Error| write_error(&self.path, &error);
+        for entry in fs::read_dir(&self.path).map_err(trouble)? {
+            let entry = entry.map_err(trouble)?;
+            if entry.file_name().to_string_lossy().starts_with(ATTEMPT) {
+                fs::remove_file(entry.path()).map_err(trouble)?;
+            }
+        }
+        let tag =
+            getrandom::u64().map_err(|error| Error::failed(error, "random numbers", "see the system"))?;
+        Ok(Attempt {
+            output: self.path.join(format!("{ATTEMPT}{tag:016x}.safetensors")),
+            metrics: self.path.join(format!("{ATTEMPT}{tag:016x}.json")),
+        })
+    }
+
+    /// Gives what a successful call wrote its name, for good. Metrics may be absent.
+    ///
+    /// # Errors
+    /// It cannot be synced or renamed.
+    pub(super) fn keep(&self, attempt: &Attempt) -> Result<()> {
+        let keep = |from: &Path, to: &Path| -> io::Result<()> {
+            File::open(from)?.sync_all()?;
+            fs::rename(from, to)
+        };
+        let metrics = self.metrics();
+        let kept = match keep(&attempt.metrics, &metrics) {
+            // None were written: those of an earlier call do not count either.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::remove_file(&metrics) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+            other => other,
+        };
+        kept.and_then(|()| keep(&attempt.output, &self.output()))
+            .and_then(|()| sync_folder(&self.path))
+            .map_err(|error| write_error(&self.path, &error))
+    }
+
     fn ticket_path(&self) -> PathBuf {
         self.path.join("ticket.json")
     }
@@ -130,6 +174,16 @@ impl RoundDir {
             _ => Ok(()),
         }
     }
+}
+
+/// What files of one call of the trainer begin with.
+const ATTEMPT: &str = "attempt-";
+
+/// Where one call of the trainer writes.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) output: PathBuf,
+    pub(super) metrics: PathBuf,
 }
 
 /// How far a site came in a round. A field is written once what it says is true and on disk.

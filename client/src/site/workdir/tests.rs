@@ -37,3 +37,25 @@ fn a_folder_stays_with_its_run() {
     let error = WorkDir::open(folder.path(), "b").unwrap_err();
     assert!(error.to_string().contains("belongs to run a"), "{error}");
 }
+
+#[test]
+fn what_a_trainer_wrote_gets_its_name_once_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = WorkDir::open(folder.path(), "r").unwrap().round(1).unwrap();
+    let killed = dir.attempt().unwrap();
+    fs::write(&killed.output, "half").unwrap();
+    let attempt = dir.attempt().unwrap();
+    assert!(!killed.output.exists() && killed.output != attempt.output);
+    fs::write(&attempt.output, "whole").unwrap();
+    fs::write(&attempt.metrics, "{}").unwrap();
+    assert!(!dir.output().exists());
+    dir.keep(&attempt).unwrap();
+    assert_eq!(fs::read_to_string(dir.output()).unwrap(), "whole");
+    assert!(dir.metrics().exists());
+
+    // A later call that writes no metrics does not inherit those.
+    let attempt = dir.attempt().unwrap();
+    fs::write(&attempt.output, "again").unwrap();
+    dir.keep(&attempt).unwrap();
+    assert!(!dir.metrics().exists());
+}
