@@ -52,7 +52,10 @@ async fn status_of(store: &Store, site: &str, run: &Run, limits: &Limits) -> Res
     let updates = store.updates_of_round(&run.id, record.round.number).await?;
     let own = updates.iter().rfind(|update| update.site_id == site);
     // The founding round's reference is another site's update: not for others' eyes.
-    let private = updates.iter().any(|update| Some(update.digest) == record.reference);
+    let published_before = run
+        .rounds_published
+        .saturating_sub(u32::from(matches!(record.round.state, crate::round::State::Published { .. })));
+    let private = run.seed.is_none() && published_before == 0;
     let size_of = async |digest: Option<rebasin::Digest>| -> Result<u64> {
         match digest {
             Some(digest) => Ok(store.checkpoint(&digest).await?.map_or(0, |stored| stored.size)),
