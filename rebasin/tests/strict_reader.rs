@@ -161,6 +161,27 @@ fn a_number_that_is_none_is_found_in_every_float_dtype() {
 }
 
 #[test]
+fn a_number_cut_between_two_parts_is_seen_whole() {
+    for dtype in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16] {
+        let info = TensorInfo { name: "w".into(), dtype, shape: vec![7] };
+        let layout = Layout::new(vec![info.clone()]).expect("a layout");
+        for bad in 0..7 {
+            let mut bytes = vec![0; info.num_bytes()];
+            bytes[bad * dtype.size() + dtype.size() - 2..][..2].copy_from_slice(&[0xff, 0x7f]);
+            let tensor = Tensor::from_bytes(&info, bytes).expect("fits");
+            let file = Checkpoint::new(layout.clone(), vec![tensor]).expect("fits").to_bytes();
+            for part in 1..20 {
+                let mut scanner = Scanner::new(None, file.len() as u64, Limits::default());
+                match file.chunks(part).try_for_each(|part| scanner.push(part)) {
+                    Err(CheckpointError::NotFinite { index, .. }) => assert_eq!(index, bad as u64),
+                    other => panic!("{dtype}, element {bad}, parts of {part}: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_layout_that_differs_is_told_by_its_tensor() {
     let expected = small().layout().clone();
     let scan = |tensors: &[(&str, &[usize])]| {
