@@ -51,7 +51,8 @@ def main():
             f"naive {record['naive']['accuracy']:.4f}, aligned {record['aligned']['accuracy']:.4f}, "
             f"merge-many {record['merge_many']['accuracy']:.4f}, ensemble {record['ensemble']['accuracy']:.4f}"
         )
-    print(f"  one model on all data: {report['all_data']['accuracy']:.4f}; barrier: {report['barrier']}")
+    print(f"  one model on all data: {report['all_data']['accuracy']:.4f}; "
+          f"barrier: naive {report['barrier']['naive']:.4f}, aligned {report['barrier']['aligned']:.4f}")
     first, last = rounds[0], rounds[-1]
     best = max(site["accuracy"] for site in first["sites"])
     aligned, naive = first["aligned"]["accuracy"], first["naive"]["accuracy"]
