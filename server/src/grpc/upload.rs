@@ -78,7 +78,8 @@ impl Uploads {
         let update = store.update_of_site(site, &first.update_id).await?;
         under_way(&update)?;
         let _place = self.places.acquire().await.map_err(Error::internal)?;
-        let (mut held, cancelled) = self.enter(&update.id).await;
+        let (held, cancelled) = self.enter(&update.id).await;
+        let mut held = Some(held);
         let outcome = tokio::select! {
             outcome = self.take_chunks(store, site, &update, first, chunks, &mut held, progress) => outcome,
             () = cancelled.cancelled() => {
@@ -88,8 +89,9 @@ impl Uploads {
         if let Err(error) = &outcome
             && error.code() == Code::InvalidCheckpoint
         {
-            *held = None;
-            drop(held);
+            if let Some(mut held) = held {
+                *held = None;
+            }
             self.forget(&update.id);
             store.reject_update(&update.id, error.message()).await?;
             tracing::info!(update.id, site.id = site, error.message = error.message(), "update rejected");
@@ -105,10 +107,10 @@ impl Uploads {
         update: &Update,
         first: v1::UpdateChunk,
         mut chunks: Streaming<v1::UpdateChunk>,
-        held: &mut Held,
+        held: &mut Option<Held>,
         progress: &Progress,
     ) -> Result<()> {
-        let gate = Gate::of(store, site, update).await?;
+        let gate = Arc::new(Gate::of(store, site, update).await?);
         open(store, update, &gate, held).await?;
         let mut next = Some(first);
         while let Some(chunk) = next {
@@ -158,7 +160,8 @@ impl Uploads {
             return Ok(receipt);
         }
         under_way(&update)?;
-        let (mut held, _) = self.enter(update_id).await;
+        let (held, _) = self.enter(update_id).await;
+        let mut held = Some(held);
         let sealed = seal(store, site, &update, &mut held).await;
         drop(held);
         self.forget(update_id);
@@ -234,27 +237,49 @@ fn under_way(update: &Update) -> Result<()> {
     }
 }
 
-async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Held) -> Result<()> {
-    if held.is_none() {
-        let (store, update, layout) = (store.clone(), update.clone(), gate.layout.clone());
-        let staging = blocking(move || store.staging(&update.id, update.size, layout)).await?;
-        **held = Some(staging);
-    }
-    Ok(())
+async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Option<Held>) -> Result<()> {
+    let (store, update, layout) = (store.clone(), update.clone(), gate.layout.clone());
+    on_disk(held, move |staging| {
+        if staging.is_none() {
+            *staging = Some(store.staging(&update.id, update.size, layout)?);
+        }
+        Ok(())
+    })
+    .await
 }
 
-/// Appends one chunk; gives the durable offset when it was time to sync.
-async fn append(gate: &Gate, held: &mut Held, chunk: v1::UpdateChunk) -> Result<Option<u64>> {
-    let mut staging = held.take().ok_or_else(|| Error::internal("an upload without a file"))?;
-    let (returned, outcome) = tokio::task::spawn_blocking(move || {
-        let outcome = append_blocking(&mut staging, &chunk);
-        (staging, outcome)
+/// Runs `work` where it may block, and the upload's lock with it: if this future is dropped (a newer stream took
+/// over, the client is gone), the lock is released only once the work has ended, so that no late write can land behind
+/// the bytes of who comes next.
+async fn on_disk<T: Send + 'static>(
+    held: &mut Option<Held>,
+    work: impl FnOnce(&mut Option<Staging>) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let mut guard = held.take().ok_or_else(|| Error::internal("an upload's lock was lost"))?;
+    let (guard, outcome) = tokio::task::spawn_blocking(move || {
+        let outcome = work(&mut guard);
+        (guard, outcome)
     })
     .await
     .map_err(Error::internal)?;
-    let outcome = outcome.and_then(|durable| gate.check(&returned).map(|()| durable));
-    **held = Some(returned);
+    *held = Some(guard);
     outcome
+}
+
+fn opened(staging: &mut Option<Staging>) -> Result<&mut Staging> {
+    staging.as_mut().ok_or_else(|| Error::internal("an upload without a file"))
+}
+
+/// Appends one chunk; gives the durable offset when it was time to sync.
+async fn append(gate: &Arc<Gate>, held: &mut Option<Held>, chunk: v1::UpdateChunk) -> Result<Option<u64>> {
+    let gate = Arc::clone(gate);
+    on_disk(held, move |staging| {
+        let staging = opened(staging)?;
+        let durable = append_blocking(staging, &chunk)?;
+        gate.check(staging)?;
+        Ok(durable)
+    })
+    .await
 }
 
 fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<Option<u64>> {
@@ -285,27 +310,28 @@ fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<Opt
     Ok(Some(staging.durable()))
 }
 
-async fn sync(held: &mut Held) -> Result<u64> {
-    let mut staging = held.take().ok_or_else(|| Error::internal("an upload without a file"))?;
-    let (returned, outcome) = tokio::task::spawn_blocking(move || {
-        let outcome = staging.sync().map(|()| staging.durable());
-        (staging, outcome)
+async fn sync(held: &mut Option<Held>) -> Result<u64> {
+    on_disk(held, |staging| {
+        let staging = opened(staging)?;
+        staging.sync()?;
+        Ok(staging.durable())
     })
     .await
-    .map_err(Error::internal)?;
-    **held = Some(returned);
-    outcome
 }
 
-async fn seal(store: &Store, site: &str, update: &Update, held: &mut Held) -> Result<crate::store::Sealed> {
+async fn seal(
+    store: &Store,
+    site: &str,
+    update: &Update,
+    held: &mut Option<Held>,
+) -> Result<crate::store::Sealed> {
     let gate = Gate::of(store, site, update).await?;
     open(store, update, &gate, held).await?;
-    let staging = held.take().ok_or_else(|| Error::internal("an upload without a file"))?;
-    gate.check(&staging)?;
     let digest = update.digest;
-    blocking(move || staging.seal(Some(digest))).await
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
+    on_disk(held, move |staging| {
+        gate.check(opened(staging)?)?;
+        let staging = staging.take().ok_or_else(|| Error::internal("an upload without a file"))?;
+        staging.seal(Some(digest))
+    })
+    .await
 }

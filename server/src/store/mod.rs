@@ -1,7 +1,7 @@
 //! The only SQL, and the only checkpoint storage.
 //!
 //! One set of statements serves Postgres and SQLite: plain types (text, 64-bit integers), and three words that differ
-//! and are filled in by [`Store::sql`]: the database's clock, and the two row locks that only Postgres has (SQLite has
+//! and are filled in by `Store::sql`: the database's clock, and the two row locks that only Postgres has (SQLite has
 //! one writer at a time, and every transaction here begins as that writer).
 
 mod bytes;

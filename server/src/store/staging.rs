@@ -156,6 +156,13 @@ impl Staging {
             ));
         }
         self.sync()?;
+        let on_disk = self.file.metadata()?.len();
+        if on_disk != self.size {
+            return Err(Error::internal(format_args!(
+                "an upload's file has {on_disk} bytes where {} were hashed",
+                self.size
+            )));
+        }
         let found = self.hasher.finish();
         if let Some(announced) = digest
             && announced != found
