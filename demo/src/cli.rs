@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -45,10 +45,10 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub epochs: u32,
     /// Epochs that each site trains in later rounds
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub later_epochs: u32,
     /// Decides initialisations, shares and order
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 4)]
     pub seed: u64,
     /// Keep models, logs and the server's data in this folder, which must be new or empty
     #[arg(long, value_name = "DIR")]
@@ -60,19 +60,23 @@ pub struct DemoArgs {
 #[must_use]
 pub fn main_with(args: Vec<OsString>) -> ExitCode {
     let role = args.get(1).and_then(|role| role.to_str()).unwrap_or_default();
-    let rest = |name: &str| std::iter::once(OsString::from(name)).chain(args.iter().skip(2).cloned());
+    let rest =
+        |name: &str, from| std::iter::once(OsString::from(name)).chain(args.iter().skip(from).cloned());
     match role {
         "server" => {
             process::end_with_parent(None);
-            fedbasin_server::main_with(rest("fedbasin-server"))
+            fedbasin_server::main_with(rest("fedbasin-server", 2))
         }
         "site" => {
-            // The trainer's output would otherwise say nothing of where it belongs: the log is the site's own.
-            process::end_with_parent(None);
-            fedbasin_client::main_with(rest("fedbasin"))
+            // The leash comes before the client's own arguments: `site LEASH site run …`.
+            process::end_with_parent(args.get(2).map(PathBuf::from));
+            fedbasin_client::main_with(rest("fedbasin", 3))
         }
-        "train" => match site_training::TrainArgs::try_parse_from(rest("train")) {
-            Ok(args) => exit_code(site_training::run(&args)),
+        "train" => match site_training::TrainArgs::try_parse_from(rest("train", 2)) {
+            Ok(args) => {
+                process::end_without(args.leash.clone());
+                exit_code(site_training::run(&args))
+            }
             Err(error) => usage(&error),
         },
         _ => match DemoArgs::try_parse_from(args) {
@@ -155,6 +159,13 @@ async fn wait_for_ctrl_c() {
     }
 }
 
+fn can_write(path: &Path) -> anyhow::Result<()> {
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    opened
+        .map(|_| ())
+        .with_context(|| format!("cannot write {}: name a file in a folder that exists", path.display()))
+}
+
 /// Rounds, figures, plot, report, tables, sentence.
 fn whole(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<()> {
     let plot = match &args.plot {
@@ -163,6 +174,10 @@ fn whole(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<()> {
             .context("cannot find this program's own file")?
             .with_file_name("fedbasin-demo.svg"),
     };
+    // Before a minute of work, not after it.
+    for path in args.report.iter().chain([&plot]) {
+        can_write(path)?;
+    }
     let finished = run::run(args, interrupted)?;
     let mut report = figures::report(args, &finished, interrupted)?;
     report.sentence = report::sentence(&report);

@@ -99,8 +99,9 @@ impl Process {
         let text = std::fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let last = &lines[lines.len().saturating_sub(6)..];
-        if last.is_empty() { String::new() } else { format!("; its last words: {}", last.join(" | ")) }
+        let last = &lines[lines.len().saturating_sub(3)..];
+        let short: Vec<String> = last.iter().map(|line| line.chars().take(300).collect()).collect();
+        if short.is_empty() { String::new() } else { format!("; its last words: {}", short.join(" | ")) }
     }
 }
 
@@ -121,6 +122,17 @@ pub fn end_with_parent(leash: Option<PathBuf>) {
         if let Some(leash) = leash {
             let _ = std::fs::remove_file(leash);
         }
+        std::process::exit(1);
+    });
+}
+
+/// In a trainer: ends this process soon after its leash is gone. Returns at once.
+pub fn end_without(leash: PathBuf) {
+    std::thread::spawn(move || {
+        while leash.exists() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        eprintln!("{} is gone: the demo has ended, and so does its trainer", leash.display());
         std::process::exit(1);
     });
 }

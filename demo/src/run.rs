@@ -65,8 +65,24 @@ pub struct Finished {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Removes the folder when dropped; `None` if it is kept.
-    _temporary: Option<tempfile::TempDir>,
+    /// Whether the folder stays when this is dropped.
+    keep: bool,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        // A trainer, which is a site's child, may still write for a moment after its leash is gone.
+        let begun = Instant::now();
+        while std::fs::remove_dir_all(&self.path).is_err()
+            && self.path.exists()
+            && begun.elapsed() < Duration::from_secs(5)
+        {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 impl Folder {
@@ -74,7 +90,7 @@ impl Folder {
         let Some(path) = keep else {
             let temporary =
                 tempfile::Builder::new().prefix("fedbasin-demo-").tempdir().context("no temporary folder")?;
-            return Ok(Self { path: temporary.path().to_owned(), _temporary: Some(temporary) });
+            return Ok(Self { path: temporary.keep(), keep: false });
         };
         let hint = || format!("--keep {}", path.display());
         std::fs::create_dir_all(path).with_context(hint)?;
@@ -82,7 +98,7 @@ impl Folder {
             bail!("--keep {}: the folder is not empty; name a new one", path.display());
         }
         // Children have the same current folder, but absolute paths are safe in any.
-        Ok(Self { path: path.canonicalize().with_context(hint)?, _temporary: None })
+        Ok(Self { path: path.canonicalize().with_context(hint)?, keep: true })
     }
 
     /// The model that `--same-init` starts from; otherwise it only gives the layout.
@@ -168,7 +184,7 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
 
     let mut watch = watch::Watch::new(&folder);
     watch.screen.say(format_args!(
-        "server {grpc}, {SITES} sites with {} images, run {RUN:?}: {} rounds, strategy aligned, {}",
+        "server {grpc}, {SITES} sites with {} images, run {RUN:?} of {} rounds, strategy aligned, {}",
         shares.each_ref().map(|share| share.len().to_string()).join(" + "),
         args.rounds,
         if args.same_init { "all from one initial model" } else { "each from its own random initialisation" }
@@ -317,9 +333,10 @@ fn start_site(
         command.push(shell_word(word));
     }
     let (work_dir, command) = (folder.site(site), command.join(" "));
-    let arguments =
-        ["site", "site", "run", "--server", grpc, "--run", RUN, "--train", &command, "--work-dir"];
-    let arguments = arguments.iter().map(OsStr::new).chain([work_dir.as_os_str()]);
+    let mut arguments: Vec<&OsStr> = vec![OsStr::new("site"), leash.path().as_os_str()];
+    let client = ["site", "run", "--server", grpc, "--run", RUN, "--train", &command, "--work-dir"];
+    arguments.extend(client.map(OsStr::new));
+    arguments.push(work_dir.as_os_str());
     let environment = [("FEDBASIN_TOKEN", OsStr::new(token)), ("RAYON_NUM_THREADS", OsStr::new("1"))];
     let name = site_id(site);
     Process::start(&name, &folder.log(&name), false, arguments, &environment)

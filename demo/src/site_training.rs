@@ -100,7 +100,7 @@ fn schedule(args: &TrainArgs, site: usize) -> Schedule {
     if args.round <= 1 {
         Schedule { epochs: args.epochs, learning_rate: 0.1, last_learning_rate: 0.01, seed }
     } else {
-        Schedule { epochs: args.later_epochs, learning_rate: 0.05, last_learning_rate: 0.001, seed }
+        Schedule { epochs: args.later_epochs, learning_rate: 0.02, last_learning_rate: 0.001, seed }
     }
 }
 

@@ -24,3 +24,15 @@ fn an_error_is_one_line() {
     let text = one_line(&parse(&["--rounds", "0"]).unwrap_err().to_string());
     assert!(text.starts_with("invalid value '0' for '--rounds <N>'") && !text.contains('\n'), "{text}");
 }
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    can_write(&path).unwrap();
+    std::fs::write(&path, "old").unwrap();
+    can_write(&path).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
+    let error = can_write(&folder.path().join("no/folder.json")).unwrap_err().to_string();
+    assert!(error.contains("no/folder.json"), "{error}");
+}
