@@ -48,7 +48,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub later_epochs: u32,
     /// Decides initialisations, shares and order
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Keep models, logs and the server's data in this folder, which must be new or empty
     #[arg(long, value_name = "DIR")]
