@@ -127,7 +127,8 @@ pub fn align(
     // One group is one assignment: it has one optimum, and no order.
     let starts = if spec.groups().len() == 1 { 1 } else { options.starts.max(1) };
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let mut best: Option<(f64, Outcome)> = None;
+    let identity = search.identity()?;
+    let mut best = identity.clone();
     for start in 0..starts {
         observe(Progress::Start { start, starts });
         let order = match start {
@@ -140,27 +141,19 @@ pub fn align(
         };
         // Keeps the random orders of later starts the same, whatever this one draws.
         let mut own = ChaCha8Rng::seed_from_u64(rng.random());
-        let outcome = search.ascend(order, start == 1, options.max_sweeps, &mut own, observe)?;
-        let objective = search.objective(&outcome.alignment)?;
-        if best.as_ref().is_none_or(|(most, _)| objective > *most) {
-            best = Some((objective, outcome));
+        let outcome =
+            search.ascend(identity.clone(), order, start == 1, options.max_sweeps, &mut own, observe)?;
+        if outcome.objective > best.objective {
+            best = outcome;
         }
     }
-    let identity = Alignment::identity(spec);
-    let (objective, mut outcome) = match best {
-        Some(best) => best,
-        None => (f64::NEG_INFINITY, Outcome::none(identity.clone())),
-    };
-    if objective < search.objective(&identity)? {
-        outcome = Outcome::none(identity);
-    }
-    let mut report = report(spec, reference, update, &outcome.alignment)?;
-    report.sweeps = outcome.sweeps;
+    let mut report = report(spec, reference, update, &best.alignment)?;
+    report.sweeps = best.sweeps;
     report.starts = u32::try_from(starts).unwrap_or(u32::MAX);
-    for (group, changes) in report.groups.iter_mut().zip(outcome.changes) {
+    for (group, changes) in report.groups.iter_mut().zip(best.changes) {
         group.sweeps = changes;
     }
-    Ok(Aligned { alignment: outcome.alignment, report })
+    Ok(Aligned { alignment: best.alignment, report })
 }
 
 struct Search<'a> {
@@ -171,18 +164,14 @@ struct Search<'a> {
 }
 
 /// Where one start ended.
+#[derive(Clone)]
 struct Outcome {
     alignment: Alignment,
+    /// The true objective.
+    objective: f64,
     sweeps: u32,
     /// For each group: visits that changed it.
     changes: Vec<u32>,
-}
-
-impl Outcome {
-    fn none(alignment: Alignment) -> Self {
-        let changes = vec![0; alignment.permutations.len()];
-        Self { alignment, sweeps: 0, changes }
-    }
 }
 
 /// A step must raise the group's part of the true objective (f64 sums) by more than this fraction: less is the rounding of
@@ -204,6 +193,13 @@ impl Search<'_> {
         Ok(true)
     }
 
+    /// Where every start begins.
+    fn identity(&self) -> Result<Outcome, AlignError> {
+        let alignment = Alignment::identity(self.spec);
+        let objective = self.objective(&alignment)?;
+        Ok(Outcome { objective, sweeps: 0, changes: vec![0; alignment.permutations.len()], alignment })
+    }
+
     fn all_known(&self) -> Vec<bool> {
         vec![true; self.spec.groups().len()]
     }
@@ -222,6 +218,7 @@ impl Search<'_> {
 
     fn ascend(
         &self,
+        start: Outcome,
         mut order: Vec<usize>,
         from_no_opinion: bool,
         max_sweeps: usize,
@@ -229,11 +226,12 @@ impl Search<'_> {
         observe: &mut dyn FnMut(Progress),
     ) -> Result<Outcome, AlignError> {
         let groups = self.spec.groups().len();
-        let mut outcome = Outcome::none(Alignment::identity(self.spec));
+        let mut outcome = start;
         let mut stale = vec![true; groups];
         if from_no_opinion {
             self.first_sweep_from_what_is_known(&mut outcome, observe)?;
-            observe(Progress::Sweep { sweep: 1, objective: self.objective(&outcome.alignment)? });
+            outcome.objective = self.objective(&outcome.alignment)?;
+            observe(Progress::Sweep { sweep: 1, objective: outcome.objective });
         }
         while (outcome.sweeps as usize) < max_sweeps && stale.contains(&true) {
             for &group in &order {
@@ -248,10 +246,8 @@ impl Search<'_> {
                 }
             }
             outcome.sweeps += 1;
-            observe(Progress::Sweep {
-                sweep: outcome.sweeps,
-                objective: self.objective(&outcome.alignment)?,
-            });
+            outcome.objective = self.objective(&outcome.alignment)?;
+            observe(Progress::Sweep { sweep: outcome.sweeps, objective: outcome.objective });
             let shuffled = Permutation::random(groups, rng);
             order = shuffled.as_slice().iter().map(|&group| group as usize).collect();
         }

@@ -130,14 +130,14 @@ impl v1::fed_basin_server::FedBasin for Sites {
         let site = site(&request)?;
         let new = convert::new_update(request.into_inner())?;
         new.check(self.limits.max_checkpoint_bytes)?;
-        let begun = self.store.begin_update(&site, &new).await?;
-        let receipt = begun.update.receipt();
+        let update = self.store.begin_update(&site, &new).await?;
+        let receipt = update.receipt();
         let offset = match receipt {
-            Some(_) => begun.update.size,
-            None => self.store.staged_bytes(&begun.update.id),
+            Some(_) => update.size,
+            None => self.store.staged_bytes(&update.id),
         };
         Ok(Response::new(v1::BeginUpdateResponse {
-            update_id: begun.update.id,
+            update_id: update.id,
             offset,
             receipt: receipt.map(convert::receipt),
         }))

@@ -1,10 +1,8 @@
 //! Checkpoints: a row for each that is stored.
 
-use rebasin::{Digest, Layout};
-use sqlx::Row as _;
-
 use super::{Store, Tx, document, signed, staging::Sealed, to_json, unsigned};
 use crate::error::{Error, Result};
+use rebasin::{Digest, Layout};
 
 /// A stored checkpoint.
 #[derive(Debug, Clone)]
@@ -62,27 +60,23 @@ impl Store {
         Ok(Some(StoredCheckpoint { digest: *digest, size: unsigned(&row, "size")?, layout }))
     }
 
-    /// Whether the site may read the checkpoint: it is a reference or a global model of a run of the site's.
+    /// Whether the site may read the checkpoint: it is the seed or a global model of a run of the site's. Every
+    /// reference is one of these, but for a founding round's, which is another site's update and not for download.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn site_may_read(&self, site_id: &str, digest: &Digest) -> Result<bool> {
         let row = sqlx::query(
-            "SELECT 1 AS found FROM run_sites s
-             JOIN runs r ON r.id = s.run_id
+            "SELECT 1 FROM run_sites s JOIN runs r ON r.id = s.run_id
              WHERE s.site_id = $1
-               AND (r.seed_digest = $2 OR r.global_digest = $2 OR EXISTS (
-                 SELECT 1 FROM rounds o WHERE o.run_id = r.id
-                   AND (o.global_digest = $2
-                     -- a founding round's reference is another site's update: it is not for download
-                     OR (o.reference_digest = $2 AND NOT EXISTS (
-                       SELECT 1 FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number AND u.digest = $2)))))
+               AND (r.seed_digest = $2
+                    OR EXISTS (SELECT 1 FROM rounds o WHERE o.run_id = r.id AND o.global_digest = $2))
              LIMIT 1",
         )
         .bind(site_id)
         .bind(digest.to_string())
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.is_some_and(|row| row.try_get::<i64, _>("found").is_ok() || !row.is_empty()))
+        Ok(row.is_some())
     }
 }

@@ -23,7 +23,6 @@ pub use self::{
     bytes::Object,
     checkpoints::StoredCheckpoint,
     staging::{Sealed, Staging},
-    updates::Begun,
     work::{AlignWork, Lease, MergeInput, MergeWork},
 };
 use crate::{
@@ -180,34 +179,36 @@ impl Store {
 
 async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool> {
     sqlx::any::install_default_drivers();
-    let options = AnyPoolOptions::new().acquire_timeout(Duration::from_secs(10));
-    let options = match dialect {
-        Dialect::Postgres => options.max_connections(16).after_connect(|connection, _| {
-            Box::pin(async move {
-                for setting in [
-                    "SET statement_timeout = '30s'",
-                    "SET lock_timeout = '10s'",
-                    "SET idle_in_transaction_session_timeout = '60s'",
-                ] {
-                    sqlx::Executor::execute(&mut *connection, setting).await?;
-                }
-                Ok(())
-            })
-        }),
-        Dialect::Sqlite => options.max_connections(8).after_connect(|connection, _| {
-            Box::pin(async move {
-                for setting in [
-                    "PRAGMA busy_timeout = 10000",
-                    "PRAGMA journal_mode = WAL",
-                    "PRAGMA synchronous = FULL",
-                    "PRAGMA foreign_keys = ON",
-                ] {
-                    sqlx::Executor::execute(&mut *connection, setting).await?;
-                }
-                Ok(())
-            })
-        }),
+    let (connections, settings): (u32, &'static [&'static str]) = match dialect {
+        Dialect::Postgres => (
+            16,
+            &[
+                "SET statement_timeout = '30s'",
+                "SET lock_timeout = '10s'",
+                "SET idle_in_transaction_session_timeout = '60s'",
+            ],
+        ),
+        Dialect::Sqlite => (
+            8,
+            &[
+                "PRAGMA busy_timeout = 10000",
+                "PRAGMA journal_mode = WAL",
+                "PRAGMA synchronous = FULL",
+                "PRAGMA foreign_keys = ON",
+            ],
+        ),
     };
+    let options = AnyPoolOptions::new()
+        .acquire_timeout(Duration::from_secs(10))
+        .max_connections(connections)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                for &setting in settings {
+                    sqlx::Executor::execute(&mut *connection, setting).await?;
+                }
+                Ok(())
+            })
+        });
     options.connect(url).await.map_err(|error| {
         // The URL may hold a password: it is not repeated.
         Error::new(Code::Unavailable, format!("database_url: cannot connect: {error}"))

@@ -39,7 +39,7 @@ impl Store {
     /// Those of the database.
     pub async fn site_by_token_hash(&self, token_hash: &str) -> Result<Option<String>> {
         let row = sqlx::query(self.sql(
-            "SELECT id, CASE WHEN COALESCE(last_seen_at_ms, 0) < {now} - 30000 THEN 1 ELSE 0 END AS stale
+            "SELECT id, CAST(CASE WHEN COALESCE(last_seen_at_ms, 0) < {now} - 30000 THEN 1 ELSE 0 END AS BIGINT) AS stale
              FROM sites WHERE token_hash = $1",
         ))
         .bind(token_hash)

@@ -114,7 +114,7 @@ impl World {
             num_examples: 10,
             metrics: BTreeMap::from([("loss".into(), 0.5)]),
         };
-        Ok(self.store.begin_update(site, &new).await?.update)
+        self.store.begin_update(site, &new).await
     }
 
     async fn accept(&self, update: &Update, bytes: &[u8]) -> Result<Receipt> {

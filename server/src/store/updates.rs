@@ -12,20 +12,9 @@ use crate::{
     round::{Event, State},
 };
 
-const UPDATE_COLUMNS: &str =
+pub(super) const UPDATE_COLUMNS: &str =
     "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics,
     u.state, u.reason, u.accepted_at_ms, u.report FROM updates u";
-
-/// The answer to an announcement.
-#[derive(Debug, Clone)]
-pub struct Begun {
-    /// The update.
-    pub update: Update,
-    /// The run's layout, if it is fixed.
-    pub layout: Option<rebasin::Layout>,
-    /// The run's spec.
-    pub spec: Option<rebasin::Spec>,
-}
 
 impl Store {
     /// Records that a site will send an update; the same site, round and digest give the same update.
@@ -33,13 +22,13 @@ impl Store {
     /// # Errors
     /// [`Code::NotFound`], [`Code::Conflict`] for a second different update, [`Code::RoundClosed`],
     /// [`Code::RoundFull`].
-    pub async fn begin_update(&self, site_id: &str, new: &NewUpdate) -> Result<Begun> {
-        let run = self.run_of_site(site_id, &new.run_id).await?;
+    pub async fn begin_update(&self, site_id: &str, new: &NewUpdate) -> Result<Update> {
+        self.run_of_site(site_id, &new.run_id).await?;
         let mut tx = self.begin().await?;
         let record = self.lock_round(&mut tx, &new.run_id, new.round).await?;
         if let Some(held) = self.held_update(&mut tx, site_id, &new.run_id, new.round).await? {
             if held.digest == new.digest {
-                return Ok(Begun { update: held, layout: run.layout, spec: run.spec });
+                return Ok(held);
             }
             return Err(conflict(&held));
         }
@@ -78,7 +67,7 @@ impl Store {
             .await?;
         let update = update_from(&row)?;
         self.commit(tx).await?;
-        Ok(Begun { update, layout: run.layout, spec: run.spec })
+        Ok(update)
     }
 
     /// A run, if the site is in its cohort. Others look to it as if they did not exist.

@@ -3,12 +3,17 @@
 //! A lease is a token, an expiry by the database's clock, and a fence that grows with every lease. A result is
 //! written in one transaction `WHERE fence = … AND state = …`: a worker that lost its lease meets no row.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use rebasin::{AlignReport, Alignment, Digest};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, StoredCheckpoint, document, one_row, parsed, staging::Sealed, to_json, unsigned};
+use super::{
+    Store, StoredCheckpoint, document, one_row, parsed,
+    staging::Sealed,
+    to_json, unsigned,
+    updates::{UPDATE_COLUMNS, update_from},
+};
 use crate::{
     error::{Error, Result},
     model::{Run, Update},
@@ -212,18 +217,20 @@ impl Store {
     }
 
     async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
-        let mut inputs = Vec::new();
-        for update in self.updates_of_round(run_id, round).await? {
-            if update.state.accepted_at_ms().is_none() {
-                continue;
-            }
-            let row = sqlx::query("SELECT alignment FROM updates WHERE id = $1")
-                .bind(&update.id)
-                .fetch_one(&self.pool)
-                .await?;
-            inputs.push(MergeInput { update, alignment: document(&row, "alignment")? });
+        let rows = sqlx::query("SELECT id, alignment FROM updates WHERE run_id = $1 AND round = $2")
+            .bind(run_id)
+            .bind(i64::from(round))
+            .fetch_all(&self.pool)
+            .await?;
+        let mut alignments = HashMap::new();
+        for row in &rows {
+            alignments.insert(row.try_get::<String, _>("id")?, document(row, "alignment")?);
         }
-        Ok(inputs)
+        let updates = self.updates_of_round(run_id, round).await?.into_iter();
+        let held = updates.filter(|update| update.state.accepted_at_ms().is_some());
+        Ok(held
+            .map(|update| MergeInput { alignment: alignments.remove(&update.id).flatten(), update })
+            .collect())
     }
 
     /// Keeps a lease for another `length`; tells whether it was still held.
@@ -313,14 +320,9 @@ impl Store {
     }
 
     async fn update_row(&self, id: &str) -> Result<Update> {
-        let row = sqlx::query(
-            "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics, u.state,
-                    u.reason, u.accepted_at_ms, u.report FROM updates u WHERE u.id = $1",
-        )
-        .bind(id)
-        .fetch_one(&self.pool)
-        .await?;
-        super::updates::update_from(&row)
+        let query = format!("{UPDATE_COLUMNS} WHERE u.id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(query)).bind(id).fetch_one(&self.pool).await?;
+        update_from(&row)
     }
 }
 
