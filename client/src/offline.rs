@@ -340,14 +340,20 @@ fn merge_many(
 ) -> Result<Vec<Alignment>> {
     let mut read = |i: usize| load(&inputs.sources[i], &job.inputs[i]).map_err(Trouble::Ours);
     let options = options(&inputs.digests);
-    let merged =
-        rebasin::merge_many(spec, inputs.sources.len(), &mut read, &inputs.shares, &options, &mut |_| {})
-            .map_err(|trouble| match trouble {
-                Trouble::Ours(error) => error,
-                Trouble::Merge(error) => {
-                    Error::failed(error, "merge-many", "check that all come from one architecture")
-                }
-            })?;
+    let merged = rebasin::merge_many(
+        spec,
+        inputs.sources.len(),
+        &mut read,
+        &inputs.shares,
+        &options,
+        &mut rebasin::quietly,
+    )
+    .map_err(|trouble| match trouble {
+        Trouble::Ours(error) => error,
+        Trouble::Merge(error) => {
+            Error::failed(error, "merge-many", "check that all come from one architecture")
+        }
+    })?;
     extra["iterations"] = json!(merged.iterations);
     extra["improvements"] = json!(merged.improvements);
     Ok(merged.alignments)

@@ -167,7 +167,14 @@ fn merge_many(
     digests: &[Digest],
 ) -> anyhow::Result<Checkpoint> {
     let mut load = |index: usize| -> anyhow::Result<Checkpoint> { Ok(updates[index].clone()) };
-    let merged = rebasin::merge_many(spec, updates.len(), &mut load, shares, &options(digests), &mut |_| {})?;
+    let merged = rebasin::merge_many(
+        spec,
+        updates.len(),
+        &mut load,
+        shares,
+        &options(digests),
+        &mut rebasin::quietly,
+    )?;
     let borrowed: Vec<&Checkpoint> = updates.iter().collect();
     Ok(rebasin::mean(Some(spec), &borrowed, Some(&merged.alignments), shares)?)
 }
@@ -193,7 +200,7 @@ fn path_barrier(finished: &Finished, spec: &CheckedSpec) -> anyhow::Result<Barri
         let digest: Digest =
             records(finished, record)?[site].digest.as_deref().unwrap_or_default().parse()?;
         let options = options(&[reference, digest]);
-        let aligned = rebasin::align(spec, &found, &update, &options, &mut |_| {})?;
+        let aligned = rebasin::align(spec, &found, &update, &options, &mut rebasin::quietly)?;
         ends.push((aligned.alignment.apply(spec, &update)?, update));
     }
     let naive_losses = losses(finished, &ends[0].1, &ends[1].1)?;

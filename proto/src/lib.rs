@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
 
 /// Version 1 of the contract: messages, the site's client, the server's trait.
 #[expect(

@@ -4,9 +4,9 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::{AlignError, AxisUse, CheckedSpec, Checkpoint, Permutation, Tensor};
+use crate::{AlignError, Axis, CheckedSpec, Checkpoint, Factor, Group, Kind, Permutation, Tensor};
 
-/// One update's group elements: a permutation for each group, in the spec's order.
+/// One update's group elements: a permutation of the [units](Group::units) of each group, in the spec's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alignment {
     /// For each group of the spec, in its order.
@@ -17,20 +17,31 @@ impl Alignment {
     /// The one that moves nothing.
     #[must_use]
     pub fn identity(spec: &CheckedSpec) -> Self {
-        Self { permutations: spec.groups().iter().map(|group| Permutation::identity(group.size)).collect() }
+        Self { permutations: spec.groups().iter().map(|group| Permutation::identity(group.units)).collect() }
     }
 
     /// A uniformly random element of the symmetry group, by seed.
     #[must_use]
     pub fn random(spec: &CheckedSpec, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        Self {
-            permutations: spec
-                .groups()
-                .iter()
-                .map(|group| Permutation::random(group.size, &mut rng))
-                .collect(),
+        let mut permutations: Vec<Permutation> = spec
+            .groups()
+            .iter()
+            .map(|group| match (group.kind, group.within) {
+                (Kind::Symmetric, None) => Permutation::random(group.size, &mut rng),
+                _ => Permutation::identity(group.units),
+            })
+            .collect();
+        for (index, group) in spec.groups().iter().enumerate() {
+            let Some(parent) = group.within else { continue };
+            let inner = (0..group.units / group.size).map(|_| match group.kind {
+                Kind::Symmetric => Permutation::random(group.size, &mut rng),
+                Kind::Fixed => Permutation::identity(group.size),
+            });
+            let inner: Vec<Permutation> = inner.collect();
+            permutations[index] = Permutation::wreath(&permutations[parent], &inner);
         }
+        Self { permutations }
     }
 
     /// The one that undoes this.
@@ -59,16 +70,25 @@ impl Alignment {
         if units == 0 { 0.0 } else { moved as f64 / units as f64 }
     }
 
-    /// Makes sure that there is one permutation for each group, of its size.
+    /// Makes sure that there is one permutation for each group, of its units, and one that its kind allows.
     ///
     /// # Errors
     /// [`AlignError::Alignment`].
     pub fn check(&self, spec: &CheckedSpec) -> Result<(), AlignError> {
         let sizes = self.permutations.iter().map(Permutation::len);
-        if sizes.eq(spec.groups().iter().map(|group| group.size)) {
-            return Ok(());
-        }
-        Err(AlignError::Alignment)
+        let allowed = sizes.eq(spec.groups().iter().map(|group| group.units))
+            && spec.groups().iter().zip(&self.permutations).all(|(group, own)| self.allows(group, own));
+        if allowed { Ok(()) } else { Err(AlignError::Alignment) }
+    }
+
+    fn allows(&self, group: &Group, own: &Permutation) -> bool {
+        let Some(parent) = group.within else { return group.kind == Kind::Symmetric || own.moved() == 0 };
+        let parent = &self.permutations[parent];
+        (0..own.len()).all(|unit| {
+            let (block, inner) = (own.map(unit) / group.size, own.map(unit) % group.size);
+            block == parent.map(unit / group.size)
+                && (group.kind == Kind::Symmetric || inner == unit % group.size)
+        })
     }
 
     /// Applies it to an update: unit `i` of the outcome is unit `map(i)` of the update, on every axis of the group.
@@ -82,64 +102,169 @@ impl Alignment {
         let mut tensors = Vec::with_capacity(checkpoint.tensors().len());
         for (index, tensor) in checkpoint.tensors().iter().enumerate() {
             let size = tensor.dtype().size();
-            let bytes = permute(tensor.bytes(), &tensor.info().shape, size, spec.axes(index), self);
+            let shape = &tensor.info().shape;
+            let bytes = gather(tensor.bytes(), shape, size, &self.moves(spec, shape, spec.axes(index)));
             tensors.push(Tensor::from_bytes(tensor.info(), bytes)?);
         }
         Ok(Checkpoint::new(checkpoint.layout().clone(), tensors)?)
     }
-}
 
-/// For each position along an axis: where it comes from. `None`: from itself.
-pub(crate) fn axis_map(length: usize, axis: Option<&AxisUse>, alignment: &Alignment) -> Option<Vec<usize>> {
-    let axis = axis?;
-    let permutation = &alignment.permutations[axis.group];
-    if permutation.moved() == 0 {
-        return None;
+    /// How each axis of a tensor moves under this alignment.
+    pub(crate) fn moves(&self, spec: &CheckedSpec, shape: &[usize], axes: &[Option<Axis>]) -> Vec<Moves> {
+        let mut moves = Vec::with_capacity(shape.len());
+        for (&length, axis) in shape.iter().zip(axes) {
+            let Some(axis) = axis else {
+                moves.push(Moves::Stay);
+                continue;
+            };
+            let still = axis.groups().all(|group| self.permutations[group].moved() == 0);
+            let parent_axis = axis.segments.iter().flat_map(|segment| &segment.factors).find_map(parent_of);
+            moves.push(match parent_axis {
+                _ if still => Moves::Stay,
+                None => Moves::Map(self.axis_map(spec, length, axis, 0)),
+                Some((on, group)) => {
+                    let parent =
+                        spec.groups()[group].within.expect("a factor with a parent's axis has a parent");
+                    let digits = axes[on].as_ref().map_or_else(Vec::new, |on| digits(on, parent));
+                    let size = spec.groups()[parent].size;
+                    let maps = (0..size).map(|digit| self.axis_map(spec, length, axis, digit));
+                    Moves::By { on, digits, maps: maps.collect() }
+                }
+            });
+        }
+        moves
     }
-    let block = axis.block;
-    Some((0..length).map(|position| permutation.map(position / block) * block + position % block).collect())
+
+    /// For each position along an axis: where it comes from. `elsewhere`: the digit of the group that stands on another
+    /// axis, where one does.
+    fn axis_map(&self, spec: &CheckedSpec, length: usize, axis: &Axis, elsewhere: usize) -> Vec<usize> {
+        let mut map = Vec::with_capacity(length);
+        for segment in &axis.segments {
+            for position in 0..segment.length {
+                let (mut from, mut stride) = (0, segment.length);
+                for factor in &segment.factors {
+                    let digit = position % stride / (stride / factor.extent());
+                    stride /= factor.extent();
+                    from += stride
+                        * match *factor {
+                            Factor::Stays(_) => digit,
+                            Factor::Group { group, size, .. } => {
+                                let block = match spec.groups()[group].within {
+                                    None => 0,
+                                    Some(parent) => digit_of(segment, parent, position).unwrap_or(elsewhere),
+                                };
+                                self.permutations[group].map(block * size + digit) % size
+                            }
+                        };
+                }
+                map.push(segment.start + from);
+            }
+        }
+        map
+    }
 }
 
-/// Gathers a row-major array of `size`-byte elements along all its axes.
-pub(crate) fn permute(
-    bytes: &[u8],
-    shape: &[usize],
-    size: usize,
-    axes: &[Option<AxisUse>],
-    alignment: &Alignment,
-) -> Vec<u8> {
+fn parent_of(factor: &Factor) -> Option<(usize, usize)> {
+    match *factor {
+        Factor::Group { group, parent_axis: Some(axis), .. } => Some((axis, group)),
+        _ => None,
+    }
+}
+
+/// The digit of a group at a position of a segment, if it stands there.
+fn digit_of(segment: &crate::Segment, group: usize, position: usize) -> Option<usize> {
+    let mut stride = segment.length;
+    for factor in &segment.factors {
+        stride /= factor.extent();
+        if factor.group() == Some(group) {
+            return Some(position / stride % factor.extent());
+        }
+    }
+    None
+}
+
+/// For each position of an axis of one segment: the digit of a group.
+pub(crate) fn digits(axis: &Axis, group: usize) -> Vec<usize> {
+    let positions = |segment: &crate::Segment| {
+        let digits = (0..segment.length).map(|position| digit_of(segment, group, position).unwrap_or(0));
+        digits.collect::<Vec<_>>()
+    };
+    axis.segments.iter().flat_map(positions).collect()
+}
+
+/// How one axis of a tensor moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Moves {
+    /// Not at all.
+    Stay,
+    /// For each position: where it comes from.
+    Map(Vec<usize>),
+    /// By the position on an earlier axis: its digit chooses the map.
+    By {
+        /// That axis.
+        on: usize,
+        /// For each of its positions: the digit.
+        digits: Vec<usize>,
+        /// For each digit.
+        maps: Vec<Vec<usize>>,
+    },
+}
+
+impl Moves {
+    /// What is left of it when only some positions of axis `on` are there.
+    pub(crate) fn only(&mut self, axis: usize, positions: std::ops::Range<usize>) {
+        if let Self::By { on, digits, .. } = self
+            && *on == axis
+        {
+            *digits = digits[positions].to_vec();
+        }
+    }
+
+    /// Where a position comes from, `at` being the positions on the earlier axes.
+    pub(crate) fn from(&self, position: usize, at: &[usize]) -> usize {
+        match self {
+            Self::Stay => position,
+            Self::Map(map) => map[position],
+            Self::By { on, digits, maps } => maps[digits[at[*on]]][position],
+        }
+    }
+}
+
+/// Gathers a row-major array of `size`-byte elements along each axis that moves; what lies behind the last one moves as
+/// one piece.
+pub(crate) fn gather(bytes: &[u8], shape: &[usize], size: usize, moves: &[Moves]) -> Vec<u8> {
+    let Some(last) = moves.iter().rposition(|moves| *moves != Moves::Stay) else { return bytes.to_vec() };
     if bytes.is_empty() {
         return Vec::new();
     }
-    let maps: Vec<_> =
-        shape.iter().zip(axes).map(|(&length, axis)| axis_map(length, axis.as_ref(), alignment)).collect();
-    gather(bytes, shape, size, &maps)
-}
-
-/// Gathers along each axis that has a map; what lies behind the last mapped axis moves as one piece.
-pub(crate) fn gather(bytes: &[u8], shape: &[usize], size: usize, maps: &[Option<Vec<usize>>]) -> Vec<u8> {
-    let Some(last) = maps.iter().rposition(Option::is_some) else { return bytes.to_vec() };
     let piece = shape[last + 1..].iter().product::<usize>() * size;
-    let mut out = Vec::with_capacity(bytes.len());
-    copy_axis(bytes, &shape[..=last], &maps[..=last], piece, 0, &mut out);
-    out
+    let mut copy =
+        Copy { bytes, shape: &shape[..=last], moves, piece, at: vec![0; last + 1], out: Vec::new() };
+    copy.out.reserve_exact(bytes.len());
+    copy.axis(0, 0);
+    copy.out
 }
 
-fn copy_axis(
-    bytes: &[u8],
-    shape: &[usize],
-    maps: &[Option<Vec<usize>>],
+struct Copy<'a> {
+    bytes: &'a [u8],
+    shape: &'a [usize],
+    moves: &'a [Moves],
     piece: usize,
-    base: usize,
-    out: &mut Vec<u8>,
-) {
-    let stride = shape[1..].iter().product::<usize>() * piece;
-    for position in 0..shape[0] {
-        let from = base + maps[0].as_ref().map_or(position, |map| map[position]) * stride;
-        if shape.len() == 1 {
-            out.extend_from_slice(&bytes[from..from + piece]);
-        } else {
-            copy_axis(bytes, &shape[1..], &maps[1..], piece, from, out);
+    at: Vec<usize>,
+    out: Vec<u8>,
+}
+
+impl Copy<'_> {
+    fn axis(&mut self, axis: usize, base: usize) {
+        let stride = self.shape[axis + 1..].iter().product::<usize>() * self.piece;
+        for position in 0..self.shape[axis] {
+            self.at[axis] = position;
+            let from = base + self.moves[axis].from(position, &self.at) * stride;
+            if axis + 1 == self.shape.len() {
+                self.out.extend_from_slice(&self.bytes[from..from + self.piece]);
+            } else {
+                self.axis(axis + 1, from);
+            }
         }
     }
 }

@@ -228,3 +228,20 @@ impl<'a> Solver<'a> {
         }
     }
 }
+
+/// What the matcher needs of an assignment.
+pub(crate) struct Solved {
+    pub(crate) permutation: Permutation,
+    /// Whether each row got its best column: the sum of row maxima bounds every assignment.
+    pub(crate) all_best: bool,
+}
+
+/// As [`assign`], of a row-major matrix that is known to be finite.
+pub(crate) fn solve(gain: &[f32], n: usize) -> Solved {
+    let mut solver = Solver::new(gain, n);
+    solver.greedy();
+    let all_best = solver.column_of.iter().all(|&column| column != NONE);
+    solver.reduce();
+    solver.augment_all();
+    Solved { permutation: solver.finish().permutation, all_best }
+}

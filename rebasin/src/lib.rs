@@ -6,7 +6,7 @@ mod checkpoint;
 mod codec;
 mod digest;
 mod dtype;
-mod gain;
+mod gemm;
 mod header;
 mod layout;
 mod matching;
@@ -27,7 +27,7 @@ pub use self::{
     dtype::Dtype,
     header::{Header, Limits},
     layout::{Layout, LayoutError, MAX_NAME_BYTES, MAX_RANK, TensorInfo},
-    matching::{AlignError, Aligned, MatchOptions, Progress, align, seed_from_digests},
+    matching::{AlignError, Aligned, MatchOptions, Progress, Work, align, quietly, seed_from_digests},
     merge_many::{MergeMany, merge_many},
     merging::{Input, MergeError, mean, merge_to, shares},
     path::{Barrier, barrier, interpolate},
@@ -35,5 +35,8 @@ pub use self::{
     report::{AlignReport, GroupReport, report},
     scanner::Scanner,
     source::{BytesSource, FileSource, Source, read_checkpoint},
-    spec::{AxisUse, CheckedSpec, Coverage, Group, Kind, Spec, SpecError},
+    spec::{
+        Axis, AxisForm, CheckedSpec, Coverage, Factor, FactorForm, Group, GroupForm, Kind, Segment, Spec,
+        SpecError,
+    },
 };

@@ -1,5 +1,7 @@
 //! MergeMany: Git Re-Basin, Alg. 3.
 
+use std::ops::ControlFlow;
+
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
@@ -37,7 +39,7 @@ pub fn merge_many<E: From<MergeError>>(
     load: &mut dyn FnMut(usize) -> Result<Checkpoint, E>,
     shares: &[f64],
     options: &MatchOptions,
-    observe: &mut dyn FnMut(Progress),
+    observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<MergeMany, E> {
     if n == 0 {
         return Err(MergeError::Empty.into());

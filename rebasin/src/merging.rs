@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use crate::{
-    AlignError, Alignment, AxisUse, BytesSource, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher,
-    Header, Source, TensorInfo,
-    alignment::{axis_map, gather},
+    AlignError, Alignment, BytesSource, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher, Header,
+    Source, TensorInfo,
+    alignment::{Moves, gather},
     codec,
 };
 
@@ -114,8 +114,7 @@ pub fn merge_to(
     let mut done = 0;
     for index in header.file_order() {
         let info = &layout.tensors()[index];
-        let axes = spec.map_or(&[][..], |spec| spec.axes(index));
-        for block in blocks(index, info, axes) {
+        for block in blocks(index, info, spec) {
             let bytes = if info.dtype.is_float() {
                 mean_of_block(inputs, &block, info)?
             } else {
@@ -169,8 +168,8 @@ fn mean_of_block(inputs: &[Input<'_>], block: &Block<'_>, info: &TensorInfo) -> 
 struct Block<'a> {
     index: usize,
     shape: Vec<usize>,
-    /// How the axes move; empty if none does.
-    axes: &'a [Option<AxisUse>],
+    /// How the axes move; `None` if none does.
+    spec: Option<&'a CheckedSpec>,
     begin: usize,
     end: usize,
     row_bytes: usize,
@@ -182,18 +181,17 @@ struct Block<'a> {
 fn blocks<'a>(
     index: usize,
     info: &TensorInfo,
-    axes: &'a [Option<AxisUse>],
+    spec: Option<&'a CheckedSpec>,
 ) -> impl Iterator<Item = Block<'a>> + use<'a> {
-    let moves = axes.iter().any(Option::is_some);
-    let shape = if moves { info.shape.clone() } else { vec![info.num_elements()] };
-    let axes = if moves { axes } else { &[] };
+    let spec = spec.filter(|spec| spec.axes(index).iter().any(Option::is_some));
+    let shape = if spec.is_some() { info.shape.clone() } else { vec![info.num_elements()] };
     let (rows, element_bytes) = (shape[0], info.dtype.size());
     let row_bytes = shape[1..].iter().product::<usize>() * element_bytes;
     let rows_a_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
     let rows = if row_bytes == 0 { 0 } else { rows };
     (0..rows).step_by(rows_a_block).map(move |begin| {
         let end = rows.min(begin + rows_a_block);
-        Block { index, shape: shape.clone(), axes, begin, end, row_bytes, element_bytes }
+        Block { index, shape: shape.clone(), spec, begin, end, row_bytes, element_bytes }
     })
 }
 
@@ -207,31 +205,27 @@ impl Block<'_> {
     fn read(&self, source: &dyn Source, alignment: Option<&Alignment>) -> Result<Vec<u8>, MergeError> {
         let start = source.header().range(self.index).start;
         let mut bytes = vec![0; self.num_bytes()];
-        let Some(alignment) = alignment.filter(|_| !self.axes.is_empty()) else {
+        let (Some(spec), Some(alignment)) = (self.spec, alignment) else {
             source.read_at(start + (self.begin * self.row_bytes) as u64, &mut bytes)?;
             return Ok(bytes);
         };
-        let pairs = self.shape.iter().zip(self.axes);
-        let mut maps: Vec<Option<Vec<usize>>> =
-            pairs.map(|(&length, axis)| axis_map(length, axis.as_ref(), alignment)).collect();
+        let mut moves = alignment.moves(spec, &self.shape, spec.axes(self.index));
         let mut shape = self.shape.clone();
         if self.end - self.begin == shape[0] {
             source.read_at(start, &mut bytes)?;
         } else {
-            self.read_rows(source, start, maps[0].take().as_deref(), &mut bytes)?;
+            let rows = std::mem::replace(&mut moves[0], Moves::Stay);
+            self.read_rows(source, start, &rows, &mut bytes)?;
             shape[0] = self.end - self.begin;
+            for moves in &mut moves[1..] {
+                moves.only(0, self.begin..self.end);
+            }
         }
-        Ok(gather(&bytes, &shape, self.element_bytes, &maps))
+        Ok(gather(&bytes, &shape, self.element_bytes, &moves))
     }
 
-    fn read_rows(
-        &self,
-        source: &dyn Source,
-        start: u64,
-        map: Option<&[usize]>,
-        bytes: &mut [u8],
-    ) -> io::Result<()> {
-        let from = |row: usize| map.map_or(row, |map| map[row]);
+    fn read_rows(&self, source: &dyn Source, start: u64, rows: &Moves, bytes: &mut [u8]) -> io::Result<()> {
+        let from = |row: usize| rows.from(row, &[]);
         let mut row = self.begin;
         while row < self.end {
             let mut last = row + 1;

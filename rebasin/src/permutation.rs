@@ -55,6 +55,23 @@ impl Permutation {
         Self(map)
     }
 
+    /// The wreath product's element: block `b` of the outcome is block `outer(b)` of the update, its units in the order of
+    /// `inner[b]`.
+    ///
+    /// # Panics
+    /// If there is not one inner permutation for each block, all of one size.
+    #[must_use]
+    pub fn wreath(outer: &Self, inner: &[Self]) -> Self {
+        assert_eq!(outer.len(), inner.len(), "one inner permutation for each block");
+        let size = inner.first().map_or(0, Self::len);
+        let mut map = Vec::with_capacity(outer.len() * size);
+        for (block, inner) in outer.0.iter().zip(inner) {
+            assert_eq!(inner.len(), size, "blocks of one size");
+            map.extend(inner.0.iter().map(|unit| block * inner.0.len() as u32 + unit));
+        }
+        Self(map)
+    }
+
     /// Where position `i` points.
     ///
     /// # Panics

@@ -64,7 +64,7 @@ pub fn report(
     let after = measure(spec, reference, &aligned);
     let groups = spec.groups().iter().enumerate().map(|(index, group)| {
         let over = |measures: &[Measure]| {
-            let own = |tensor: usize| spec.axes(tensor).iter().flatten().any(|axis| axis.group == index);
+            let own = |tensor: usize| spec.moves(tensor, index);
             Measure::sum(
                 measures.iter().enumerate().filter(|(tensor, _)| own(*tensor)).map(|(_, measure)| measure),
             )
@@ -73,7 +73,7 @@ pub fn report(
         let permutation = &alignment.permutations[index];
         GroupReport {
             name: group.name.clone(),
-            size: group.size,
+            size: group.units,
             moved: fraction(permutation.moved(), permutation.len()),
             objective_before: before.objective,
             objective_after: after.objective,

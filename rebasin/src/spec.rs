@@ -1,13 +1,20 @@
 //! Specs: which axes of which tensors move together.
 
+mod checked;
 mod derive;
+mod form;
 mod order;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Layout};
+use crate::Digest;
+
+pub use self::{
+    checked::{Axis, CheckedSpec, Coverage, Factor, Group, Segment},
+    form::{AxisForm, FactorForm, GroupForm, Kind},
+};
 
 const FORMAT: &str = "fedbasin.spec/1";
 
@@ -16,53 +23,8 @@ const FORMAT: &str = "fedbasin.spec/1";
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     format: String,
-    groups: BTreeMap<String, GroupEntry>,
-    tensors: BTreeMap<String, Vec<Option<AxisEntry>>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GroupEntry {
-    size: usize,
-    kind: Kind,
-}
-
-/// Which permutations of its units a group allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// All of them.
-    Symmetric,
-}
-
-/// `"h0"`, or `{"group": "c3", "block": 49}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-enum AxisEntry {
-    Group(String),
-    Block(BlockEntry),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BlockEntry {
-    group: String,
-    block: usize,
-}
-
-impl AxisEntry {
-    fn group(&self) -> &str {
-        match self {
-            Self::Group(group) | Self::Block(BlockEntry { group, .. }) => group,
-        }
-    }
-
-    fn block(&self) -> usize {
-        match self {
-            Self::Group(_) => 1,
-            Self::Block(entry) => entry.block,
-        }
-    }
+    groups: BTreeMap<String, GroupForm>,
+    tensors: BTreeMap<String, Vec<Option<AxisForm>>>,
 }
 
 /// A spec that cannot be read, does not fit a layout, or cannot be derived.
@@ -87,113 +49,65 @@ pub enum SpecError {
         /// Axes in the checkpoint.
         checkpoint: usize,
     },
-    /// An axis whose length is not the group's size times the block.
-    #[error(
-        "tensor {name}, axis {axis}: group {group} moves {size} units of {block}, the axis has length {length}"
-    )]
+    /// An axis whose length is not what its groups and numbers make.
+    #[error("tensor {name}, axis {axis}: the spec makes it {spec} long ({form}), the checkpoint {length}")]
     Length {
+        /// The tensor.
+        name: String,
+        /// The axis, from 0.
+        axis: usize,
+        /// The axis in the spec.
+        form: String,
+        /// The length that follows from it; 0 if it is beyond 64 bits.
+        spec: usize,
+        /// The axis's length.
+        length: usize,
+    },
+    /// A group twice in one product.
+    #[error("tensor {name}, axis {axis}: group {group} stands twice in one product")]
+    Twice {
         /// The tensor.
         name: String,
         /// The axis, from 0.
         axis: usize,
         /// The group.
         group: String,
-        /// Its size.
-        size: usize,
-        /// Elements a unit has on this axis.
-        block: usize,
-        /// The axis's length.
-        length: usize,
     },
-    /// A group on two axes of one tensor: weight matching would be a quadratic problem.
+    /// A group within another one, which this tensor does not place.
     #[error(
-        "tensor {name}: group {group} stands on two of its axes, which weight matching cannot solve; pin one"
+        "tensor {name}, axis {axis}: group {group} differs for each unit of {within}, which must stand in the same product or \
+         alone on exactly one earlier axis"
     )]
-    Twice {
+    Within {
         /// The tensor.
         name: String,
+        /// The axis, from 0.
+        axis: usize,
         /// The group.
         group: String,
+        /// The group that it is within.
+        within: String,
     },
     /// No network of the expected kind could be recognised.
     #[error("no spec can be derived: {0}")]
     Derive(String),
 }
 
-/// A group: units that move together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// Its name.
-    pub name: String,
-    /// How many units.
-    pub size: usize,
-    /// Which permutations are allowed.
-    pub kind: Kind,
-}
-
-/// How an axis moves: unit `u` of the group owns positions `u * block .. (u + 1) * block`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AxisUse {
-    /// Index of the group.
-    pub group: usize,
-    /// Positions of one unit; 1 unless the axis comes from a flatten.
-    pub block: usize,
-}
-
-/// A spec bound to a layout that it fits. Groups are in order of name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckedSpec {
-    layout: Layout,
-    groups: Vec<Group>,
-    axes: Vec<Vec<Option<AxisUse>>>,
-}
-
-/// How much of a layout a spec can move.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Coverage {
-    /// Axes that move with a group.
-    pub permutable_axes: usize,
-    /// Axes that do not: `tensor` and axis, from 0.
-    pub pinned_axes: Vec<(String, usize)>,
-    /// Elements of float tensors with at least one axis that moves.
-    pub permutable_parameters: usize,
-    /// Elements of all float tensors.
-    pub parameters: usize,
-}
-
-/// A spec under construction: groups by name and size, axes by tensor.
-#[derive(Default)]
-struct Builder {
-    groups: BTreeMap<String, GroupEntry>,
-    tensors: BTreeMap<String, Vec<Option<AxisEntry>>>,
-}
-
-impl Builder {
-    fn group(&mut self, name: &str, size: usize) {
-        self.groups.insert(name.to_owned(), GroupEntry { size, kind: Kind::Symmetric });
-    }
-
-    fn tensor(&mut self, name: &str, axes: Vec<Option<AxisEntry>>) {
-        self.tensors.insert(name.to_owned(), axes);
-    }
-
-    fn build(self) -> Spec {
-        Spec { format: FORMAT.into(), groups: self.groups, tensors: self.tensors }
-    }
-}
-
-fn plain(group: &str) -> Option<AxisEntry> {
-    Some(AxisEntry::Group(group.to_owned()))
-}
-
-fn blocked(group: &str, block: usize) -> Option<AxisEntry> {
-    if block == 1 {
-        return plain(group);
-    }
-    Some(AxisEntry::Block(BlockEntry { group: group.to_owned(), block }))
-}
-
 impl Spec {
+    /// A spec of groups and tensors, each axis in order.
+    ///
+    /// # Errors
+    /// [`SpecError::Json`] if they do not belong together: an unknown group, a size of 0, a group within a group that is
+    /// itself within one.
+    pub fn new(
+        groups: BTreeMap<String, GroupForm>,
+        tensors: BTreeMap<String, Vec<Option<AxisForm>>>,
+    ) -> Result<Self, SpecError> {
+        let spec = Self { format: FORMAT.into(), groups, tensors };
+        spec.check_groups()?;
+        Ok(spec)
+    }
+
     /// Reads the JSON form.
     ///
     /// # Errors
@@ -204,28 +118,41 @@ impl Spec {
             let format = spec.format.chars().take(80).collect::<String>();
             return Err(SpecError::Json(format!("its format is {format:?}, this program reads {FORMAT:?}")));
         }
-        for (name, group) in &spec.groups {
-            if group.size == 0 || u32::try_from(group.size).is_err() {
-                return Err(SpecError::Json(format!(
-                    "group {name}: its size {} is not within 1 and 2^32",
-                    group.size
-                )));
-            }
-        }
-        for (name, axes) in &spec.tensors {
-            for entry in axes.iter().flatten() {
-                if !spec.groups.contains_key(entry.group()) {
-                    return Err(SpecError::Json(format!(
-                        "tensor {name}: there is no group {:?}",
-                        entry.group()
-                    )));
-                }
-                if entry.block() == 0 {
-                    return Err(SpecError::Json(format!("tensor {name}: a block of 0")));
-                }
-            }
-        }
+        spec.check_groups()?;
         Ok(spec)
+    }
+
+    fn check_groups(&self) -> Result<(), SpecError> {
+        let wrong = |message| Err(SpecError::Json(message));
+        for (name, group) in &self.groups {
+            let mut units = Some(group.size);
+            if let Some(within) = &group.within {
+                let Some(parent) = self.groups.get(within) else {
+                    return wrong(format!("group {name}: there is no group {within:?} for it to be within"));
+                };
+                if parent.within.is_some() || within == name {
+                    return wrong(format!(
+                        "group {name}: {within:?} is within a group itself; one level is the most"
+                    ));
+                }
+                units = group.size.checked_mul(parent.size);
+            }
+            if group.size == 0 || units.is_none_or(|units| u32::try_from(units).is_err()) {
+                return wrong(format!("group {name}: its units are not within 1 and 2^32"));
+            }
+        }
+        for (name, axes) in &self.tensors {
+            for factor in axes.iter().flatten().flat_map(AxisForm::factors) {
+                match factor {
+                    FactorForm::Group(group) if !self.groups.contains_key(&group) => {
+                        return wrong(format!("tensor {name}: there is no group {group:?}"));
+                    }
+                    FactorForm::Stays(0) => return wrong(format!("tensor {name}: a block of 0")),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The JSON form: pretty, and the same for the same spec.
@@ -243,106 +170,16 @@ impl Spec {
         Digest::of(self.to_json().as_bytes())
     }
 
-    /// Binds the spec to a layout: every tensor listed, every axis of the right length.
-    ///
-    /// # Errors
-    /// [`SpecError`] naming the first tensor and axis that do not fit.
-    pub fn check(&self, layout: &Layout) -> Result<CheckedSpec, SpecError> {
-        let names: Vec<&String> = self.groups.keys().collect();
-        let groups: Vec<Group> = self
-            .groups
-            .iter()
-            .map(|(name, group)| Group { name: name.clone(), size: group.size, kind: group.kind })
-            .collect();
-        if let Some(unknown) = self.tensors.keys().find(|name| layout.get(name).is_none()) {
-            return Err(SpecError::Unknown(unknown.clone()));
-        }
-        let mut axes = Vec::with_capacity(layout.tensors().len());
-        for tensor in layout.tensors() {
-            let entries =
-                self.tensors.get(&tensor.name).ok_or_else(|| SpecError::Unlisted(tensor.name.clone()))?;
-            if entries.len() != tensor.shape.len() {
-                return Err(SpecError::Rank {
-                    name: tensor.name.clone(),
-                    spec: entries.len(),
-                    checkpoint: tensor.shape.len(),
-                });
-            }
-            let mut uses: Vec<Option<AxisUse>> = Vec::with_capacity(entries.len());
-            for (axis, (entry, &length)) in entries.iter().zip(&tensor.shape).enumerate() {
-                let Some(entry) = entry else {
-                    uses.push(None);
-                    continue;
-                };
-                let group = names
-                    .binary_search_by(|name| name.as_str().cmp(entry.group()))
-                    .map_err(|_| SpecError::Json(format!("there is no group {:?}", entry.group())))?;
-                let (size, block) = (groups[group].size, entry.block());
-                if size.checked_mul(block) != Some(length) {
-                    let name = tensor.name.clone();
-                    return Err(SpecError::Length {
-                        name,
-                        axis,
-                        group: names[group].clone(),
-                        size,
-                        block,
-                        length,
-                    });
-                }
-                if uses.iter().flatten().any(|used| used.group == group) {
-                    return Err(SpecError::Twice { name: tensor.name.clone(), group: names[group].clone() });
-                }
-                uses.push(Some(AxisUse { group, block }));
-            }
-            axes.push(uses);
-        }
-        Ok(CheckedSpec { layout: layout.clone(), groups, axes })
-    }
-}
-
-impl CheckedSpec {
-    /// The layout that the spec is bound to.
-    #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
     /// The groups, by name.
     #[must_use]
-    pub fn groups(&self) -> &[Group] {
+    pub fn groups(&self) -> &BTreeMap<String, GroupForm> {
         &self.groups
     }
 
-    /// How each axis of the tensor at a canonical position moves; `None`: it does not.
-    ///
-    /// # Panics
-    /// If there is no such tensor.
+    /// The tensors' axes, by name.
     #[must_use]
-    pub fn axes(&self, index: usize) -> &[Option<AxisUse>] {
-        &self.axes[index]
-    }
-
-    /// How much of the layout moves.
-    #[must_use]
-    pub fn coverage(&self) -> Coverage {
-        let mut coverage = Coverage {
-            permutable_axes: 0,
-            pinned_axes: Vec::new(),
-            permutable_parameters: 0,
-            parameters: self.layout.num_parameters(),
-        };
-        for (tensor, axes) in self.layout.tensors().iter().zip(&self.axes) {
-            for (axis, use_of) in axes.iter().enumerate() {
-                match use_of {
-                    Some(_) => coverage.permutable_axes += 1,
-                    None => coverage.pinned_axes.push((tensor.name.clone(), axis)),
-                }
-            }
-            if tensor.dtype.is_float() && axes.iter().any(Option::is_some) {
-                coverage.permutable_parameters += tensor.num_elements();
-            }
-        }
-        coverage
+    pub fn tensors(&self) -> &BTreeMap<String, Vec<Option<AxisForm>>> {
+        &self.tensors
     }
 }
 

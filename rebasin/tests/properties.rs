@@ -3,6 +3,8 @@
 mod common;
 
 use common::{assert_close, batch_norm, checkpoint, conv3, layout, linear, mlp, relu};
+use std::ops::ControlFlow;
+
 use proptest::prelude::*;
 use rebasin::{
     Alignment, CheckedSpec, Checkpoint, Input, Layout, MatchOptions, Progress, Spec, Tensor, align, assign,
@@ -124,7 +126,7 @@ proptest! {
         let reference = checkpoint(&layout, seed);
         let planted = Alignment::random(&spec, seed);
         let update = with_noise(&planted.apply(&spec, &reference).expect("applies"), seed ^ 2, 0.2);
-        let found = align(&spec, &reference, &update, &options(seed), &mut |_| {}).expect("aligned");
+        let found = align(&spec, &reference, &update, &options(seed), &mut rebasin::quietly).expect("aligned");
         prop_assert_eq!(found.alignment, planted.inverse());
     }
 
@@ -135,22 +137,25 @@ proptest! {
         let (reference, update) = (checkpoint(&layout, a), checkpoint(&layout, b));
         let mut last = f64::NEG_INFINITY;
         let mut falls = Vec::new();
-        let aligned = align(&spec, &reference, &update, &options(a), &mut |event| match event {
-            Progress::Start { .. } => last = f64::NEG_INFINITY,
-            Progress::Sweep { objective, .. } => {
-                if objective < last {
-                    falls.push((last, objective));
+        let aligned = align(&spec, &reference, &update, &options(a), &mut |event| {
+            match event {
+                Progress::Start { .. } => last = f64::NEG_INFINITY,
+                Progress::Sweep { objective, .. } => {
+                    if objective < last {
+                        falls.push((last, objective));
+                    }
+                    last = objective;
                 }
-                last = objective;
+                Progress::Group { .. } => {}
             }
-            Progress::Group { .. } => {}
+            ControlFlow::Continue(())
         }).expect("aligned");
         prop_assert!(falls.is_empty(), "{:?}", falls);
         let report = aligned.report;
         prop_assert!(report.objective_after >= report.objective_before - 1e-9);
         prop_assert!(report.l2_after <= report.l2_before + 1e-9);
         let again = aligned.alignment.apply(&spec, &update).expect("applies");
-        let second = align(&spec, &reference, &again, &options(a), &mut |_| {}).expect("aligned").report;
+        let second = align(&spec, &reference, &again, &options(a), &mut rebasin::quietly).expect("aligned").report;
         prop_assert!(second.objective_after >= report.objective_after - 1e-9, "a second pass cannot lose");
     }
 
@@ -160,7 +165,7 @@ proptest! {
         let spec = Spec::mlp(&layout).expect("a chain").check(&layout).expect("fits");
         let reference = checkpoint(&layout, seed);
         let update = with_noise(&reference, seed ^ 3, 0.05);
-        let report = align(&spec, &reference, &update, &options(0), &mut |_| {}).expect("aligned").report;
+        let report = align(&spec, &reference, &update, &options(0), &mut rebasin::quietly).expect("aligned").report;
         prop_assert!(report.identity_certified);
         prop_assert_eq!((report.moved.to_bits(), report.sweeps), (0.0_f64.to_bits(), 0));
     }
@@ -202,7 +207,7 @@ proptest! {
         let update = with_noise(&reference, seed ^ 5, 0.3);
         let scrambled = Alignment::random(&spec, seed ^ 6).apply(&spec, &update).expect("applies");
         let merged = |update: &Checkpoint| {
-            let found = align(&spec, &reference, update, &options(1), &mut |_| {}).expect("aligned").alignment;
+            let found = align(&spec, &reference, update, &options(1), &mut rebasin::quietly).expect("aligned").alignment;
             let alignments = [Alignment::identity(&spec), found];
             mean(Some(&spec), &[&reference, update], Some(&alignments), &[0.5, 0.5]).expect("merged").to_bytes()
         };
@@ -224,7 +229,7 @@ fn the_outcome_does_not_depend_on_the_number_of_threads() {
     let (a, b) = (checkpoint(&layout, 1), checkpoint(&layout, 2));
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        pool.install(|| align(&spec, &a, &b, &options(9), &mut |_| {}).expect("aligned"))
+        pool.install(|| align(&spec, &a, &b, &options(9), &mut rebasin::quietly).expect("aligned"))
     };
     let one = on(1);
     assert_eq!(one, on(2));
@@ -294,7 +299,8 @@ fn merge_many_brings_permuted_copies_together() {
         .map(|seed| Alignment::random(&spec, seed).apply(&spec, &models[0]).expect("applies"))
         .collect();
     let mut load = |index: usize| Ok::<_, rebasin::MergeError>(copies[index].clone());
-    let many = merge_many(&spec, 4, &mut load, &[0.25; 4], &options(3), &mut |_| {}).expect("merged");
+    let many =
+        merge_many(&spec, 4, &mut load, &[0.25; 4], &options(3), &mut rebasin::quietly).expect("merged");
     let aligned: Vec<Checkpoint> =
         copies.iter().zip(&many.alignments).map(|(copy, a)| a.apply(&spec, copy).expect("applies")).collect();
     assert!(aligned.iter().all(|model| *model == aligned[0]), "all copies lie in one frame");

@@ -38,7 +38,7 @@ fn spec() -> CheckedSpec {
 fn aligned_to_first(index: u64) -> rebasin::Aligned {
     let ((reference, first), (update, digest)) = (site(0), site(index));
     let options = MatchOptions { seed: seed_from_digests(&[first, digest]), ..MatchOptions::default() };
-    align(&spec(), &reference, &update, &options, &mut |_| {}).expect("aligned")
+    align(&spec(), &reference, &update, &options, &mut rebasin::quietly).expect("aligned")
 }
 
 #[test]
@@ -61,14 +61,16 @@ fn the_objective_reaches_that_of_fifty_seeds() {
 fn trained_conv_nets_are_aligned_and_a_scrambled_one_is_brought_back() {
     let ((a, _), (b, _)) = (load("convbn8-site0.safetensors"), load("convbn8-site1.safetensors"));
     let spec = Spec::conv_net(a.layout()).expect("a chain").check(a.layout()).expect("fits");
-    let report = align(&spec, &a, &b, &MatchOptions::default(), &mut |_| {}).expect("aligned").report;
+    let report =
+        align(&spec, &a, &b, &MatchOptions::default(), &mut rebasin::quietly).expect("aligned").report;
     assert!(
         report.objective_after > report.objective_before && report.l2_after < report.l2_before,
         "{report:?}"
     );
     let scramble = Alignment::random(&spec, 5);
     let scrambled = scramble.apply(&spec, &a).expect("applies");
-    let found = align(&spec, &a, &scrambled, &MatchOptions::default(), &mut |_| {}).expect("aligned");
+    let found =
+        align(&spec, &a, &scrambled, &MatchOptions::default(), &mut rebasin::quietly).expect("aligned");
     assert_eq!(found.alignment.apply(&spec, &scrambled).expect("applies"), a);
 }
 

@@ -1,8 +1,11 @@
 //! What the offline commands tell: for programs as JSON, for people as lines.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
-use rebasin::{AlignReport, CheckedSpec, Layout, Progress};
+use rebasin::{AlignReport, Axis, CheckedSpec, Factor, Layout, Progress, Segment};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -30,11 +33,12 @@ impl Stopwatch {
     }
 
     /// Notes an event, over all starts.
-    pub(super) fn see(&mut self, event: &Progress) {
+    pub(super) fn see(&mut self, event: &Progress) -> ControlFlow<()> {
         self.leave();
         if let Progress::Group { group } = event {
             self.visiting = Some((*group, Instant::now()));
         }
+        ControlFlow::Continue(())
     }
 
     fn leave(&mut self) {
@@ -87,7 +91,7 @@ pub(super) fn align_text(report: &AlignReport, seconds: f64) -> String {
 pub(super) fn summary(spec: &CheckedSpec) -> String {
     let tensors = spec.layout().tensors().len();
     let axes = || (0..tensors).flat_map(|tensor| spec.axes(tensor));
-    let units: usize = spec.groups().iter().map(|group| group.size).sum();
+    let units: usize = spec.groups().iter().map(|group| group.units).sum();
     format!(
         "{} groups, {units} units; {} of {} axes permutable",
         spec.groups().len(),
@@ -102,14 +106,23 @@ pub(super) fn axes_text(spec: &CheckedSpec) -> Vec<String> {
         let info = &spec.layout().tensors()[tensor];
         let axes = spec.axes(tensor).iter().zip(&info.shape).map(|(axis, size)| match axis {
             None => format!("{size} pinned"),
-            Some(axis) if axis.block == 1 => format!("{size} by {}", spec.groups()[axis.group].name),
-            Some(axis) => format!("{size} by {} in blocks of {}", spec.groups()[axis.group].name, axis.block),
+            Some(axis) => format!("{size} by {}", axis_text(spec, axis)),
         });
         let axes: Vec<String> = axes.collect();
         let axes = if axes.is_empty() { "a single number".to_owned() } else { axes.join(", ") };
         format!("{} {}: {axes}", info.name.escape_debug(), info.dtype.name())
     };
     (0..spec.layout().tensors().len()).map(describe).collect()
+}
+
+/// `c3 x 49`, `heads x qk + heads x vo`
+fn axis_text(spec: &CheckedSpec, axis: &Axis) -> String {
+    let factor = |factor: &Factor| match factor.group() {
+        Some(group) => spec.groups()[group].name.clone(),
+        None => factor.extent().to_string(),
+    };
+    let segment = |segment: &Segment| segment.factors.iter().map(factor).collect::<Vec<_>>().join(" x ");
+    axis.segments.iter().map(segment).collect::<Vec<_>>().join(" + ")
 }
 
 /// The first thing in which two layouts differ.

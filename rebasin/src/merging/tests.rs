@@ -18,8 +18,8 @@ fn large() -> (CheckedSpec, Vec<Checkpoint>) {
     let spec = Spec::from_json(
         r#"{"format":"fedbasin.spec/1",
             "groups":{"g":{"size":1200,"kind":"symmetric"},"h":{"size":600,"kind":"symmetric"}},
-            "tensors":{"a.weight":["g",{"group":"h","block":3}],"b.weight":[{"group":"h","block":3},null],
-                       "b.bias":[{"group":"h","block":3}],"count":["g"],"row":[null,null]}}"#,
+            "tensors":{"a.weight":["g",["h",3]],"b.weight":[["h",3],null],
+                       "b.bias":[["h",3]],"count":["g"],"row":[null,null]}}"#,
     )
     .expect("a spec");
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);

@@ -3,7 +3,9 @@
 
 use std::cmp::Ordering;
 
-use super::{Builder, Spec, SpecError, blocked, order, plain};
+use std::collections::BTreeMap;
+
+use super::{AxisForm, FactorForm, GroupForm, Kind, Spec, SpecError, order};
 use crate::{Layout, TensorInfo};
 
 /// A layer: the tensors whose names share what comes before the last dot.
@@ -117,7 +119,7 @@ impl Spec {
             }
             before = after;
         }
-        Ok(builder.build())
+        builder.build()
     }
 
     /// The spec of a plain convolutional network, PyTorch's layout: convolutions `[out, in, k…]`, each optionally
@@ -161,14 +163,11 @@ impl Spec {
                 }
             }
         }
-        Ok(builder.build())
+        builder.build()
     }
 }
 
-fn input_axis(
-    weight: &TensorInfo,
-    carried: Option<&(String, usize)>,
-) -> Result<Option<super::AxisEntry>, SpecError> {
+fn input_axis(weight: &TensorInfo, carried: Option<&(String, usize)>) -> Result<Option<AxisForm>, SpecError> {
     let Some((group, size)) = carried else { return Ok(None) };
     let input = weight.shape[1];
     let fits = if weight.shape.len() > 2 { input == *size } else { input.is_multiple_of(*size) && input > 0 };
@@ -180,6 +179,38 @@ fn input_axis(
         )));
     }
     Ok(blocked(group, input / size))
+}
+
+/// A spec under construction: groups by name and size, axes by tensor.
+#[derive(Default)]
+struct Builder {
+    groups: BTreeMap<String, GroupForm>,
+    tensors: BTreeMap<String, Vec<Option<AxisForm>>>,
+}
+
+impl Builder {
+    fn group(&mut self, name: &str, size: usize) {
+        self.groups.insert(name.to_owned(), GroupForm { size, kind: Kind::Symmetric, within: None });
+    }
+
+    fn tensor(&mut self, name: &str, axes: Vec<Option<AxisForm>>) {
+        self.tensors.insert(name.to_owned(), axes);
+    }
+
+    fn build(self) -> Result<Spec, SpecError> {
+        Spec::new(self.groups, self.tensors)
+    }
+}
+
+fn plain(group: &str) -> Option<AxisForm> {
+    Some(AxisForm::Group(group.to_owned()))
+}
+
+fn blocked(group: &str, block: usize) -> Option<AxisForm> {
+    if block == 1 {
+        return plain(group);
+    }
+    Some(AxisForm::Product(vec![FactorForm::Group(group.to_owned()), FactorForm::Stays(block)]))
 }
 
 fn norm(

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Dtype, TensorInfo};
+use crate::{Dtype, Layout, TensorInfo};
 
 fn layout(tensors: &[(&str, &[usize])]) -> Layout {
     let info = |&(name, shape): &(&str, &[usize])| TensorInfo {
@@ -80,10 +80,48 @@ fn a_spec_that_does_not_fit_is_told_by_tensor_and_axis() {
 }
 
 #[test]
-fn a_group_on_two_axes_of_one_tensor_is_refused() {
-    let json = r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":3,"kind":"symmetric"}},"tensors":{"w":["h","h"]}}"#;
+fn a_product_with_a_group_twice_is_refused() {
+    let json = r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":3,"kind":"symmetric"}},"tensors":{"w":[["h","h"]]}}"#;
     let spec = Spec::from_json(json).expect("reads");
-    assert!(matches!(spec.check(&layout(&[("w", &[3, 3])])), Err(SpecError::Twice { .. })));
+    assert!(matches!(spec.check(&layout(&[("w", &[9])])), Err(SpecError::Twice { .. })));
+}
+
+const WREATH: &str = r#"{
+    "format": "fedbasin.spec/1",
+    "groups": {
+        "heads": { "size": 2, "kind": "symmetric" },
+        "qk": { "size": 3, "kind": "symmetric", "within": "heads" },
+        "vo": { "size": 4, "kind": "symmetric", "within": "heads" }
+    },
+    "tensors": {
+        "qkv": [{ "concat": [["heads", "qk"], ["heads", "qk"], ["heads", "vo"]] }, null],
+        "table": [null, "heads"],
+        "grouped": [["heads", "vo"], "qk"]
+    }
+}"#;
+
+#[test]
+fn heads_and_what_is_within_them_are_read_and_written_alike() {
+    let spec = Spec::from_json(WREATH).expect("reads");
+    assert_eq!(Spec::from_json(&spec.to_json()).expect("reads again"), spec);
+    let net = layout(&[("grouped", &[8, 3]), ("qkv", &[20, 5]), ("table", &[7, 2])]);
+    let checked = spec.check(&net).expect("fits");
+    let units: Vec<(&str, usize)> =
+        checked.groups().iter().map(|group| (group.name.as_str(), group.units)).collect();
+    assert_eq!(units, [("heads", 2), ("qk", 6), ("vo", 8)]);
+}
+
+#[test]
+fn a_group_within_another_one_needs_that_one_on_its_tensor() {
+    let without = WREATH.replace(r#"[["heads", "vo"], "qk"]"#, r#"["vo", "qk"]"#);
+    let spec = Spec::from_json(&without).expect("reads");
+    let net = layout(&[("grouped", &[4, 3]), ("qkv", &[20, 5]), ("table", &[7, 2])]);
+    assert!(matches!(spec.check(&net), Err(SpecError::Within { .. })));
+    let deep = WREATH.replace(
+        r#""heads": { "size": 2, "kind": "symmetric" }"#,
+        r#""heads": { "size": 2, "kind": "symmetric", "within": "qk" }"#,
+    );
+    assert!(matches!(Spec::from_json(&deep), Err(SpecError::Json(_))), "one level is the most");
 }
 
 #[test]
@@ -96,7 +134,7 @@ fn json_that_is_no_spec_is_refused() {
         r#"{"format":"fedbasin.spec/1","groups":{},"tensors":{"w":["h"]}}"#,
         r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":0,"kind":"symmetric"}},"tensors":{}}"#,
         r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":3,"kind":"other"}},"tensors":{}}"#,
-        r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":3,"kind":"symmetric"}},"tensors":{"w":[{"group":"h","block":0}]}}"#,
+        r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":3,"kind":"symmetric"}},"tensors":{"w":[["h",0]]}}"#,
     ] {
         assert!(matches!(Spec::from_json(json), Err(SpecError::Json(_))), "{json}");
     }
@@ -105,7 +143,14 @@ fn json_that_is_no_spec_is_refused() {
 fn groups_of(net: &Layout, tensor: &str) -> Vec<Option<(String, usize)>> {
     let checked = Spec::conv_net(net).expect("a chain").check(net).expect("fits");
     let index = net.position(tensor).expect("a tensor");
-    let name = |axis: &AxisUse| (checked.groups()[axis.group].name.clone(), axis.block);
+    let name = |axis: &Axis| {
+        let (group, block) = match axis.segments[0].factors[..] {
+            [Factor::Group { group, .. }] => (group, 1),
+            [Factor::Group { group, .. }, Factor::Stays(block)] => (group, block),
+            _ => panic!("a group, or a group in blocks: {axis:?}"),
+        };
+        (checked.groups()[group].name.clone(), block)
+    };
     checked.axes(index).iter().map(|axis| axis.as_ref().map(name)).collect()
 }
 

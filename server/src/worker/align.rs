@@ -59,7 +59,7 @@ fn align_sources(
 ) -> Result<Aligned> {
     let reference = rebasin::read_checkpoint(reference)?;
     let update = rebasin::read_checkpoint(update)?;
-    rebasin::align(spec, &reference, &update, options, &mut |_| {}).map_err(Error::internal)
+    rebasin::align(spec, &reference, &update, options, &mut rebasin::quietly).map_err(Error::internal)
 }
 
 /// The run's spec, bound to its layout: both were checked when they were fixed.

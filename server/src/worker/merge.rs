@@ -135,7 +135,7 @@ fn refine(
         let raw = rebasin::read_checkpoint(&sources[index])?;
         first[index].apply(spec, &raw).map_err(Error::internal)
     };
-    let merged = rebasin::merge_many(spec, sources.len(), &mut load, shares, options, &mut |_| {})?;
+    let merged = rebasin::merge_many(spec, sources.len(), &mut load, shares, options, &mut rebasin::quietly)?;
     let reference = rebasin::read_checkpoint(reference)?;
     let mut refined = Vec::with_capacity(ids.len());
     for (index, id) in ids.iter().enumerate() {

@@ -1,0 +1,268 @@
+//! Coordinate ascent over all steps, from a start to a fixed point.
+
+use std::ops::ControlFlow;
+
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::{
+    AlignError, Progress,
+    gains::{Gain, Pair},
+    step::{Found, Step},
+};
+use crate::{Alignment, Permutation};
+
+/// All steps of a pair of models, and which of them bear on which.
+pub(super) struct Ascent<'a> {
+    pub(super) pair: Pair<'a>,
+    pub(super) steps: Vec<Step>,
+    /// For each step: the steps whose gains depend on what it sets.
+    neighbours: Vec<Vec<usize>>,
+}
+
+/// Where an ascent stands.
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) alignment: Alignment,
+    gains: Vec<Gain>,
+    /// For each step: whether it found nothing with all that holds now.
+    settled: Vec<bool>,
+    /// For each step: whether the last visit found every unit's best partner its own.
+    all_best: Vec<bool>,
+    pub(super) sweeps: u32,
+    /// For each group: visits that changed it.
+    pub(super) changes: Vec<u32>,
+    /// By how much the objective rose, by the gains' sums.
+    pub(super) risen: f64,
+    pub(super) work: u64,
+}
+
+/// How the steps of one sweep are done.
+pub(super) type Observe<'o> = &'o mut dyn FnMut(Progress) -> ControlFlow<()>;
+
+impl<'a> Ascent<'a> {
+    pub(super) fn new(pair: Pair<'a>) -> Self {
+        let steps = Step::all(&pair);
+        let mut of_group = vec![Vec::new(); pair.spec.groups().len()];
+        for (index, step) in steps.iter().enumerate() {
+            for group in step.groups() {
+                of_group[group].push(index);
+            }
+        }
+        let neighbours = steps.iter().enumerate().map(|(index, step)| {
+            let mut found: Vec<usize> = step
+                .groups()
+                .flat_map(|group| pair.neighbours(group))
+                .flat_map(|group| of_group[group].iter().copied())
+                // Other steps of the same groups: what this one carries along, they decide.
+                .chain(of_group[step.top].iter().copied().filter(|&other| other != index))
+                .collect();
+            found.sort_unstable();
+            found.dedup();
+            found
+        });
+        let neighbours = neighbours.collect();
+        Self { pair, steps, neighbours }
+    }
+
+    pub(super) fn identity(&self) -> State {
+        let groups = self.pair.spec.groups().len();
+        State {
+            alignment: Alignment::identity(self.pair.spec),
+            gains: self.pair.no_gains(),
+            settled: vec![false; self.steps.len()],
+            all_best: vec![false; self.steps.len()],
+            sweeps: 0,
+            changes: vec![0; groups],
+            risen: 0.0,
+            work: 0,
+        }
+    }
+
+    /// Whether no single step from the identity helps. Keeps the gains that it computed; stops at the first step that does
+    /// help, cheap ones first.
+    pub(super) fn identity_is_best(
+        &self,
+        state: &mut State,
+        observe: Observe<'_>,
+    ) -> Result<bool, AlignError> {
+        let mut order: Vec<usize> = (0..self.steps.len()).collect();
+        order.sort_by_key(|&step| {
+            self.steps[step].groups().map(|group| self.pair.dense_work(group)).sum::<u64>()
+        });
+        let known = vec![true; self.pair.spec.groups().len()];
+        for index in order {
+            self.tell(index, observe)?;
+            if let Found::Better(_) = self.visit(state, &[index], &known)?.remove(0) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn tell(&self, step: usize, observe: Observe<'_>) -> Result<(), AlignError> {
+        match observe(Progress::Group { group: self.steps[step].top }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(AlignError::Cancelled),
+        }
+    }
+
+    /// Solves steps that do not bear on one another, side by side, and changes nothing but gains.
+    fn visit(&self, state: &mut State, batch: &[usize], known: &[bool]) -> Result<Vec<Found>, AlignError> {
+        let mut taken: Vec<Vec<Gain>> = Vec::with_capacity(batch.len());
+        for &index in batch {
+            taken.push(
+                self.steps[index].groups().map(|group| std::mem::take(&mut state.gains[group])).collect(),
+            );
+        }
+        let alignment = &state.alignment;
+        let outcomes: Vec<(Found, u64)> = batch
+            .par_iter()
+            .zip(&mut taken)
+            .map(|(&index, gains)| {
+                let step = &self.steps[index];
+                let mut work = 0;
+                for (group, gain) in step.groups().zip(gains.iter_mut()) {
+                    work += self.pair.refresh(group, gain, alignment, known);
+                }
+                let (found, general) = step.solve(&self.pair, gains, alignment, known);
+                (found, work + general)
+            })
+            .collect();
+        for (&index, gains) in batch.iter().zip(taken) {
+            for (group, gain) in self.steps[index].groups().zip(gains) {
+                state.gains[group] = gain;
+            }
+        }
+        let mut all = Vec::with_capacity(outcomes.len());
+        for (found, work) in outcomes {
+            state.work += work;
+            if let Found::Overflow(group) = found {
+                let group = self.pair.spec.groups()[group].name.clone();
+                return Err(AlignError::Overflow { group });
+            }
+            all.push(found);
+        }
+        Ok(all)
+    }
+
+    /// Takes what a step found; tells whether it changed anything.
+    fn take(&self, state: &mut State, index: usize, found: Found) -> bool {
+        state.settled[index] = true;
+        match found {
+            Found::Better(better) => {
+                state.all_best[index] = better.all_best;
+                state.risen += better.rise;
+                for (group, permutation) in better.permutations {
+                    if state.alignment.permutations[group] != permutation {
+                        state.changes[group] += 1;
+                        state.alignment.permutations[group] = permutation;
+                    }
+                }
+                for &neighbour in &self.neighbours[index] {
+                    state.settled[neighbour] = false;
+                }
+                true
+            }
+            Found::Nothing { all_best } => {
+                state.all_best[index] = all_best;
+                false
+            }
+            Found::Overflow(_) => unreachable!("a visit reports an overflow as an error"),
+        }
+    }
+
+    /// One sweep that begins with no opinion: visits next the step of whose gain most is known, and leaves out what depends
+    /// on groups not yet visited.
+    pub(super) fn first_sweep(&self, state: &mut State, observe: Observe<'_>) -> Result<(), AlignError> {
+        let mut known = vec![false; self.pair.spec.groups().len()];
+        let mut left: Vec<usize> = (0..self.steps.len()).collect();
+        while !left.is_empty() {
+            let place = self.best_known(&left, &known);
+            let index = left.remove(place);
+            self.tell(index, observe)?;
+            let found = self.visit(state, &[index], &known)?.remove(0);
+            self.take(state, index, found);
+            for group in self.steps[index].groups() {
+                known[group] = true;
+            }
+        }
+        state.settled.fill(false);
+        state.sweeps += 1;
+        Ok(())
+    }
+
+    /// The place in `left` of the step with the largest known part of its elements; the first among equals.
+    fn best_known(&self, left: &[usize], known: &[bool]) -> usize {
+        let part = |index: usize| {
+            let sums = self.steps[index].groups().map(|group| self.pair.known_elements(group, known));
+            sums.fold((0, 0), |(all, usable), (more, known)| (all + more, usable + known))
+        };
+        let mut best = (0, part(left[0]));
+        for (place, &index) in left.iter().enumerate().skip(1) {
+            let (all, usable) = part(index);
+            let (best_all, best_usable) = best.1;
+            // Compares usable / all without dividing.
+            if (usable as u128) * (best_all as u128) > (best_usable as u128) * (all as u128) {
+                best = (place, (all, usable));
+            }
+        }
+        best.0
+    }
+
+    /// Sweeps until no step helps, or so often. The order is `order` first, random then.
+    pub(super) fn climb(
+        &self,
+        state: &mut State,
+        mut order: Vec<usize>,
+        max_sweeps: usize,
+        rng: &mut ChaCha8Rng,
+        objective_at_start: f64,
+        observe: Observe<'_>,
+    ) -> Result<(), AlignError> {
+        let known = vec![true; self.pair.spec.groups().len()];
+        while (state.sweeps as usize) < max_sweeps && state.settled.contains(&false) {
+            let mut rest = &order[..];
+            while !rest.is_empty() {
+                let (batch, taken) = self.batch(rest, &state.settled);
+                rest = &rest[taken..];
+                if batch.is_empty() {
+                    continue;
+                }
+                self.tell(batch[0], observe)?;
+                for (&index, found) in batch.iter().zip(self.visit(state, &batch, &known)?) {
+                    self.take(state, index, found);
+                }
+            }
+            state.sweeps += 1;
+            let objective = objective_at_start + state.risen;
+            if observe(Progress::Sweep { sweep: state.sweeps, objective }).is_break() {
+                return Err(AlignError::Cancelled);
+            }
+            let shuffled = Permutation::random(self.steps.len(), rng);
+            order = shuffled.as_slice().iter().map(|&step| step as usize).collect();
+        }
+        Ok(())
+    }
+
+    /// The steps at the head of an order that are not settled and do not bear on one another, and how many of the order that
+    /// takes: solving them side by side is solving them in turn.
+    fn batch(&self, order: &[usize], settled: &[bool]) -> (Vec<usize>, usize) {
+        let mut batch: Vec<usize> = Vec::new();
+        for (place, &index) in order.iter().enumerate() {
+            if batch.iter().any(|earlier| self.neighbours[*earlier].contains(&index)) {
+                return (batch, place);
+            }
+            if !settled[index] {
+                batch.push(index);
+            }
+        }
+        (batch, order.len())
+    }
+
+    /// Whether every unit has the best partner that it has anywhere: what a planted permutation looks like, and other starts
+    /// would only find again.
+    pub(super) fn every_unit_has_its_best(&self, state: &State) -> bool {
+        state.settled.iter().chain(&state.all_best).all(|&holds| holds)
+    }
+}

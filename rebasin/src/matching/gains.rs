@@ -1,0 +1,168 @@
+//! The gain matrix of each group, kept up to date by what changed.
+
+use super::{
+    pieces::Pieces,
+    simple::{Simple, Solve},
+};
+use crate::{Alignment, CheckedSpec, Checkpoint, Permutation};
+
+/// The pieces of a pair of models, and which of them each group's gain is made of.
+pub(super) struct Pair<'a> {
+    pub(super) spec: &'a CheckedSpec,
+    pub(super) pieces: Pieces,
+    /// For each group: the simple pieces that it moves, and as which side.
+    sides: Vec<Vec<(usize, Solve)>>,
+}
+
+/// One group's gain over its constant and simple pieces. Row = unit of the reference, column = unit of the update, whatever
+/// the permutation held.
+#[derive(Clone, Default)]
+pub(super) struct Gain {
+    /// `units × units`; empty if nothing was added yet.
+    pub(super) matrix: Vec<f32>,
+    /// For each side: the permutation of the other group that the matrix holds; `None`: that piece is not in it.
+    held: Vec<Option<Permutation>>,
+}
+
+/// Beyond this part of changed rows a matrix is made anew: it costs the same, and drops the rounding gathered.
+const ANEW: f64 = 0.95;
+
+impl<'a> Pair<'a> {
+    pub(super) fn new(spec: &'a CheckedSpec, reference: &Checkpoint, update: &Checkpoint) -> Self {
+        let pieces = Pieces::cut(spec, reference, update);
+        let mut sides = vec![Vec::new(); spec.groups().len()];
+        for (index, piece) in pieces.simple.iter().enumerate() {
+            let [y, x] = piece.groups();
+            sides[y].push((index, Solve::Y));
+            sides[x].push((index, Solve::X));
+        }
+        Self { spec, pieces, sides }
+    }
+
+    /// Gains that hold nothing.
+    pub(super) fn no_gains(&self) -> Vec<Gain> {
+        self.sides.iter().map(|sides| Gain { matrix: Vec::new(), held: vec![None; sides.len()] }).collect()
+    }
+
+    /// Groups that share a piece with `group`, itself too if it stands on one twice.
+    pub(super) fn neighbours(&self, group: usize) -> Vec<usize> {
+        let simple = self.sides[group].iter().map(|&(piece, solve)| self.pieces.simple[piece].other(solve));
+        let general = self.pieces.general.iter().filter(|piece| piece.has(group)).flat_map(|piece| {
+            let twice = piece.groups().filter(|&other| other == group).count() > 1;
+            piece.groups().filter(move |&other| other != group || twice)
+        });
+        let mut found: Vec<usize> = simple.chain(general).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Elements that move with a group: all of them, and those whose other groups are all `known`.
+    pub(super) fn known_elements(&self, group: usize, known: &[bool]) -> (usize, usize) {
+        let mut all = self.pieces.constant_elements[group];
+        let mut usable = all;
+        for &(piece, solve) in &self.sides[group] {
+            let piece = &self.pieces.simple[piece];
+            all += piece.num_elements();
+            if known[piece.other(solve)] {
+                usable += piece.num_elements();
+            }
+        }
+        for piece in self.pieces.general.iter().filter(|piece| piece.has(group)) {
+            all += piece.num_elements();
+            if piece.groups().all(|other| other == group || known[other]) {
+                usable += piece.num_elements();
+            }
+        }
+        (all, usable)
+    }
+
+    /// Multiply-adds of a group's gain, done whole.
+    pub(super) fn dense_work(&self, group: usize) -> u64 {
+        let n = self.spec.groups()[group].units as u64;
+        let simple =
+            self.sides[group].iter().map(|&(piece, solve)| self.pieces.simple[piece].dense_work(solve));
+        simple.sum::<u64>() + n * self.pieces.constant_elements[group] as u64
+    }
+
+    /// Brings a gain up to date with the permutations of the groups that are `known`; leaves the others' pieces out.
+    /// Returns multiply-adds.
+    pub(super) fn refresh(
+        &self,
+        group: usize,
+        gain: &mut Gain,
+        alignment: &Alignment,
+        known: &[bool],
+    ) -> u64 {
+        let n = self.spec.groups()[group].units;
+        let sides = &self.sides[group];
+        if gain.matrix.is_empty() {
+            if sides.is_empty() && self.pieces.constant[group].is_empty() {
+                return 0;
+            }
+            self.restart(group, gain);
+        }
+        if self.changed_part(group, gain, alignment) >= ANEW {
+            self.restart(group, gain);
+        }
+        let mut work = 0;
+        for (place, &(piece, solve)) in sides.iter().enumerate() {
+            let piece: &Simple = &self.pieces.simple[piece];
+            let other = piece.other(solve);
+            if !known[other] {
+                continue;
+            }
+            let now = &alignment.permutations[other];
+            match &gain.held[place] {
+                Some(held) if held == now => continue,
+                Some(held) => work += piece.change(solve, &mut gain.matrix, held, now),
+                None => {
+                    piece.add(solve, &mut gain.matrix, now);
+                    work += piece.dense_work(solve);
+                }
+            }
+            gain.held[place] = Some(now.clone());
+        }
+        debug_assert_eq!(gain.matrix.len(), n * n);
+        work
+    }
+
+    /// Forgets all but what never changes.
+    pub(super) fn restart(&self, group: usize, gain: &mut Gain) {
+        let n = self.spec.groups()[group].units;
+        let constant = &self.pieces.constant[group];
+        if constant.is_empty() {
+            gain.matrix.clear();
+            gain.matrix.resize(n * n, 0.0);
+        } else {
+            gain.matrix.clone_from(constant);
+        }
+        gain.held.fill(None);
+    }
+
+    /// Of the elements in a gain: the part whose rows now come from elsewhere.
+    #[expect(clippy::cast_precision_loss, reason = "a rough part")]
+    fn changed_part(&self, group: usize, gain: &Gain, alignment: &Alignment) -> f64 {
+        let (mut all, mut changed) = (0.0, 0.0);
+        for (held, &(piece, solve)) in gain.held.iter().zip(&self.sides[group]) {
+            let Some(held) = held else { continue };
+            let piece = &self.pieces.simple[piece];
+            let now = &alignment.permutations[piece.other(solve)];
+            let moved = held.as_slice().iter().zip(now.as_slice()).filter(|(held, now)| held != now).count();
+            all += piece.num_elements() as f64;
+            changed += piece.num_elements() as f64 * moved as f64 / held.len() as f64;
+        }
+        if all == 0.0 { 0.0 } else { changed / all }
+    }
+}
+
+impl Gain {
+    /// What a permutation contributes to the objective: the sum of its entries, in f64.
+    pub(super) fn value(&self, permutation: &Permutation) -> f64 {
+        if self.matrix.is_empty() {
+            return 0.0;
+        }
+        let n = permutation.len();
+        (0..n).map(|unit| f64::from(self.matrix[unit * n + permutation.map(unit)])).sum()
+    }
+}

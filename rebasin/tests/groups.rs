@@ -1,0 +1,165 @@
+//! Claims about groups of every kind: wreaths, products, sums, and a group on both axes of a matrix.
+
+mod common;
+
+use common::{checkpoint, layout};
+use rebasin::{Alignment, CheckedSpec, Checkpoint, MatchOptions, Spec, Tensor, align, quietly};
+
+/// Heads with a fused query-key-value projection, an output projection, and a table of one column a head; the stream is a
+/// group too.
+const HEADS: (&str, &[(&str, &[usize])]) = (
+    r#"{"format":"fedbasin.spec/1",
+        "groups":{"d":{"size":24,"kind":"symmetric"},"heads":{"size":3,"kind":"symmetric"},
+                  "qk":{"size":5,"kind":"symmetric","within":"heads"},"vo":{"size":4,"kind":"symmetric","within":"heads"}},
+        "tensors":{"embed":[null,"d"],
+                   "qkv":[{"concat":[["heads","qk"],["heads","qk"],["heads","vo"]]},"d"],
+                   "qkv_bias":[{"concat":[["heads","qk"],["heads","qk"],["heads","vo"]]}],
+                   "out":["d",["heads","vo"]],"table":[null,"heads"]}}"#,
+    &[("embed", &[30, 24]), ("qkv", &[42, 24]), ("qkv_bias", &[42]), ("out", &[24, 12]), ("table", &[9, 3])],
+);
+
+/// Two query heads for each key head: queries and keys within the key head, and the query heads too.
+const SHARED_KEYS: (&str, &[(&str, &[usize])]) = (
+    r#"{"format":"fedbasin.spec/1",
+        "groups":{"kv":{"size":3,"kind":"symmetric"},"q":{"size":2,"kind":"symmetric","within":"kv"},
+                  "qk":{"size":4,"kind":"symmetric","within":"kv"},"vo":{"size":5,"kind":"symmetric","within":"kv"}},
+        "tensors":{"query":[["kv","q","qk"],null],"key":[["kv","qk"],null],"value":[["kv","vo"],null],
+                   "out":[null,["kv","q","vo"]]}}"#,
+    &[("query", &[24, 20]), ("key", &[12, 20]), ("value", &[15, 20]), ("out", &[20, 30])],
+);
+
+/// A grouped convolution between two plain ones.
+const GROUPED: (&str, &[(&str, &[usize])]) = (
+    r#"{"format":"fedbasin.spec/1",
+        "groups":{"g":{"size":3,"kind":"symmetric"},"in":{"size":4,"kind":"symmetric","within":"g"},
+                  "out":{"size":2,"kind":"symmetric","within":"g"}},
+        "tensors":{"first":[["g","in"],null,null],"grouped":[["g","out"],"in",null],"bias":[["g","out"]],
+                   "last":[null,["g","out"],null]}}"#,
+    &[("first", &[12, 6, 3]), ("grouped", &[6, 4, 3]), ("bias", &[6]), ("last", &[7, 6, 1])],
+);
+
+/// Gates of a recurrent network: the hidden units stand on both axes of one matrix.
+const RECURRENT: (&str, &[(&str, &[usize])]) = (
+    r#"{"format":"fedbasin.spec/1",
+        "groups":{"h":{"size":12,"kind":"symmetric"}},
+        "tensors":{"input":[{"concat":["h","h","h","h"]},null],"hidden":[{"concat":["h","h","h","h"]},"h"],
+                   "bias":[{"concat":["h","h","h","h"]}],"head":[null,"h"]}}"#,
+    &[("input", &[48, 8]), ("hidden", &[48, 12]), ("bias", &[48]), ("head", &[5, 12])],
+);
+
+/// Blocks that keep their places, with units that do not; a stretch that stays; channels that are flattened.
+const FIXED: (&str, &[(&str, &[usize])]) = (
+    r#"{"format":"fedbasin.spec/1",
+        "groups":{"blocks":{"size":2,"kind":"fixed"},"units":{"size":6,"kind":"symmetric","within":"blocks"},
+                  "c":{"size":7,"kind":"symmetric"}},
+        "tensors":{"first":[["blocks","units"],null],"both":[{"concat":["c",3]},["blocks","units"]],
+                   "flat":[null,["c",4]]}}"#,
+    &[("first", &[12, 15]), ("both", &[10, 12]), ("flat", &[6, 28])],
+);
+
+const ALL: [(&str, &[(&str, &[usize])]); 5] = [HEADS, SHARED_KEYS, GROUPED, RECURRENT, FIXED];
+
+fn bound((json, tensors): (&str, &[(&str, &[usize])])) -> CheckedSpec {
+    Spec::from_json(json).expect("a spec").check(&layout(tensors)).expect("fits")
+}
+
+fn with_noise(model: &Checkpoint, seed: u64, scale: f64) -> Checkpoint {
+    let noise = checkpoint(model.layout(), seed);
+    let tensors = model.tensors().iter().zip(noise.tensors()).map(|(tensor, noise)| {
+        let values = tensor.to_f64().into_iter().zip(noise.to_f64());
+        let values: Vec<f64> = values.map(|(value, noise)| value + scale * noise).collect();
+        Tensor::from_f64(tensor.info(), &values).expect("finite")
+    });
+    Checkpoint::new(model.layout().clone(), tensors.collect()).expect("fits")
+}
+
+#[test]
+fn a_planted_element_is_found_again() {
+    for form in ALL {
+        let spec = bound(form);
+        for seed in 0..6 {
+            let reference = checkpoint(spec.layout(), seed);
+            let planted = Alignment::random(&spec, seed + 100);
+            let update = with_noise(&planted.apply(&spec, &reference).expect("applies"), seed + 7, 0.1);
+            let found =
+                align(&spec, &reference, &update, &MatchOptions::default(), &mut quietly).expect("aligned");
+            found.alignment.check(&spec).expect("allowed");
+            assert_eq!(found.alignment, planted.inverse(), "seed {seed} of {}", form.0);
+        }
+    }
+}
+
+#[test]
+fn the_objective_never_falls_below_where_it_was() {
+    for form in ALL {
+        let spec = bound(form);
+        for seed in 0..6 {
+            let (a, b) = (checkpoint(spec.layout(), seed), checkpoint(spec.layout(), seed + 50));
+            let found = align(&spec, &a, &b, &MatchOptions::default(), &mut quietly).expect("aligned");
+            found.alignment.check(&spec).expect("allowed");
+            let report = &found.report;
+            assert!(report.objective_after > report.objective_before, "seed {seed} of {}", form.0);
+            let again = found.alignment.apply(&spec, &b).expect("applies");
+            let second = align(&spec, &a, &again, &MatchOptions::default(), &mut quietly).expect("aligned");
+            assert!(second.report.objective_after >= report.objective_after - 1e-6);
+        }
+    }
+}
+
+#[test]
+fn elements_compose_and_undo_one_another() {
+    for form in ALL {
+        let spec = bound(form);
+        let model = checkpoint(spec.layout(), 1);
+        let (first, second) = (Alignment::random(&spec, 2), Alignment::random(&spec, 3));
+        let both = second.compose(&first);
+        both.check(&spec).expect("a group is closed");
+        let one_by_one = second.apply(&spec, &first.apply(&spec, &model).expect("applies")).expect("applies");
+        assert_eq!(both.apply(&spec, &model).expect("applies"), one_by_one, "{}", form.0);
+        assert_ne!(one_by_one, model);
+        let back = both.inverse().apply(&spec, &one_by_one).expect("applies");
+        assert_eq!(back, model, "{}", form.0);
+    }
+}
+
+#[test]
+fn an_element_that_a_groups_kind_forbids_is_refused() {
+    let spec = bound(HEADS);
+    let mut torn = Alignment::random(&spec, 4);
+    let qk = spec.groups().iter().position(|group| group.name == "qk").expect("a group");
+    let mut map = torn.permutations[qk].as_slice().to_vec();
+    map.swap(0, 5);
+    torn.permutations[qk] = rebasin::Permutation::new(map).expect("a bijection");
+    assert!(torn.check(&spec).is_err(), "a unit left its head");
+    let spec = bound(FIXED);
+    let mut moved = Alignment::identity(&spec);
+    moved.permutations[0] = rebasin::Permutation::new(vec![1, 0]).expect("a bijection");
+    assert!(moved.check(&spec).is_err(), "fixed blocks changed places");
+}
+
+/// What a grouped convolution's element does, spelled out position by position.
+#[test]
+fn an_axis_within_a_group_on_another_axis_moves_by_that_groups_unit() {
+    let spec = bound(GROUPED);
+    let model = checkpoint(spec.layout(), 9);
+    let element = Alignment::random(&spec, 10);
+    let of = |name: &str| {
+        let group = spec.groups().iter().position(|group| group.name == name).expect("a group");
+        &element.permutations[group]
+    };
+    let index = spec.layout().position("grouped").expect("a tensor");
+    let before = model.tensor(index).to_f32();
+    let after = element.apply(&spec, &model).expect("applies").tensor(index).to_f32();
+    for row in 0..6 {
+        for column in 0..4 {
+            for k in 0..3 {
+                let (from_row, group) = (of("out").map(row), row / 2);
+                let from_column = of("in").map(group * 4 + column) % 4;
+                assert_eq!(
+                    after[(row * 4 + column) * 3 + k].to_bits(),
+                    before[(from_row * 4 + from_column) * 3 + k].to_bits()
+                );
+            }
+        }
+    }
+}
