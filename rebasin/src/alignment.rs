@@ -2,6 +2,7 @@
 
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{AlignError, Axis, CheckedSpec, Checkpoint, Factor, Group, Kind, Permutation, Tensor};
@@ -101,12 +102,15 @@ impl Alignment {
         crate::scanner::compare(spec.layout(), checkpoint.layout())?;
         let mut tensors = Vec::with_capacity(checkpoint.tensors().len());
         for (index, tensor) in checkpoint.tensors().iter().enumerate() {
-            let size = tensor.dtype().size();
-            let shape = &tensor.info().shape;
-            let bytes = gather(tensor.bytes(), shape, size, &self.moves(spec, shape, spec.axes(index)));
-            tensors.push(Tensor::from_bytes(tensor.info(), bytes)?);
+            tensors.push(Tensor::from_bytes(tensor.info(), self.apply_to(spec, index, tensor.bytes()))?);
         }
         Ok(Checkpoint::new(checkpoint.layout().clone(), tensors)?)
+    }
+
+    /// Applies it to the bytes of one tensor of the spec's layout.
+    pub(crate) fn apply_to(&self, spec: &CheckedSpec, index: usize, bytes: &[u8]) -> Vec<u8> {
+        let info = &spec.layout().tensors()[index];
+        gather(bytes, &info.shape, info.dtype.size(), &self.moves(spec, &info.shape, spec.axes(index)))
     }
 
     /// How each axis of a tensor moves under this alignment.
@@ -238,11 +242,18 @@ pub(crate) fn gather(bytes: &[u8], shape: &[usize], size: usize, moves: &[Moves]
         return Vec::new();
     }
     let piece = shape[last + 1..].iter().product::<usize>() * size;
-    let mut copy =
-        Copy { bytes, shape: &shape[..=last], moves, piece, at: vec![0; last + 1], out: Vec::new() };
-    copy.out.reserve_exact(bytes.len());
-    copy.axis(0, 0);
-    copy.out
+    let copy = Copy { bytes, shape: &shape[..=last], moves, piece };
+    let mut out = vec![0; bytes.len()];
+    let stride = bytes.len() / shape[0];
+    let together = (1 << 16) / stride + 1;
+    out.par_chunks_mut(stride * together).enumerate().for_each(|(part, out)| {
+        let mut at = vec![0; shape.len()];
+        for (row, out) in out.chunks_mut(stride).enumerate() {
+            at[0] = part * together + row;
+            copy.axis(1, moves[0].from(at[0], &at) * stride, &mut at, out);
+        }
+    });
+    out
 }
 
 struct Copy<'a> {
@@ -250,21 +261,49 @@ struct Copy<'a> {
     shape: &'a [usize],
     moves: &'a [Moves],
     piece: usize,
-    at: Vec<usize>,
-    out: Vec<u8>,
 }
 
 impl Copy<'_> {
-    fn axis(&mut self, axis: usize, base: usize) {
-        let stride = self.shape[axis + 1..].iter().product::<usize>() * self.piece;
-        for position in 0..self.shape[axis] {
-            self.at[axis] = position;
-            let from = base + self.moves[axis].from(position, &self.at) * stride;
-            if axis + 1 == self.shape.len() {
-                self.out.extend_from_slice(&self.bytes[from..from + self.piece]);
-            } else {
-                self.axis(axis + 1, from);
+    /// Fills `out` with what lies behind the axes before `axis`, whose positions are `at` and whose place is `base`.
+    fn axis(&self, axis: usize, base: usize, at: &mut Vec<usize>, out: &mut [u8]) {
+        let Some(&length) = self.shape.get(axis) else {
+            out.copy_from_slice(&self.bytes[base..base + out.len()]);
+            return;
+        };
+        let stride = out.len() / length;
+        if axis + 1 == self.shape.len() {
+            debug_assert_eq!(stride, self.piece);
+            match stride {
+                4 => self.last::<4>(axis, base, at, out),
+                8 => self.last::<8>(axis, base, at, out),
+                2 => self.last::<2>(axis, base, at, out),
+                _ => {
+                    for (position, out) in out.chunks_mut(stride).enumerate() {
+                        let from = base + self.moves[axis].from(position, at) * stride;
+                        out.copy_from_slice(&self.bytes[from..from + stride]);
+                    }
+                }
             }
+            return;
+        }
+        for (position, out) in out.chunks_mut(stride).enumerate() {
+            at[axis] = position;
+            self.axis(axis + 1, base + self.moves[axis].from(position, at) * stride, at, out);
+        }
+    }
+
+    /// The innermost axis with elements of `N` bytes: copies of a known size.
+    fn last<const N: usize>(&self, axis: usize, base: usize, at: &[usize], out: &mut [u8]) {
+        let (elements, _) = out.as_chunks_mut::<N>();
+        let (from, _) = self.bytes[base..base + elements.len() * N].as_chunks::<N>();
+        if let Moves::Map(map) = &self.moves[axis] {
+            for (out, &source) in elements.iter_mut().zip(map) {
+                *out = from[source];
+            }
+            return;
+        }
+        for (position, out) in elements.iter_mut().enumerate() {
+            *out = from[self.moves[axis].from(position, at)];
         }
     }
 }

@@ -60,172 +60,13 @@ pub fn assign(gain: ArrayView2<'_, f32>) -> Assignment {
     assert_eq!(n, gain.ncols(), "a gain matrix is square");
     assert!(gain.iter().all(|value| value.is_finite()), "a gain matrix is finite");
     let gain = gain.as_standard_layout();
-    let gain = gain.as_slice().unwrap_or_default();
-    let mut solver = Solver::new(gain, n);
-    solver.greedy();
-    solver.reduce();
-    solver.augment_all();
-    solver.finish()
-}
-
-const NONE: usize = usize::MAX;
-
-/// Minimises `cost = -gain`. Invariant: `cost[i, j] - u[i] - v[j] >= 0`, and 0 where assigned.
-struct Solver<'a> {
-    gain: &'a [f32],
-    n: usize,
-    v: Vec<f64>,
-    column_of: Vec<usize>,
-    row_of: Vec<usize>,
-}
-
-impl<'a> Solver<'a> {
-    fn new(gain: &'a [f32], n: usize) -> Self {
-        Self { gain, n, v: vec![0.0; n], column_of: vec![NONE; n], row_of: vec![NONE; n] }
-    }
-
-    fn row(&self, row: usize) -> &'a [f32] {
-        &self.gain[row * self.n..(row + 1) * self.n]
-    }
-
-    fn cost(&self, row: usize, column: usize) -> f64 {
-        -f64::from(self.gain[row * self.n + column])
-    }
-
-    /// Each row takes its best column while that is free. All duals `v` are 0: optimal if all rows get theirs.
-    fn greedy(&mut self) {
-        for row in 0..self.n {
-            let mut best = 0;
-            let gains = self.row(row);
-            for (column, &gain) in gains.iter().enumerate() {
-                if gain > gains[best] {
-                    best = column;
-                }
-            }
-            if self.row_of[best] == NONE {
-                self.set(row, best);
-            }
-        }
-    }
-
-    fn set(&mut self, row: usize, column: usize) {
-        self.row_of[column] = row;
-        self.column_of[row] = column;
-    }
-
-    /// Augmenting row reduction: a free row takes its best column, whose dual falls by the lead over the second best;
-    /// who held it goes back to the queue. Bounded passes: ties could go on for ever.
-    fn reduce(&mut self) {
-        let mut free: VecDeque<usize> = (0..self.n).filter(|&row| self.column_of[row] == NONE).collect();
-        let mut budget = 8 * free.len();
-        while let Some(row) = free.pop_front() {
-            if budget == 0 {
-                return;
-            }
-            budget -= 1;
-            let (best, lead) = self.best_two(row);
-            let displaced = self.row_of[best];
-            if displaced != NONE && lead <= 0.0 {
-                continue;
-            }
-            self.v[best] -= lead;
-            if displaced != NONE {
-                self.column_of[displaced] = NONE;
-                free.push_back(displaced);
-            }
-            self.set(row, best);
-        }
-    }
-
-    /// The column of least reduced cost, and by how much the next one costs more.
-    fn best_two(&self, row: usize) -> (usize, f64) {
-        let (mut best, mut first, mut second) = (0, f64::INFINITY, f64::INFINITY);
-        for (column, (&gain, &v)) in self.row(row).iter().zip(&self.v).enumerate() {
-            let reduced = -f64::from(gain) - v;
-            if reduced < first {
-                (second, first, best) = (first, reduced, column);
-            } else if reduced < second {
-                second = reduced;
-            }
-        }
-        (best, if second.is_finite() { second - first } else { 0.0 })
-    }
-
-    fn augment_all(&mut self) {
-        let mut distance = vec![0.0; self.n];
-        let mut via = vec![NONE; self.n];
-        for row in 0..self.n {
-            if self.column_of[row] == NONE {
-                self.augment(row, &mut distance, &mut via);
-            }
-        }
-    }
-
-    /// Dijkstra over columns from one free row to the nearest free column, then a change of duals and assignments.
-    fn augment(&mut self, start: usize, distance: &mut [f64], via: &mut [usize]) {
-        let mut open: Vec<usize> = (0..self.n).collect();
-        let mut done: Vec<usize> = Vec::new();
-        distance.fill(f64::INFINITY);
-        via.fill(start);
-        let (mut row, mut reached) = (start, 0.0);
-        let sink = loop {
-            let base = if row == start { 0.0 } else { self.row_reduced(row) };
-            let gains = self.row(row);
-            let (mut nearest, mut at) = (f64::INFINITY, 0);
-            for (slot, &column) in open.iter().enumerate() {
-                let through = reached + (-f64::from(gains[column]) - self.v[column] - base);
-                if through < distance[column] {
-                    distance[column] = through;
-                    via[column] = row;
-                }
-                let free_first = distance[column] == nearest
-                    && self.row_of[column] == NONE
-                    && self.row_of[open[at]] != NONE;
-                if distance[column] < nearest || free_first {
-                    nearest = distance[column];
-                    at = slot;
-                }
-            }
-            let column = open.swap_remove(at);
-            reached = nearest;
-            if self.row_of[column] == NONE {
-                break column;
-            }
-            done.push(column);
-            row = self.row_of[column];
-        };
-        for &column in &done {
-            self.v[column] += distance[column] - reached;
-        }
-        let mut column = sink;
-        loop {
-            let row = via[column];
-            let next = self.column_of[row];
-            self.set(row, column);
-            if row == start {
-                return;
-            }
-            column = next;
-        }
-    }
-
-    /// The dual of an assigned row follows from its column's: `u = cost - v`.
-    fn row_reduced(&self, row: usize) -> f64 {
-        let column = self.column_of[row];
-        self.cost(row, column) - self.v[column]
-    }
-
-    fn finish(self) -> Assignment {
-        let row_dual = (0..self.n).map(|row| -self.row_reduced(row)).collect();
-        let value = (0..self.n).map(|row| -self.cost(row, self.column_of[row])).sum();
-        let columns =
-            self.column_of.iter().map(|&column| u32::try_from(column).unwrap_or(u32::MAX)).collect();
-        Assignment {
-            permutation: Permutation::new(columns).expect("every row was given a column of its own"),
-            row_dual,
-            col_dual: self.v.iter().map(|v| -v).collect(),
-            value,
-        }
+    let mut solver = Solver::new(gain.as_slice().unwrap_or_default(), n);
+    solver.run();
+    Assignment {
+        row_dual: (0..n).map(|row| solver.worth(row, solver.column_of[row])).collect(),
+        col_dual: solver.bonus.iter().map(|bonus| -bonus).collect(),
+        value: (0..n).map(|row| f64::from(solver.row(row)[solver.column_of[row]])).sum(),
+        permutation: solver.permutation(),
     }
 }
 
@@ -239,9 +80,249 @@ pub(crate) struct Solved {
 /// As [`assign`], of a row-major matrix that is known to be finite.
 pub(crate) fn solve(gain: &[f32], n: usize) -> Solved {
     let mut solver = Solver::new(gain, n);
-    solver.greedy();
-    let all_best = solver.column_of.iter().all(|&column| column != NONE);
-    solver.reduce();
-    solver.augment_all();
-    Solved { permutation: solver.finish().permutation, all_best }
+    let all_best = solver.run();
+    Solved { permutation: solver.permutation(), all_best }
+}
+
+const NONE: usize = usize::MAX;
+
+/// Invariant: a row's column is one of its best by `gain[row, column] + bonus[column]`; the bonus is minus the column's dual.
+/// Gains are f32 and everything added to them is f64.
+struct Solver<'a> {
+    gain: &'a [f32],
+    n: usize,
+    bonus: Vec<f64>,
+    column_of: Vec<usize>,
+    row_of: Vec<usize>,
+}
+
+/// Columns that are looked at side by side.
+const LANES: usize = 16;
+
+impl<'a> Solver<'a> {
+    fn new(gain: &'a [f32], n: usize) -> Self {
+        Self { gain, n, bonus: vec![0.0; n], column_of: vec![NONE; n], row_of: vec![NONE; n] }
+    }
+
+    /// Solves, compiled for the vectors that this machine has; tells whether each row got its best column.
+    fn run(&mut self) -> bool {
+        pulp::Arch::new().dispatch(|| {
+            self.greedy();
+            if self.column_of.iter().all(|&column| column != NONE) {
+                return true;
+            }
+            self.reduce();
+            self.augment_all();
+            false
+        })
+    }
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &'a [f32] {
+        &self.gain[row * self.n..(row + 1) * self.n]
+    }
+
+    /// What a column is worth to a row: its gain and its bonus.
+    #[inline(always)]
+    fn worth(&self, row: usize, column: usize) -> f64 {
+        f64::from(self.gain[row * self.n + column]) + self.bonus[column]
+    }
+
+    /// Each row takes its best column while that is free. All bonuses are 0: optimal if all rows get theirs.
+    #[inline(always)]
+    fn greedy(&mut self) {
+        for row in 0..self.n {
+            let gains = self.row(row);
+            let (chunks, rest) = gains.as_chunks::<LANES>();
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            for chunk in chunks {
+                for (lane, &gain) in lanes.iter_mut().zip(chunk) {
+                    *lane = if gain > *lane { gain } else { *lane };
+                }
+            }
+            let best = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &gain| best.max(gain));
+            let column = gains.iter().position(|&gain| gain == best).unwrap_or(0);
+            if self.row_of[column] == NONE {
+                self.set(row, column);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn set(&mut self, row: usize, column: usize) {
+        self.row_of[column] = row;
+        self.column_of[row] = column;
+    }
+
+    /// Augmenting row reduction: a free row takes its best column, whose bonus falls by the lead over the second best;
+    /// who held it goes back to the queue. Bounded passes: ties could go on for ever.
+    #[inline(always)]
+    fn reduce(&mut self) {
+        let mut free: VecDeque<usize> = (0..self.n).filter(|&row| self.column_of[row] == NONE).collect();
+        let mut budget = 8 * free.len();
+        while let Some(row) = free.pop_front() {
+            if budget == 0 {
+                return;
+            }
+            budget -= 1;
+            let (best, lead) = self.best_two(row);
+            let displaced = self.row_of[best];
+            if displaced != NONE && lead <= 0.0 {
+                continue;
+            }
+            self.bonus[best] -= lead;
+            if displaced != NONE {
+                self.column_of[displaced] = NONE;
+                free.push_back(displaced);
+            }
+            self.set(row, best);
+        }
+    }
+
+    /// The column that is worth most to a row, the lowest among equals, and by how much the next one is worth less.
+    #[inline(always)]
+    fn best_two(&self, row: usize) -> (usize, f64) {
+        let gains = self.row(row);
+        let (chunks, rest) = gains.as_chunks::<LANES>();
+        let (bonuses, bonus_rest) = self.bonus.as_chunks::<LANES>();
+        let mut first = [f64::NEG_INFINITY; LANES];
+        let mut second = [f64::NEG_INFINITY; LANES];
+        for (gains, bonuses) in chunks.iter().zip(bonuses) {
+            for lane in 0..LANES {
+                let worth = f64::from(gains[lane]) + bonuses[lane];
+                let lesser = if worth < first[lane] { worth } else { first[lane] };
+                second[lane] = if lesser > second[lane] { lesser } else { second[lane] };
+                first[lane] = if worth > first[lane] { worth } else { first[lane] };
+            }
+        }
+        let (mut best, mut next) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
+        let rest = rest.iter().zip(bonus_rest).map(|(&gain, bonus)| f64::from(gain) + bonus);
+        for worth in first.into_iter().chain(second).chain(rest) {
+            next = next.max(worth.min(best));
+            best = best.max(worth);
+        }
+        let column = gains.iter().zip(&self.bonus).position(|(&gain, bonus)| f64::from(gain) + bonus == best);
+        (column.unwrap_or(0), if next.is_finite() { best - next } else { 0.0 })
+    }
+
+    #[inline(always)]
+    fn augment_all(&mut self) {
+        let mut search = Search {
+            distance: vec![0.0; self.n],
+            via: vec![0; self.n],
+            bonus: vec![0.0; self.n],
+            done: Vec::with_capacity(self.n),
+        };
+        for row in 0..self.n {
+            if self.column_of[row] == NONE {
+                self.augment(row, &mut search);
+            }
+        }
+    }
+
+    /// Dijkstra over columns from one free row to the nearest free column, then a change of bonuses and assignments.
+    #[inline(always)]
+    fn augment(&mut self, start: usize, search: &mut Search) {
+        search.distance.fill(f64::INFINITY);
+        search.bonus.copy_from_slice(&self.bonus);
+        search.done.clear();
+        let (mut row, mut reached) = (start, 0.0);
+        let sink = loop {
+            // Distances from the start only compare: its own best may be anything.
+            let base = if row == start { 0.0 } else { self.worth(row, self.column_of[row]) };
+            let nearest = search.relax(self.row(row), row as u64, reached + base);
+            let column = search.at(nearest, &self.row_of);
+            reached = nearest;
+            if self.row_of[column] == NONE {
+                break column;
+            }
+            search.done.push((column, nearest));
+            search.distance[column] = f64::INFINITY;
+            // No later row can come nearer: its worth there is minus infinity.
+            search.bonus[column] = f64::NEG_INFINITY;
+            row = self.row_of[column];
+        };
+        for &(column, distance) in &search.done {
+            self.bonus[column] += distance - reached;
+        }
+        let mut column = sink;
+        loop {
+            let row = usize::try_from(search.via[column]).unwrap_or(start);
+            let next = self.column_of[row];
+            self.set(row, column);
+            if row == start {
+                return;
+            }
+            column = next;
+        }
+    }
+
+    fn permutation(&self) -> Permutation {
+        let columns =
+            self.column_of.iter().map(|&column| u32::try_from(column).unwrap_or(u32::MAX)).collect();
+        Permutation::new(columns).expect("every row was given a column of its own")
+    }
+}
+
+/// A search for a shortest augmenting path.
+struct Search {
+    /// To each column that is not done; infinite for those that are.
+    distance: Vec<f64>,
+    /// The row that each column was reached from. As wide as a distance, so that both move in one vector.
+    via: Vec<u64>,
+    /// The bonuses; minus infinity for columns that are done.
+    bonus: Vec<f64>,
+    /// Columns that are done, with their distances.
+    done: Vec<(usize, f64)>,
+}
+
+impl Search {
+    /// Goes on from a row at the distance `from` (its own worth added); gives the nearest distance to a column that is not
+    /// done.
+    #[inline(always)]
+    fn relax(&mut self, gains: &[f32], row: u64, from: f64) -> f64 {
+        let (gains, gains_rest) = gains.as_chunks::<LANES>();
+        let (bonuses, bonuses_rest) = self.bonus.as_chunks::<LANES>();
+        let (distances, distances_rest) = self.distance.as_chunks_mut::<LANES>();
+        let (vias, vias_rest) = self.via.as_chunks_mut::<LANES>();
+        let mut nearest = [f64::INFINITY; LANES];
+        for (((gains, bonuses), distances), vias) in gains.iter().zip(bonuses).zip(distances).zip(vias) {
+            for lane in 0..LANES {
+                let through = from - (f64::from(gains[lane]) + bonuses[lane]);
+                let nearer = through < distances[lane];
+                vias[lane] = if nearer { row } else { vias[lane] };
+                let distance = if nearer { through } else { distances[lane] };
+                distances[lane] = distance;
+                nearest[lane] = if distance < nearest[lane] { distance } else { nearest[lane] };
+            }
+        }
+        let mut least = nearest.into_iter().fold(f64::INFINITY, f64::min);
+        let rest = gains_rest.iter().zip(bonuses_rest).zip(distances_rest).zip(vias_rest);
+        for (((&gain, bonus), distance), via) in rest {
+            let through = from - (f64::from(gain) + bonus);
+            if through < *distance {
+                *distance = through;
+                *via = row;
+            }
+            least = least.min(*distance);
+        }
+        least
+    }
+
+    /// The column at a distance: a free one before others, then the lowest.
+    #[inline(always)]
+    fn at(&self, nearest: f64, row_of: &[usize]) -> usize {
+        let mut found = NONE;
+        for (column, &distance) in self.distance.iter().enumerate() {
+            if distance == nearest {
+                if row_of[column] == NONE {
+                    return column;
+                }
+                if found == NONE {
+                    found = column;
+                }
+            }
+        }
+        found
+    }
 }

@@ -41,7 +41,11 @@ impl<'a> Strided<'a> {
 
 /// Rows of the product that one call computes. A function of the size alone.
 fn tile_rows(n: usize) -> usize {
-    if n < 128 { n.max(1) } else { (n / 8).next_multiple_of(32).max(64) }
+    match n {
+        0..96 => n.max(1),
+        96..256 => n.div_ceil(2).next_multiple_of(16),
+        _ => (n / 8).next_multiple_of(32).max(128),
+    }
 }
 
 /// `product[i, j] += sum over d of reference[i, d] * update[j, d]`, for an `n × n` row-major product. f32 sums.

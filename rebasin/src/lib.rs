@@ -40,3 +40,13 @@ pub use self::{
         SpecError,
     },
 };
+
+/// For this crate's benchmarks only.
+#[doc(hidden)]
+pub mod bench {
+    /// `product += values · valuesᵀ`, as the matcher multiplies.
+    pub fn product(product: &mut [f32], n: usize, values: &[f32]) {
+        let operand = crate::gemm::Strided::by_depth(values, n);
+        crate::gemm::accumulate(product, n, values.len() / n, operand, operand);
+    }
+}

@@ -31,7 +31,8 @@ use self::{
     gains::Pair,
 };
 use crate::{
-    AlignReport, Alignment, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher, Permutation, report,
+    AlignReport, Alignment, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher, Permutation,
+    report::{self, Measure},
 };
 
 /// How to search.
@@ -152,24 +153,34 @@ pub fn align(
 ) -> Result<Aligned, AlignError> {
     crate::scanner::compare(spec.layout(), reference.layout())?;
     crate::scanner::compare(spec.layout(), update.layout())?;
-    let ascent = Ascent::new(Pair::new(spec, reference, update));
+    let before = report::measure(spec, reference, update, None);
+    let moves = |tensor: &usize| spec.axes(*tensor).iter().any(Option::is_some);
+    let (moving, pinned): (Vec<usize>, Vec<usize>) = (0..before.len()).partition(moves);
+    let over = |tensors: &[usize]| Measure::sum(tensors.iter().map(|&tensor| &before[tensor])).objective;
+    let ascent = Ascent::new(Pair::new(spec, reference, update), over(&pinned));
     let mut work = Work {
         multiply_adds: ascent.pair.pieces.constant_work,
         dense_sweep: (0..spec.groups().len()).map(|group| ascent.pair.dense_work(group)).sum(),
         sweeps: 0,
     };
-    let mut identity = ascent.identity();
+    let mut identity = ascent.identity(over(&moving));
     let certain = ascent.identity_is_best(&mut identity, observe)?;
     work.multiply_adds += std::mem::take(&mut identity.work);
+    let nothing_moves = |certain, work| -> Result<Aligned, AlignError> {
+        let alignment = Alignment::identity(spec);
+        let mut report = report::compare(spec, reference, update, &alignment, &before)?;
+        report.identity_certified = certain;
+        Ok(Aligned { alignment, report, work })
+    };
     if certain {
-        let alignment = identity.alignment;
-        let mut report = report(spec, reference, update, &alignment)?;
-        report.identity_certified = true;
-        return Ok(Aligned { alignment, report, work });
+        return nothing_moves(true, work);
     }
-    let search = Search { ascent: &ascent, reference, update };
-    let (best, starts) = search.best_of(identity, options, &mut work, observe)?;
-    let mut report = report(spec, reference, update, &best.alignment)?;
+    let (best, starts) = best_of(&ascent, identity, options, &mut work, observe)?;
+    let mut report = report::compare(spec, reference, update, &best.alignment, &before)?;
+    if report.objective_after < report.objective_before {
+        // Less than rounding was gained.
+        return nothing_moves(false, work);
+    }
     report.sweeps = best.sweeps;
     report.starts = starts;
     for (group, changes) in report.groups.iter_mut().zip(best.changes) {
@@ -178,74 +189,47 @@ pub fn align(
     Ok(Aligned { alignment: best.alignment, report, work })
 }
 
-struct Search<'a> {
-    ascent: &'a Ascent<'a>,
-    reference: &'a Checkpoint,
-    update: &'a Checkpoint,
-}
-
-impl Search<'_> {
-    /// The best of several starts, and how many there were. `identity` holds the gains that were computed already.
-    fn best_of(
-        &self,
-        identity: State,
-        options: &MatchOptions,
-        work: &mut Work,
-        observe: Observe<'_>,
-    ) -> Result<(State, u32), AlignError> {
-        let steps = self.ascent.steps.len();
-        // One step is one assignment: it has one optimum, and no order.
-        let starts = if steps == 1 { 1 } else { options.starts.max(1) };
-        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-        let objective_of_identity = self.objective(&identity.alignment)?;
-        let mut best = (objective_of_identity, self.ascent.identity());
-        let mut identity = Some(identity);
-        let mut tried = 0;
-        for start in 0..starts {
-            if observe(Progress::Start { start, starts }).is_break() {
-                return Err(AlignError::Cancelled);
-            }
-            let order = match start {
-                0 | 1 => (0..steps).collect(),
-                _ => Permutation::random(steps, &mut rng)
-                    .as_slice()
-                    .iter()
-                    .map(|&step| step as usize)
-                    .collect(),
-            };
-            // Keeps the random orders of later starts the same, whatever this one draws.
-            let mut own = ChaCha8Rng::seed_from_u64(rng.random());
-            let mut state = match start {
-                1 => identity.take().unwrap_or_else(|| self.ascent.identity()),
-                _ => self.ascent.identity(),
-            };
-            let mut objective = objective_of_identity;
-            if start == 0 {
-                self.ascent.first_sweep(&mut state, observe)?;
-                state.risen = 0.0;
-                objective = self.objective(&state.alignment)?;
-                if observe(Progress::Sweep { sweep: state.sweeps, objective }).is_break() {
-                    return Err(AlignError::Cancelled);
-                }
-            }
-            self.ascent.climb(&mut state, order, options.max_sweeps, &mut own, objective, observe)?;
-            tried += 1;
-            work.multiply_adds += state.work;
-            work.sweeps += state.sweeps;
-            let settled = self.ascent.every_unit_has_its_best(&state);
-            let reached = self.objective(&state.alignment)?;
-            if reached > best.0 {
-                best = (reached, state);
-            }
-            if settled {
-                break;
-            }
+/// The best of several starts, and how many there were. `identity` holds the gains that were computed already.
+fn best_of(
+    ascent: &Ascent<'_>,
+    identity: State,
+    options: &MatchOptions,
+    work: &mut Work,
+    observe: Observe<'_>,
+) -> Result<(State, u32), AlignError> {
+    let steps = ascent.steps.len();
+    // One step is one assignment: it has one optimum, and no order.
+    let starts = if steps == 1 { 1 } else { options.starts.max(1) };
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let nowhere = ascent.identity(identity.objective);
+    let mut best = nowhere.clone();
+    let mut identity = Some(identity);
+    let mut tried = 0;
+    for start in 0..starts {
+        if observe(Progress::Start { start, starts }).is_break() {
+            return Err(AlignError::Cancelled);
         }
-        Ok((best.1, tried))
+        let order = match start {
+            0 | 1 => (0..steps).collect(),
+            _ => Permutation::random(steps, &mut rng).as_slice().iter().map(|&step| step as usize).collect(),
+        };
+        // Keeps the random orders of later starts the same, whatever this one draws.
+        let mut own = ChaCha8Rng::seed_from_u64(rng.random());
+        let mut state = if start == 1 { identity.take() } else { None }.unwrap_or_else(|| nowhere.clone());
+        if start == 0 {
+            ascent.first_sweep(&mut state, observe)?;
+        }
+        ascent.climb(&mut state, order, options.max_sweeps, &mut own, observe)?;
+        tried += 1;
+        work.multiply_adds += state.work;
+        work.sweeps += state.sweeps;
+        let settled = ascent.every_unit_has_its_best(&state);
+        if state.objective > best.objective {
+            best = state;
+        }
+        if settled {
+            break;
+        }
     }
-
-    fn objective(&self, alignment: &Alignment) -> Result<f64, AlignError> {
-        let spec = self.ascent.pair.spec;
-        Ok(report::objective(spec, self.reference, &alignment.apply(spec, self.update)?))
-    }
+    Ok((best, tried))
 }

@@ -1,8 +1,9 @@
 //! What an alignment did.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{AlignError, Alignment, CheckedSpec, Checkpoint};
+use crate::{AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, codec};
 
 /// What an alignment did to one update, against its reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,9 +60,21 @@ pub fn report(
     alignment: &Alignment,
 ) -> Result<AlignReport, AlignError> {
     crate::scanner::compare(spec.layout(), reference.layout())?;
-    let aligned = alignment.apply(spec, update)?;
-    let before = measure(spec, reference, update);
-    let after = measure(spec, reference, &aligned);
+    crate::scanner::compare(spec.layout(), update.layout())?;
+    alignment.check(spec)?;
+    let before = measure(spec, reference, update, None);
+    compare(spec, reference, update, alignment, &before)
+}
+
+/// As [`report`], the measures before being known, one a tensor.
+pub(crate) fn compare(
+    spec: &CheckedSpec,
+    reference: &Checkpoint,
+    update: &Checkpoint,
+    alignment: &Alignment,
+    before: &[Measure],
+) -> Result<AlignReport, AlignError> {
+    let after = measure(spec, reference, update, Some(alignment));
     let groups = spec.groups().iter().enumerate().map(|(index, group)| {
         let over = |measures: &[Measure]| {
             let own = |tensor: usize| spec.moves(tensor, index);
@@ -69,7 +82,7 @@ pub fn report(
                 measures.iter().enumerate().filter(|(tensor, _)| own(*tensor)).map(|(_, measure)| measure),
             )
         };
-        let (before, after) = (over(&before), over(&after));
+        let (before, after) = (over(before), over(&after));
         let permutation = &alignment.permutations[index];
         GroupReport {
             name: group.name.clone(),
@@ -83,7 +96,7 @@ pub fn report(
         }
     });
     let groups = groups.collect();
-    let (before, after) = (Measure::sum(&before), Measure::sum(&after));
+    let (before, after) = (Measure::sum(before), Measure::sum(&after));
     if ![before, after].iter().all(|m| m.objective.is_finite() && m.squared_distance.is_finite()) {
         return Err(AlignError::Overflow { group: "(all)".into() });
     }
@@ -105,37 +118,69 @@ fn fraction(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-#[derive(Clone, Copy, Default)]
-struct Measure {
-    objective: f64,
+/// What two tensors have in common.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Measure {
+    pub(crate) objective: f64,
     squared_distance: f64,
 }
 
 impl Measure {
-    fn sum<'a>(measures: impl IntoIterator<Item = &'a Self>) -> Self {
+    pub(crate) fn sum<'a>(measures: impl IntoIterator<Item = &'a Self>) -> Self {
         measures.into_iter().fold(Self::default(), |sum, measure| Self {
             objective: sum.objective + measure.objective,
             squared_distance: sum.squared_distance + measure.squared_distance,
         })
     }
-}
 
-/// One measure a tensor; zero for tensors that are not averaged.
-fn measure(spec: &CheckedSpec, reference: &Checkpoint, update: &Checkpoint) -> Vec<Measure> {
-    let mut measures = vec![Measure::default(); spec.layout().tensors().len()];
-    for (index, measure) in measures.iter_mut().enumerate() {
-        if !reference.tensor(index).dtype().is_float() {
-            continue;
+    #[inline(always)]
+    fn of(pairs: impl Iterator<Item = (f64, f64)>) -> Self {
+        let mut lanes = [Self::default(); 4];
+        for (place, (a, b)) in pairs.enumerate() {
+            let lane = &mut lanes[place % 4];
+            lane.objective += a * b;
+            lane.squared_distance += (a - b) * (a - b);
         }
-        for (a, b) in reference.tensor(index).to_f64().into_iter().zip(update.tensor(index).to_f64()) {
-            measure.objective += a * b;
-            measure.squared_distance += (a - b) * (a - b);
-        }
+        Self::sum(&lanes)
     }
-    measures
 }
 
-/// The objective alone.
-pub(crate) fn objective(spec: &CheckedSpec, reference: &Checkpoint, update: &Checkpoint) -> f64 {
-    Measure::sum(&measure(spec, reference, update)).objective
+/// The common case without a copy.
+fn f32s(bytes: &[u8]) -> impl Iterator<Item = f64> {
+    bytes.as_chunks::<4>().0.iter().map(|&element| f64::from(f32::from_le_bytes(element)))
+}
+
+/// Elements that are summed as one: the same for any number of threads.
+const CHUNK: usize = 1 << 15;
+
+/// One measure a tensor, the update aligned if there is an alignment; zero for tensors that are not averaged. The checkpoints
+/// are of the spec's layout.
+pub(crate) fn measure(
+    spec: &CheckedSpec,
+    reference: &Checkpoint,
+    update: &Checkpoint,
+    alignment: Option<&Alignment>,
+) -> Vec<Measure> {
+    let of = |index: usize| {
+        let (a, b) = (reference.tensor(index), update.tensor(index));
+        let size = a.dtype().size();
+        if !a.dtype().is_float() {
+            return Measure::default();
+        }
+        let moved = alignment.map(|alignment| alignment.apply_to(spec, index, b.bytes()));
+        let b = moved.as_deref().unwrap_or_else(|| b.bytes());
+        let chunks = a.bytes().par_chunks(CHUNK * size).zip(b.par_chunks(CHUNK * size));
+        let measures: Vec<Measure> = chunks
+            .map(|(a_bytes, b_bytes)| {
+                if a.dtype() == Dtype::F32 {
+                    return Measure::of(f32s(a_bytes).zip(f32s(b_bytes)));
+                }
+                Measure::of(
+                    codec::to_f64(a.dtype(), a_bytes).into_iter().zip(codec::to_f64(a.dtype(), b_bytes)),
+                )
+            })
+            .collect();
+        Measure::sum(&measures)
+    };
+    (0..spec.layout().tensors().len()).into_par_iter().map(of).collect()
 }

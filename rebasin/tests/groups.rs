@@ -5,9 +5,12 @@ mod common;
 use common::{checkpoint, layout};
 use rebasin::{Alignment, CheckedSpec, Checkpoint, MatchOptions, Spec, Tensor, align, quietly};
 
+/// A spec and the tensors that it is for.
+type Form = (&'static str, &'static [(&'static str, &'static [usize])]);
+
 /// Heads with a fused query-key-value projection, an output projection, and a table of one column a head; the stream is a
 /// group too.
-const HEADS: (&str, &[(&str, &[usize])]) = (
+const HEADS: Form = (
     r#"{"format":"fedbasin.spec/1",
         "groups":{"d":{"size":24,"kind":"symmetric"},"heads":{"size":3,"kind":"symmetric"},
                   "qk":{"size":5,"kind":"symmetric","within":"heads"},"vo":{"size":4,"kind":"symmetric","within":"heads"}},
@@ -19,7 +22,7 @@ const HEADS: (&str, &[(&str, &[usize])]) = (
 );
 
 /// Two query heads for each key head: queries and keys within the key head, and the query heads too.
-const SHARED_KEYS: (&str, &[(&str, &[usize])]) = (
+const SHARED_KEYS: Form = (
     r#"{"format":"fedbasin.spec/1",
         "groups":{"kv":{"size":3,"kind":"symmetric"},"q":{"size":2,"kind":"symmetric","within":"kv"},
                   "qk":{"size":4,"kind":"symmetric","within":"kv"},"vo":{"size":5,"kind":"symmetric","within":"kv"}},
@@ -29,7 +32,7 @@ const SHARED_KEYS: (&str, &[(&str, &[usize])]) = (
 );
 
 /// A grouped convolution between two plain ones.
-const GROUPED: (&str, &[(&str, &[usize])]) = (
+const GROUPED: Form = (
     r#"{"format":"fedbasin.spec/1",
         "groups":{"g":{"size":3,"kind":"symmetric"},"in":{"size":4,"kind":"symmetric","within":"g"},
                   "out":{"size":2,"kind":"symmetric","within":"g"}},
@@ -39,7 +42,7 @@ const GROUPED: (&str, &[(&str, &[usize])]) = (
 );
 
 /// Gates of a recurrent network: the hidden units stand on both axes of one matrix.
-const RECURRENT: (&str, &[(&str, &[usize])]) = (
+const RECURRENT: Form = (
     r#"{"format":"fedbasin.spec/1",
         "groups":{"h":{"size":12,"kind":"symmetric"}},
         "tensors":{"input":[{"concat":["h","h","h","h"]},null],"hidden":[{"concat":["h","h","h","h"]},"h"],
@@ -48,7 +51,7 @@ const RECURRENT: (&str, &[(&str, &[usize])]) = (
 );
 
 /// Blocks that keep their places, with units that do not; a stretch that stays; channels that are flattened.
-const FIXED: (&str, &[(&str, &[usize])]) = (
+const FIXED: Form = (
     r#"{"format":"fedbasin.spec/1",
         "groups":{"blocks":{"size":2,"kind":"fixed"},"units":{"size":6,"kind":"symmetric","within":"blocks"},
                   "c":{"size":7,"kind":"symmetric"}},
@@ -57,9 +60,9 @@ const FIXED: (&str, &[(&str, &[usize])]) = (
     &[("first", &[12, 15]), ("both", &[10, 12]), ("flat", &[6, 28])],
 );
 
-const ALL: [(&str, &[(&str, &[usize])]); 5] = [HEADS, SHARED_KEYS, GROUPED, RECURRENT, FIXED];
+const ALL: [Form; 5] = [HEADS, SHARED_KEYS, GROUPED, RECURRENT, FIXED];
 
-fn bound((json, tensors): (&str, &[(&str, &[usize])])) -> CheckedSpec {
+fn bound((json, tensors): Form) -> CheckedSpec {
     Spec::from_json(json).expect("a spec").check(&layout(tensors)).expect("fits")
 }
 

@@ -16,6 +16,8 @@ use crate::{Alignment, Permutation};
 pub(super) struct Ascent<'a> {
     pub(super) pair: Pair<'a>,
     pub(super) steps: Vec<Step>,
+    /// The objective over the tensors that no group moves.
+    pinned_objective: f64,
     /// For each step: the steps whose gains depend on what it sets.
     neighbours: Vec<Vec<usize>>,
 }
@@ -32,8 +34,8 @@ pub(super) struct State {
     pub(super) sweeps: u32,
     /// For each group: visits that changed it.
     pub(super) changes: Vec<u32>,
-    /// By how much the objective rose, by the gains' sums.
-    pub(super) risen: f64,
+    /// The objective over the tensors that move, by the gains' sums.
+    pub(super) objective: f64,
     pub(super) work: u64,
 }
 
@@ -41,7 +43,7 @@ pub(super) struct State {
 pub(super) type Observe<'o> = &'o mut dyn FnMut(Progress) -> ControlFlow<()>;
 
 impl<'a> Ascent<'a> {
-    pub(super) fn new(pair: Pair<'a>) -> Self {
+    pub(super) fn new(pair: Pair<'a>, pinned_objective: f64) -> Self {
         let steps = Step::all(&pair);
         let mut of_group = vec![Vec::new(); pair.spec.groups().len()];
         for (index, step) in steps.iter().enumerate() {
@@ -62,10 +64,11 @@ impl<'a> Ascent<'a> {
             found
         });
         let neighbours = neighbours.collect();
-        Self { pair, steps, neighbours }
+        Self { pair, steps, pinned_objective, neighbours }
     }
 
-    pub(super) fn identity(&self) -> State {
+    /// Where nothing moves; the objective there is given.
+    pub(super) fn identity(&self, objective: f64) -> State {
         let groups = self.pair.spec.groups().len();
         State {
             alignment: Alignment::identity(self.pair.spec),
@@ -74,7 +77,7 @@ impl<'a> Ascent<'a> {
             all_best: vec![false; self.steps.len()],
             sweeps: 0,
             changes: vec![0; groups],
-            risen: 0.0,
+            objective,
             work: 0,
         }
     }
@@ -102,6 +105,14 @@ impl<'a> Ascent<'a> {
 
     fn tell(&self, step: usize, observe: Observe<'_>) -> Result<(), AlignError> {
         match observe(Progress::Group { group: self.steps[step].top }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(AlignError::Cancelled),
+        }
+    }
+
+    fn tell_sweep(&self, state: &State, observe: Observe<'_>) -> Result<(), AlignError> {
+        let objective = self.pinned_objective + state.objective;
+        match observe(Progress::Sweep { sweep: state.sweeps, objective }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(AlignError::Cancelled),
         }
@@ -152,7 +163,7 @@ impl<'a> Ascent<'a> {
         match found {
             Found::Better(better) => {
                 state.all_best[index] = better.all_best;
-                state.risen += better.rise;
+                state.objective += better.rise;
                 for (group, permutation) in better.permutations {
                     if state.alignment.permutations[group] != permutation {
                         state.changes[group] += 1;
@@ -164,7 +175,7 @@ impl<'a> Ascent<'a> {
                 }
                 true
             }
-            Found::Nothing { all_best } => {
+            Found::Nothing { all_best, .. } => {
                 state.all_best[index] = all_best;
                 false
             }
@@ -177,11 +188,21 @@ impl<'a> Ascent<'a> {
     pub(super) fn first_sweep(&self, state: &mut State, observe: Observe<'_>) -> Result<(), AlignError> {
         let mut known = vec![false; self.pair.spec.groups().len()];
         let mut left: Vec<usize> = (0..self.steps.len()).collect();
+        // Each piece is in the gain of the last of its groups that is visited, and in no earlier one.
+        let mut objective = 0.0;
         while !left.is_empty() {
             let place = self.best_known(&left, &known);
             let index = left.remove(place);
             self.tell(index, observe)?;
             let found = self.visit(state, &[index], &known)?.remove(0);
+            objective += match &found {
+                // Another step of these groups was visited: what they contribute is counted.
+                Found::Better(better) if known[self.steps[index].top] => better.rise,
+                Found::Nothing { .. } if known[self.steps[index].top] => 0.0,
+                Found::Better(better) => better.value,
+                Found::Nothing { value, .. } => *value,
+                Found::Overflow(_) => 0.0,
+            };
             self.take(state, index, found);
             for group in self.steps[index].groups() {
                 known[group] = true;
@@ -189,7 +210,8 @@ impl<'a> Ascent<'a> {
         }
         state.settled.fill(false);
         state.sweeps += 1;
-        Ok(())
+        state.objective = objective;
+        self.tell_sweep(state, observe)
     }
 
     /// The place in `left` of the step with the largest known part of its elements; the first among equals.
@@ -217,7 +239,6 @@ impl<'a> Ascent<'a> {
         mut order: Vec<usize>,
         max_sweeps: usize,
         rng: &mut ChaCha8Rng,
-        objective_at_start: f64,
         observe: Observe<'_>,
     ) -> Result<(), AlignError> {
         let known = vec![true; self.pair.spec.groups().len()];
@@ -235,10 +256,7 @@ impl<'a> Ascent<'a> {
                 }
             }
             state.sweeps += 1;
-            let objective = objective_at_start + state.risen;
-            if observe(Progress::Sweep { sweep: state.sweeps, objective }).is_break() {
-                return Err(AlignError::Cancelled);
-            }
+            self.tell_sweep(state, observe)?;
             let shuffled = Permutation::random(self.steps.len(), rng);
             order = shuffled.as_slice().iter().map(|&step| step as usize).collect();
         }

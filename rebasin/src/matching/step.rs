@@ -26,6 +26,8 @@ pub(super) struct Better {
     pub(super) permutations: Vec<(usize, Permutation)>,
     /// By how much the objective rises.
     pub(super) rise: f64,
+    /// What the step's groups contribute then.
+    pub(super) value: f64,
     /// Whether every unit got the best partner that it has in the whole matrix.
     pub(super) all_best: bool,
 }
@@ -36,6 +38,8 @@ pub(super) enum Found {
     Nothing {
         /// Whether every unit already has the best partner that it has in the whole matrix.
         all_best: bool,
+        /// What the step's groups contribute.
+        value: f64,
     },
     Better(Better),
     /// The named group's gain is not finite.
@@ -129,7 +133,7 @@ impl Step {
         let (permutations, all_best) = if self.within.is_empty() {
             let n = pair.spec.groups()[self.top].units;
             if matrices[0].is_empty() {
-                return (Found::Nothing { all_best: true }, work);
+                return (Found::Nothing { all_best: true, value: 0.0 }, work);
             }
             let solved = assignment::solve(&matrices[0], n);
             (vec![(self.top, solved.permutation)], solved.all_best)
@@ -252,9 +256,9 @@ impl Step {
             }
         }
         if after > before + RELATIVE_TOLERANCE * before.abs().max(after.abs()) {
-            return Found::Better(Better { permutations, rise: after - before, all_best });
+            return Found::Better(Better { permutations, rise: after - before, value: after, all_best });
         }
         let same = permutations.iter().all(|(group, better)| *better == alignment.permutations[*group]);
-        Found::Nothing { all_best: all_best && same }
+        Found::Nothing { all_best: all_best && same, value: before }
     }
 }
