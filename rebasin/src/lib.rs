@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod activations;
 mod alignment;
 mod assignment;
 mod checkpoint;
 mod codec;
+mod correction;
 mod digest;
 mod dtype;
 mod gemm;
@@ -18,16 +20,21 @@ mod report;
 mod scanner;
 mod source;
 mod spec;
+mod straight_through;
 
 pub use self::{
+    activations::{ActivationError, Activations, Agreement},
     alignment::Alignment,
     assignment::{Assignment, assign},
     checkpoint::{Checkpoint, CheckpointError, Tensor},
+    correction::{restore_norms, restore_norms_of},
     digest::{Digest, DigestError, Hasher},
     dtype::Dtype,
     header::{Header, Limits},
     layout::{Layout, LayoutError, MAX_NAME_BYTES, MAX_RANK, TensorInfo},
-    matching::{AlignError, Aligned, MatchOptions, Progress, Work, align, quietly, seed_from_digests},
+    matching::{
+        AlignError, Aligned, MatchOptions, Progress, Work, align, align_from, quietly, seed_from_digests,
+    },
     merge_many::{MergeMany, merge_many},
     merging::{Input, MergeError, mean, merge_to, shares},
     path::{Barrier, barrier, interpolate},
@@ -39,6 +46,7 @@ pub use self::{
         Axis, AxisForm, CheckedSpec, Coverage, Factor, FactorForm, Group, GroupForm, Kind, Segment, Spec,
         SpecError,
     },
+    straight_through::{Objective, StraightThrough, StraightThroughOptions, straight_through},
 };
 
 /// For this crate's benchmarks only.

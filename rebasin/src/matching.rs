@@ -160,7 +160,7 @@ pub fn align(
     let ascent = Ascent::new(Pair::new(spec, reference, update), over(&pinned));
     let mut work = Work {
         multiply_adds: ascent.pair.pieces.constant_work,
-        dense_sweep: (0..spec.groups().len()).map(|group| ascent.pair.dense_work(group)).sum(),
+        dense_sweep: ascent.dense_sweep(),
         sweeps: 0,
     };
     let mut identity = ascent.identity(over(&moving));
@@ -187,6 +187,46 @@ pub fn align(
         group.sweeps = changes;
     }
     Ok(Aligned { alignment: best.alignment, report, work })
+}
+
+/// As [`align`], from where an earlier search ended, without other starts: what a slowly moving reference wants. The outcome is
+/// at least as good as `from`.
+///
+/// # Errors
+/// As [`align`], and [`AlignError::Alignment`] if `from` is not of the spec.
+pub fn align_from(
+    spec: &CheckedSpec,
+    reference: &Checkpoint,
+    update: &Checkpoint,
+    from: &Alignment,
+    options: &MatchOptions,
+    observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Aligned, AlignError> {
+    crate::scanner::compare(spec.layout(), reference.layout())?;
+    crate::scanner::compare(spec.layout(), update.layout())?;
+    from.check(spec)?;
+    let before = report::measure(spec, reference, update, None);
+    let at = Measure::sum(&report::measure(spec, reference, update, Some(from))).objective;
+    // Of the state's objective only differences are used here.
+    let ascent = Ascent::new(Pair::new(spec, reference, update), 0.0);
+    let mut state = State { alignment: from.clone(), ..ascent.identity(at) };
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let order = (0..ascent.steps.len()).collect();
+    ascent.climb(&mut state, order, options.max_sweeps, &mut rng, observe)?;
+    let work = Work {
+        multiply_adds: ascent.pair.pieces.constant_work + state.work,
+        dense_sweep: ascent.dense_sweep(),
+        sweeps: state.sweeps,
+    };
+    let mut report = report::compare(spec, reference, update, &state.alignment, &before)?;
+    if report.objective_after < at {
+        // Less than rounding was gained.
+        state.alignment = from.clone();
+        report = report::compare(spec, reference, update, from, &before)?;
+    }
+    report.sweeps = state.sweeps;
+    report.starts = 1;
+    Ok(Aligned { alignment: state.alignment, report, work })
 }
 
 /// The best of several starts, and how many there were. `identity` holds the gains that were computed already.

@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use rebasin::{
-    Alignment, CheckedSpec, Checkpoint, Input, Layout, MatchOptions, Progress, Spec, Tensor, align, assign,
-    mean, merge_many, merge_to,
+    Alignment, CheckedSpec, Checkpoint, Input, Layout, MatchOptions, Objective, Progress, Spec,
+    StraightThroughOptions, Tensor, align, assign, mean, merge_many, merge_to, straight_through,
 };
 
 fn mlp_layout(inputs: usize, hidden: usize, outputs: usize) -> Layout {
@@ -213,6 +213,98 @@ proptest! {
         };
         prop_assert_eq!(merged(&update), merged(&scrambled));
     }
+}
+
+/// The loss of a model is its squared distance to a target: its gradient is known.
+struct DistanceTo(Checkpoint);
+
+impl Objective for DistanceTo {
+    type Error = rebasin::MergeError;
+
+    fn loss_and_gradient(&mut self, model: &Checkpoint) -> Result<(f64, Vec<Vec<f32>>), Self::Error> {
+        let mut loss = 0.0;
+        let gradient = model.tensors().iter().zip(self.0.tensors()).map(|(model, target)| {
+            let pairs = model.to_f32().into_iter().zip(target.to_f32());
+            let differences: Vec<f32> = pairs.map(|(value, target)| value - target).collect();
+            loss += differences.iter().map(|&d| f64::from(d) * f64::from(d)).sum::<f64>();
+            differences.iter().map(|difference| 2.0 * difference).collect()
+        });
+        let gradient = gradient.collect();
+        Ok((loss, gradient))
+    }
+}
+
+#[test]
+fn straight_through_ends_no_higher_than_it_began_and_can_be_stopped() {
+    let layout = mlp_layout(12, 10, 4);
+    let spec = Spec::mlp(&layout).expect("a chain").check(&layout).expect("fits");
+    let (reference, update) = (checkpoint(&layout, 1), checkpoint(&layout, 2));
+    // A target that another permutation of the update lies nearer to than the one that weight matching finds.
+    let elsewhere = Alignment::random(&spec, 3).apply(&spec, &update).expect("applies");
+    let target = mean(None, &[&reference, &elsewhere], None, &[0.5, 0.5]).expect("merged");
+    let options = StraightThroughOptions { steps: 60, learning_rate: 0.5, ..Default::default() };
+    let mut objective = DistanceTo(target);
+    let found = straight_through(&spec, &reference, &update, &mut objective, &options, &mut |_, _| {
+        ControlFlow::Continue(())
+    })
+    .expect("descends");
+    found.alignment.check(&spec).expect("allowed");
+    assert_eq!(found.losses.len(), 60);
+    assert!(found.loss < found.losses[0], "{} after {}", found.loss, found.losses[0]);
+    let stopped = straight_through(&spec, &reference, &update, &mut objective, &options, &mut |step, _| {
+        if step == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })
+    .expect("what was found");
+    assert_eq!(stopped.losses, found.losses[..5]);
+}
+
+#[test]
+fn a_search_from_an_alignment_never_ends_below_it() {
+    let layout = mlp_layout(30, 24, 4);
+    let spec = Spec::mlp(&layout).expect("a chain").check(&layout).expect("fits");
+    for seed in 0..8 {
+        let (reference, update) = (checkpoint(&layout, seed), checkpoint(&layout, seed + 90));
+        let from = Alignment::random(&spec, seed);
+        let at = rebasin::report(&spec, &reference, &update, &from).expect("a report").objective_after;
+        let found =
+            rebasin::align_from(&spec, &reference, &update, &from, &options(seed), &mut rebasin::quietly)
+                .expect("aligned");
+        assert!(found.report.objective_after >= at);
+        let again = rebasin::align_from(
+            &spec,
+            &reference,
+            &update,
+            &found.alignment,
+            &options(seed),
+            &mut rebasin::quietly,
+        )
+        .expect("aligned");
+        assert_eq!(again.alignment, found.alignment, "an end is an end");
+    }
+}
+
+#[test]
+fn a_corrected_mean_has_rows_of_its_parents_size() {
+    let (spec, models) = conv_pair();
+    let parents: Vec<&Checkpoint> = models.iter().collect();
+    let shares = [0.5, 0.3, 0.2];
+    let identity = vec![Alignment::identity(&spec); 3];
+    let merged = mean(Some(&spec), &parents, Some(&identity), &shares).expect("merged");
+    let corrected = rebasin::restore_norms(&spec, &merged, &parents, &shares).expect("corrected");
+    let norms = |model: &Checkpoint| -> Vec<f64> {
+        let rows = common::values(model, "features.3.weight");
+        rows.chunks(4 * 9)
+            .map(|row| row.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>().sqrt())
+            .collect()
+    };
+    let goals: Vec<Vec<f64>> = models.iter().map(norms).collect();
+    for (row, norm) in norms(&corrected).into_iter().enumerate() {
+        let goal: f64 = goals.iter().zip(shares).map(|(norms, share)| share * norms[row]).sum();
+        assert!((norm - goal).abs() < 1e-5 * goal, "row {row}: {norm} is not {goal}");
+        assert!(norm > norms(&merged)[row], "averaging made it smaller");
+    }
+    let head = |model: &Checkpoint| common::values(model, "head.3.weight");
+    assert_eq!(head(&corrected), head(&merged), "rows that do not move are left alone");
 }
 
 fn conv_pair() -> (CheckedSpec, Vec<Checkpoint>) {

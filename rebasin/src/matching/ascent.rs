@@ -26,11 +26,11 @@ pub(super) struct Ascent<'a> {
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) alignment: Alignment,
-    gains: Vec<Gain>,
+    pub(super) gains: Vec<Gain>,
     /// For each step: whether it found nothing with all that holds now.
-    settled: Vec<bool>,
+    pub(super) settled: Vec<bool>,
     /// For each step: whether the last visit found every unit's best partner its own.
-    all_best: Vec<bool>,
+    pub(super) all_best: Vec<bool>,
     pub(super) sweeps: u32,
     /// For each group: visits that changed it.
     pub(super) changes: Vec<u32>,
@@ -65,6 +65,11 @@ impl<'a> Ascent<'a> {
         });
         let neighbours = neighbours.collect();
         Self { pair, steps, pinned_objective, neighbours }
+    }
+
+    /// Multiply-adds of a sweep that computes every gain whole.
+    pub(super) fn dense_sweep(&self) -> u64 {
+        (0..self.pair.spec.groups().len()).map(|group| self.pair.dense_work(group)).sum()
     }
 
     /// Where nothing moves; the objective there is given.
