@@ -10,6 +10,7 @@ pub use paths::{Mention, mentions};
 /// Packages of ours that a package may depend on, in whatever way (also for its tests).
 pub const DIRECTION: &[(&str, &[&str])] = &[
     ("rebasin", &[]),
+    ("fedbasin-graph", &["rebasin"]),
     ("fedbasin-proto", &[]),
     ("fedbasin-server", &["rebasin", "fedbasin-proto"]),
     ("fedbasin-client", &["rebasin", "fedbasin-proto"]),
@@ -85,6 +86,28 @@ pub const RULES: &[Rule] = &[
             "rand::random",
         ],
         because: "rebasin is pure: no async, network, SQL, clocks, environment, logging",
+    },
+    Rule {
+        room: "graph/src/",
+        except: &[],
+        never: &[
+            "tokio",
+            "futures",
+            "tonic",
+            "axum",
+            "sqlx",
+            "tracing",
+            "log",
+            "std::time",
+            "std::env",
+            "std::fs",
+            "std::net",
+            "std::process",
+            "std::thread",
+            "rand::rng",
+            "rand::random",
+        ],
+        because: "graph is pure: bytes in, values out",
     },
     Rule {
         room: "server/src/round.rs",

@@ -1,0 +1,401 @@
+//! Verifying a spec by running the network before and after.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use rebasin::{Alignment, CheckedSpec, Checkpoint, Digest, Permutation, Spec, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    GraphError,
+    graph::{Graph, Value},
+    onnx::dtype,
+    runtime::{self, Data, Network},
+};
+
+/// How to verify.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Where all randomness comes from.
+    pub seed: u64,
+    /// How many random elements of the whole group are tried; one more is tried for each group alone.
+    pub elements: usize,
+    /// Largest difference, divided by the output's scale, that is taken for rounding.
+    pub tolerance: f64,
+    /// Whether to disturb the parameters first, each a little and differently. Without it, a gain that is 1 everywhere
+    /// hides whether it moves.
+    pub disturb: bool,
+    /// Ranges from which inputs are drawn, by name: from the first number up to, but without, the second.
+    pub ranges: BTreeMap<String, (f64, f64)>,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        Self { seed: 1, elements: 3, tolerance: 1e-4, disturb: true, ranges: BTreeMap::new() }
+    }
+}
+
+/// An axis that was left out on purpose, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mutation {
+    /// The group that was moved.
+    pub group: String,
+    /// The tensor that did not follow.
+    pub tensor: String,
+    /// Its axis; none where the tensor could only be left out as a whole.
+    pub axis: Option<usize>,
+    /// The largest difference in an output, divided by its scale.
+    pub difference: f64,
+}
+
+/// What was tried, and that it held.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// SHA-256 of the model file.
+    pub graph: Digest,
+    /// SHA-256 of the spec.
+    pub spec: Digest,
+    /// The operators of the graph.
+    pub operators: Vec<String>,
+    /// What ran it.
+    pub runtime: String,
+    /// Its version.
+    pub runtime_version: String,
+    /// The options' seed.
+    pub seed: u64,
+    /// Whether the parameters were disturbed first.
+    pub disturbed: bool,
+    /// Random elements of the whole group that left all outputs as they were.
+    pub elements: usize,
+    /// Groups, each of which was also moved alone.
+    pub groups: usize,
+    /// The largest difference found, divided by the output's scale.
+    pub residual: f64,
+    /// The largest that would have been taken for rounding.
+    pub tolerance: f64,
+    /// One for each group: an axis that was left out, and noticed.
+    pub noticed: Vec<Mutation>,
+    /// Axes that were left out without a difference: what they hold is symmetric, or does not matter.
+    pub unnoticed: Vec<Mutation>,
+}
+
+/// Applies random elements of the spec's group to the graph's parameters and requires the same outputs; leaves out one axis
+/// for each group and requires that it shows.
+///
+/// # Errors
+/// [`GraphError::Changed`] if the spec is wrong; [`GraphError::Degenerate`] if the outputs cannot tell;
+/// [`GraphError::Runtime`] if the network cannot be run; others if spec and graph do not belong together.
+pub fn verify(graph: &Graph, spec: &Spec, options: &VerifyOptions) -> Result<Certificate, GraphError> {
+    let checked = spec.check(&graph.layout()?)?;
+    let mut trial = Trial::new(graph, spec, &checked, options)?;
+    let mut residual = 0_f64;
+    for element in 0..options.elements {
+        let alignment = Alignment::random(&checked, options.seed.wrapping_add(element as u64));
+        residual = residual.max(trial.unchanged(&alignment, "all groups")?);
+    }
+    let (mut noticed, mut unnoticed) = (Vec::new(), Vec::new());
+    for (index, group) in checked.groups().iter().enumerate() {
+        let Some(alignment) = alone(&checked, index, &mut trial.rng) else { continue };
+        residual = residual.max(trial.unchanged(&alignment, &format!("group {:?}", group.name))?);
+        trial.mutate(&alignment, index, &mut noticed, &mut unnoticed)?;
+    }
+    Ok(Certificate {
+        graph: graph.digest(),
+        spec: spec.digest(),
+        operators: graph.operators().into_iter().collect(),
+        runtime: runtime::NAME.into(),
+        runtime_version: runtime::VERSION.into(),
+        seed: options.seed,
+        disturbed: options.disturb,
+        elements: options.elements,
+        groups: checked.groups().len(),
+        residual,
+        tolerance: options.tolerance,
+        noticed,
+        unnoticed,
+    })
+}
+
+/// A random element that moves one group only, and what is within it along; `None` if the group allows nothing but standing
+/// still.
+fn alone(spec: &CheckedSpec, index: usize, rng: &mut ChaCha8Rng) -> Option<Alignment> {
+    let group = &spec.groups()[index];
+    if group.kind == rebasin::Kind::Fixed || group.size < 2 {
+        return None;
+    }
+    let mut alignment = Alignment::identity(spec);
+    let moved = |rng: &mut ChaCha8Rng| loop {
+        let permutation = Permutation::random(group.size, rng);
+        if permutation.moved() > 0 {
+            return permutation;
+        }
+    };
+    if let Some(parent) = group.within {
+        let inner: Vec<Permutation> = (0..group.units / group.size).map(|_| moved(rng)).collect();
+        alignment.permutations[index] = Permutation::wreath(&alignment.permutations[parent], &inner);
+        return Some(alignment);
+    }
+    alignment.permutations[index] = moved(rng);
+    for (other, inner) in spec.groups().iter().enumerate() {
+        if inner.within == Some(index) {
+            let still = vec![Permutation::identity(inner.size); group.size];
+            alignment.permutations[other] = Permutation::wreath(&alignment.permutations[index], &still);
+        }
+    }
+    Some(alignment)
+}
+
+struct Trial<'a> {
+    network: Network,
+    spec: &'a Spec,
+    checked: &'a CheckedSpec,
+    weights: Checkpoint,
+    inputs: Vec<Data>,
+    expected: Vec<Vec<f32>>,
+    names: Vec<String>,
+    tolerance: f64,
+    rng: ChaCha8Rng,
+}
+
+impl<'a> Trial<'a> {
+    fn new(
+        graph: &Graph,
+        spec: &'a Spec,
+        checked: &'a CheckedSpec,
+        options: &VerifyOptions,
+    ) -> Result<Self, GraphError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+        let network = Network::new(graph)?;
+        let mut weights = graph.checkpoint()?;
+        if options.disturb {
+            weights = disturbed(&weights, &mut rng)?;
+        }
+        let draw = |rng: &mut ChaCha8Rng| -> Result<Vec<Data>, GraphError> {
+            graph.inputs.iter().map(|&id| input(graph, id, options, rng)).collect()
+        };
+        let (inputs, others) = (draw(&mut rng)?, draw(&mut rng)?);
+        let expected = network.run(&weights, &inputs)?;
+        let other = network.run(&weights, &others)?;
+        let names: Vec<String> =
+            graph.outputs.iter().map(|&output| graph.values[output].name.clone()).collect();
+        telling(&names, &expected, &other, graph.inputs.is_empty())?;
+        Ok(Self {
+            network,
+            spec,
+            checked,
+            weights,
+            inputs,
+            expected,
+            names,
+            tolerance: options.tolerance,
+            rng,
+        })
+    }
+
+    /// Runs with other weights: the output that differs most, and by how much.
+    fn difference(&self, weights: &Checkpoint) -> Result<(usize, f64), GraphError> {
+        let found = self.network.run(weights, &self.inputs)?;
+        let mut worst = (0, 0.0);
+        for (index, (found, expected)) in found.iter().zip(&self.expected).enumerate() {
+            let difference = relative(found, expected);
+            if difference > worst.1 {
+                worst = (index, difference);
+            }
+        }
+        Ok(worst)
+    }
+
+    fn unchanged(&self, alignment: &Alignment, what: &str) -> Result<f64, GraphError> {
+        let moved = alignment.apply(self.checked, &self.weights)?;
+        let (output, residual) = self.difference(&moved)?;
+        if residual <= self.tolerance {
+            return Ok(residual);
+        }
+        Err(GraphError::Changed {
+            what: what.to_owned(),
+            output: self.names[output].clone(),
+            residual,
+            tolerance: self.tolerance,
+        })
+    }
+
+    /// Leaves out one axis after the other, until it shows.
+    fn mutate(
+        &self,
+        alignment: &Alignment,
+        group: usize,
+        noticed: &mut Vec<Mutation>,
+        unnoticed: &mut Vec<Mutation>,
+    ) -> Result<(), GraphError> {
+        let name = &self.checked.groups()[group].name;
+        let moved = alignment.apply(self.checked, &self.weights)?;
+        for (index, info) in self.checked.layout().tensors().iter().enumerate() {
+            for (axis, form) in self.checked.axes(index).iter().enumerate() {
+                if !form.as_ref().is_some_and(|form| form.groups().any(|found| found == group)) {
+                    continue;
+                }
+                let (weights, axis) = self.without(alignment, &moved, index, axis)?;
+                if weights == moved {
+                    continue; // what stands there is the same in all places
+                }
+                let (_, difference) = self.difference(&weights)?;
+                let mutation = Mutation { group: name.clone(), tensor: info.name.clone(), axis, difference };
+                if difference > self.tolerance {
+                    noticed.push(mutation);
+                    return Ok(());
+                }
+                unnoticed.push(mutation);
+            }
+        }
+        Err(GraphError::Degenerate(format!("no output shows whether group {name:?} moves as a whole")))
+    }
+
+    /// The moved parameters, but for one axis of one tensor (or, where the spec needs that axis for another, all of it).
+    fn without(
+        &self,
+        alignment: &Alignment,
+        moved: &Checkpoint,
+        index: usize,
+        axis: usize,
+    ) -> Result<(Checkpoint, Option<usize>), GraphError> {
+        let name = &self.checked.layout().tensors()[index].name;
+        let mut tensors = self.spec.tensors().clone();
+        if let Some(axes) = tensors.get_mut(name) {
+            axes[axis] = None;
+        }
+        let less =
+            Spec::new(self.spec.groups().clone(), tensors).and_then(|spec| spec.check(self.checked.layout()));
+        if let Ok(less) = less {
+            return Ok((alignment.apply(&less, &self.weights)?, Some(axis)));
+        }
+        let mut tensors = moved.tensors().to_vec();
+        tensors[index] = self.weights.tensor(index).clone();
+        Ok((Checkpoint::new(moved.layout().clone(), tensors)?, None))
+    }
+}
+
+/// The largest difference, divided by the largest magnitude. Where both are not finite in the same way, there is none.
+fn relative(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let finite = |values: &[f32]| {
+        values
+            .iter()
+            .filter(|value| value.is_finite())
+            .fold(0_f64, |most, &value| most.max(f64::from(value).abs()))
+    };
+    let scale = finite(expected).max(f64::MIN_POSITIVE);
+    let mut worst = 0_f64;
+    for (&found, &expected) in found.iter().zip(expected) {
+        if found == expected {
+            continue;
+        }
+        let difference = (f64::from(found) - f64::from(expected)).abs() / scale;
+        worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
+    }
+    worst
+}
+
+/// Outputs must be numbers, not all the same, and depend on the input.
+fn telling(
+    names: &[String],
+    first: &[Vec<f32>],
+    second: &[Vec<f32>],
+    no_inputs: bool,
+) -> Result<(), GraphError> {
+    if let Some((name, _)) =
+        names.iter().zip(first).find(|(_, values)| values.iter().any(|value| value.is_nan()))
+    {
+        return Err(GraphError::Degenerate(format!("output {name:?} is not a number")));
+    }
+    let varied = |values: &[f32]| values.iter().any(|value| *value != values[0]);
+    if !first.iter().any(|values| values.len() < 2 || varied(values)) {
+        return Err(GraphError::Degenerate("every output is the same number everywhere".into()));
+    }
+    if first == second && !no_inputs {
+        return Err(GraphError::Degenerate("other inputs give the same outputs".into()));
+    }
+    Ok(())
+}
+
+/// Each parameter a little other than it was, and other than its neighbour: by a factor, and zeros by an addend.
+fn disturbed(weights: &Checkpoint, rng: &mut ChaCha8Rng) -> Result<Checkpoint, GraphError> {
+    let mut tensors = Vec::new();
+    for tensor in weights.tensors() {
+        let values = tensor.to_f32();
+        let zero = values.iter().all(|&value| value == 0.0);
+        let bytes = values.into_iter().flat_map(|value| {
+            let by: f32 = rng.random_range(-0.2..0.2);
+            (if zero { by } else { value * (1.0 + by) }).to_le_bytes()
+        });
+        tensors.push(Tensor::from_bytes(tensor.info(), bytes.collect())?);
+    }
+    Ok(Checkpoint::new(weights.layout().clone(), tensors)?)
+}
+
+/// A random input. Whole numbers are drawn from what the embedding that they index has, unless the options say otherwise.
+fn input(
+    graph: &Graph,
+    id: usize,
+    options: &VerifyOptions,
+    rng: &mut ChaCha8Rng,
+) -> Result<Data, GraphError> {
+    let value = &graph.values[id];
+    let shape = value.shape.clone().unwrap_or_default();
+    let count: usize = shape.iter().product();
+    let range = options.ranges.get(&value.name).copied();
+    #[expect(clippy::cast_possible_truncation, reason = "ranges of inputs are small numbers")]
+    let whole = |rng: &mut ChaCha8Rng| {
+        let (low, high) = range.unwrap_or((0.0, limit(graph, id)));
+        rng.random_range(low as i32..(high as i32).max(low as i32 + 1))
+    };
+    Ok(match value.dtype {
+        dtype::F32 => {
+            let (low, high) = range.unwrap_or((-1.0, 1.0));
+            Data::Floats(shape, (0..count).map(|_| number(rng, low, high)).collect())
+        }
+        dtype::I64 | dtype::I32 => Data::Ints(shape, (0..count).map(|_| whole(rng)).collect()),
+        dtype::BOOL => Data::Ints(shape, (0..count).map(|_| rng.random_range(0..2)).collect()),
+        dtype::U8 => Data::Bytes(shape, (0..count).map(|_| rng.random_range(0..=255)).collect()),
+        _ => return Err(unsupported(value)),
+    })
+}
+
+fn unsupported(value: &Value) -> GraphError {
+    GraphError::Runtime(format!(
+        "input {} has element type {}, which is not supported",
+        value.name, value.dtype
+    ))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an input's range is given in few digits")]
+fn number(rng: &mut ChaCha8Rng, low: f64, high: f64) -> f32 {
+    (low + (high - low) * rng.random_range(0.0..1.0)) as f32
+}
+
+/// One more than the largest index that every `Gather` of this input allows; 2 where none reads it.
+#[expect(clippy::cast_precision_loss, reason = "a vocabulary's size")]
+fn limit(graph: &Graph, id: usize) -> f64 {
+    let mut same: BTreeSet<usize> = [id].into_iter().collect();
+    let mut least: Option<usize> = None;
+    for op in &graph.ops {
+        let reads =
+            |index: usize| op.inputs.get(index).copied().flatten().is_some_and(|id| same.contains(&id));
+        if op.op == "Gather" && reads(1) {
+            let axis = usize::try_from(op.int("axis").unwrap_or(0)).unwrap_or(0);
+            let data = op.inputs[0].and_then(|id| graph.values[id].shape.as_ref());
+            if let Some(&size) = data.and_then(|shape| shape.get(axis)) {
+                least = Some(least.map_or(size, |least| least.min(size)));
+            }
+        } else if matches!(
+            op.op.as_str(),
+            "Cast" | "Identity" | "Reshape" | "Unsqueeze" | "Squeeze" | "Flatten"
+        ) && reads(0)
+        {
+            same.extend(op.outputs.iter().flatten());
+        }
+    }
+    least.unwrap_or(2) as f64
+}
