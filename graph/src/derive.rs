@@ -38,7 +38,6 @@ pub struct Derived {
 pub fn derive(graph: &Graph) -> Result<Derived, GraphError> {
     let mut rules = Rules::new(graph);
     rules.run()?;
-    rules.pin_unused();
     let spec = emit::spec(&mut rules)?;
     let layout = graph.layout()?;
     let coverage = spec.check(&layout)?.coverage();
@@ -49,9 +48,7 @@ pub fn derive(graph: &Graph) -> Result<Derived, GraphError> {
         for (axis, atom) in axes.into_iter().enumerate() {
             let stays = spec.tensors().get(name).is_some_and(|axes| axes[axis].is_none());
             if stays && rules.domain.extent(atom) != 1 {
-                let leaves = rules.domain.leaves(atom);
-                let reason = leaves.iter().find_map(|&leaf| rules.domain.reason_of(leaf));
-                let reason = reason.unwrap_or("a structure that a spec cannot express").to_owned();
+                let reason = rules.domain.reason_of(atom).to_owned();
                 pinned.push(Pinned { tensor: name.clone(), axis, reason });
             }
         }

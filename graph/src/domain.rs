@@ -42,6 +42,8 @@ pub(crate) enum State {
 struct Node {
     extent: usize,
     state: State,
+    /// The reason that held when its state was last set.
+    why: usize,
     /// Atoms of whose positions a free atom's permutation may depend.
     within: Vec<Atom>,
 }
@@ -58,6 +60,8 @@ pub(crate) struct Domain {
     pending: Vec<(Vec<Atom>, Atom)>,
     known: HashMap<(u8, Vec<Atom>), Atom>,
     steps: usize,
+    /// Whether to give up what only refines pinned structures.
+    pub(crate) coarse: bool,
 }
 
 impl Domain {
@@ -77,7 +81,7 @@ impl Domain {
     }
 
     fn push(&mut self, extent: usize, state: State, within: Vec<Atom>) -> Atom {
-        self.nodes.push(Node { extent, state, within });
+        self.nodes.push(Node { extent, state, why: self.reason, within });
         self.nodes.len() - 1
     }
 
@@ -115,15 +119,17 @@ impl Domain {
 
     fn set(&mut self, atom: Atom, state: State) {
         self.nodes[atom].state = state;
+        self.nodes[atom].why = self.reason;
         self.changes += 1;
     }
 
-    /// Why a pinned atom is.
-    pub(crate) fn reason_of(&self, atom: Atom) -> Option<&str> {
-        match self.state(atom) {
-            State::Pinned(reason) => self.reasons.get(*reason).map(String::as_str),
-            _ => None,
-        }
+    /// Why what is pinned of an axis is.
+    pub(crate) fn reason_of(&self, axis: Atom) -> &str {
+        let pinned =
+            self.leaves(axis).into_iter().filter(|&leaf| leaf != UNIT).find_map(|leaf| {
+                if let State::Pinned(reason) = *self.state(leaf) { Some(reason) } else { None }
+            });
+        &self.reasons[pinned.unwrap_or(self.nodes[self.find(axis)].why)]
     }
 
     /// A product's factors, none of them a product; without those that are 1 long.
@@ -285,6 +291,14 @@ impl Domain {
     /// Whether an atom is cases over one of these.
     pub(crate) fn is_case_over(&self, atom: Atom, these: &BTreeSet<Atom>) -> bool {
         matches!(self.state(atom), State::Cases { over, .. } if these.contains(&self.find(*over)))
+    }
+
+    /// Whether something is within one of these, or cases over one.
+    fn matter(&self, these: &BTreeSet<Atom>) -> bool {
+        (0..self.nodes.len()).any(|atom| {
+            self.within(atom).iter().any(|outer| these.contains(outer))
+                || matches!(self.nodes[atom].state, State::Cases { over, .. } if these.contains(&self.find(over)))
+        })
     }
 
     /// Makes all cases over a sum alike.

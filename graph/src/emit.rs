@@ -29,13 +29,21 @@ struct Parameter {
 /// Restricts until a spec can say it, and says it.
 pub(crate) fn spec(rules: &mut Rules<'_>) -> Result<Spec, GraphError> {
     let parameters = parameters(rules);
-    let domain = &mut rules.domain;
+    express(&mut rules.domain, &parameters)?;
+    // Only now: what is unused may have become one with what is used.
+    rules.pin_unused();
+    let forms = express(&mut rules.domain, &parameters)?;
+    write(&rules.domain, &parameters, &forms)
+}
+
+/// The parameters' axes as a spec can say them.
+fn express(domain: &mut Domain, parameters: &[Parameter]) -> Result<Vec<Vec<Form>>, GraphError> {
     domain.because("a structure that a spec cannot express");
     let mut rounds = 0;
-    let forms = loop {
+    loop {
         let before = domain.changes;
         let mut forms: Vec<Vec<Form>> = Vec::new();
-        for parameter in &parameters {
+        for parameter in parameters {
             forms.push(parameter.axes.iter().map(|&axis| flat(domain, axis)).collect());
         }
         if domain.changes == before {
@@ -47,14 +55,13 @@ pub(crate) fn spec(rules: &mut Rules<'_>) -> Result<Spec, GraphError> {
             }
         }
         if domain.changes == before {
-            break forms;
+            return Ok(forms);
         }
         rounds += 1;
         if rounds > 10_000 {
             return Err(GraphError::Unsettled(rounds));
         }
-    };
-    write(domain, &parameters, &forms)
+    }
 }
 
 /// The parameters in the order in which nodes read them; those that none reads come last, and are pinned.

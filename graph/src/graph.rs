@@ -49,6 +49,28 @@ pub(crate) struct Value {
     pub(crate) origin: Origin,
     pub(crate) tensor: Option<onnx::Tensor>,
     pub(crate) known: Option<Known>,
+    /// For a sequence of tensors: which parts of which value it holds.
+    pub(crate) parts: Option<Parts>,
+}
+
+/// What `SplitToSequence` makes: stretches of one axis of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parts {
+    pub(crate) of: usize,
+    pub(crate) axis: usize,
+    pub(crate) lengths: Vec<usize>,
+    /// Whether parts keep the axis.
+    pub(crate) keep: bool,
+}
+
+impl Parts {
+    /// Where a part begins, and how long it is.
+    pub(crate) fn stretch(&self, index: i64) -> Option<(usize, usize)> {
+        let count = i64::try_from(self.lengths.len()).ok()?;
+        let place = usize::try_from(if index < 0 { index.checked_add(count)? } else { index }).ok()?;
+        let length = *self.lengths.get(place)?;
+        Some((self.lengths[..place].iter().sum(), length))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -320,6 +342,7 @@ impl Builder<'_> {
                 origin: Origin::Input,
                 tensor: None,
                 known: None,
+                parts: None,
             })?;
             self.graph.inputs.push(id);
         }
@@ -407,5 +430,6 @@ fn constant(name: &str, tensor: &onnx::Tensor, origin: Origin) -> Value {
         origin,
         tensor: Some(tensor.clone()),
         known,
+        parts: None,
     }
 }

@@ -8,7 +8,7 @@ mod shape;
 
 use crate::{
     GraphError,
-    graph::{Graph, Known, Op, Origin, Value},
+    graph::{Graph, Known, Op, Origin, Parts, Value},
     onnx::{Attribute, Tensor, dtype},
 };
 
@@ -22,6 +22,7 @@ pub(crate) struct Inferred {
     pub(crate) shape: Option<Vec<usize>>,
     pub(crate) known: Option<Known>,
     pub(crate) tensor: Option<Tensor>,
+    pub(crate) parts: Option<Parts>,
 }
 
 impl Inferred {
@@ -34,6 +35,7 @@ impl Inferred {
             origin,
             tensor: self.tensor,
             known: self.known,
+            parts: self.parts,
         }
     }
 }
@@ -116,6 +118,9 @@ pub(crate) fn node(op: &Op, graph: &Graph) -> Result<Vec<Inferred>, GraphError> 
     if op.op == "Constant" {
         return constant(op);
     }
+    if op.op == "SequenceAt" {
+        return sequence_at(&inputs);
+    }
     if op.inputs.iter().flatten().any(|&id| graph.values[id].shape.is_none()) {
         return Ok(Vec::new());
     }
@@ -158,5 +163,26 @@ fn constant(op: &Op) -> Result<Vec<Inferred>, GraphError> {
         }
     };
     let known = known(&tensor);
-    Ok(vec![Inferred { dtype: tensor.dtype, shape: Some(tensor.dims.clone()), known, tensor: Some(tensor) }])
+    Ok(vec![Inferred {
+        dtype: tensor.dtype,
+        shape: Some(tensor.dims.clone()),
+        known,
+        tensor: Some(tensor),
+        parts: None,
+    }])
+}
+
+/// A part of a sequence that is known.
+fn sequence_at(inputs: &Inputs<'_>) -> Result<Vec<Inferred>, GraphError> {
+    let Some(sequence) = inputs.value(0) else { return Ok(Vec::new()) };
+    let index = inputs.ints(1).and_then(|indices| indices.first().copied());
+    let (Some(parts), Some(index)) = (&sequence.parts, index) else { return Ok(Vec::new()) };
+    let Some((_, length)) = parts.stretch(index) else { return inputs.wrong("an index beyond the sequence") };
+    let mut shape = inputs.graph.values[parts.of].shape.clone().unwrap_or_default();
+    if parts.keep {
+        shape[parts.axis] = length;
+    } else {
+        shape.remove(parts.axis);
+    }
+    Ok(vec![Inferred { dtype: sequence.dtype, shape: Some(shape), ..Inferred::default() }])
 }

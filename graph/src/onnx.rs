@@ -61,6 +61,7 @@ pub(crate) enum Attribute {
     Tensor(Tensor),
     Floats(Vec<f32>),
     Ints(Vec<i64>),
+    Texts(Vec<String>),
     /// A subgraph, of which only the names that it reads are kept.
     Graph(BTreeSet<String>),
     Other,
@@ -227,6 +228,7 @@ struct Parts {
     graph: Option<BTreeSet<String>>,
     floats: Vec<u8>,
     ints: Vec<i64>,
+    texts: Vec<String>,
 }
 
 fn attribute(bytes: &[u8], depth: usize) -> Result<(String, Attribute), GraphError> {
@@ -243,6 +245,10 @@ fn attribute(bytes: &[u8], depth: usize) -> Result<(String, Attribute), GraphErr
             6 => parts.graph = Some(reads(field.bytes()?, depth + 1)?),
             7 => field.fixed32_into(&mut parts.floats)?,
             8 => field.ints_into(&mut parts.ints)?,
+            9 => {
+                let text = String::from_utf8_lossy(field.bytes()?).into_owned();
+                push(&mut parts.texts, text, "texts of one attribute", MAX_EDGES)?;
+            }
             20 => kind = field.int()?,
             21 => {
                 return Err(GraphError::Unsupported("an attribute refers to a function's attribute".into()));
@@ -258,6 +264,7 @@ fn attribute(bytes: &[u8], depth: usize) -> Result<(String, Attribute), GraphErr
         5 => Attribute::Graph(parts.graph.unwrap_or_default()),
         6 => Attribute::Floats(parts.floats.chunks_exact(4).map(f32_of).collect()),
         7 => Attribute::Ints(parts.ints),
+        8 => Attribute::Texts(parts.texts),
         _ => Attribute::Other,
     };
     Ok((key, value))

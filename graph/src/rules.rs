@@ -18,12 +18,15 @@ pub(crate) use self::options::{
 use crate::{
     GraphError,
     domain::{Atom, Domain, UNIT},
-    graph::{Graph, Known, Op, Origin, Value},
+    graph::{Graph, Known, Op, Origin, Parts, Value},
     infer::Inputs,
 };
 
 /// More rounds than this mean a mistake in the rules: every round that changes something shrinks a finite group.
 const MAX_ROUNDS: usize = 400;
+
+/// So many rounds may refine what is pinned, for the sake of what is within it.
+const FINE_ROUNDS: usize = 40;
 
 /// A value's axes.
 pub(crate) type Axes = Vec<Atom>;
@@ -80,7 +83,8 @@ impl<'a> Rules<'a> {
 
     /// Applies all rules until nothing changes.
     pub(crate) fn run(&mut self) -> Result<(), GraphError> {
-        for _ in 0..MAX_ROUNDS {
+        for round in 0..MAX_ROUNDS {
+            self.domain.coarse = round >= FINE_ROUNDS;
             let before = self.domain.changes;
             for (id, value) in self.graph.values.iter().enumerate() {
                 if value.origin != Origin::Node
@@ -106,14 +110,14 @@ impl<'a> Rules<'a> {
     }
 
     fn operator(&mut self, op: &Op) -> Result<(), GraphError> {
-        let constant = op.outputs.first().copied().flatten().is_some_and(|id| {
-            let value = &self.graph.values[id];
-            value.known.is_some() || value.origin == Origin::Constant
-        });
-        if constant {
+        if self.is_constant(op) {
             return Ok(()); // its axes are known by their content
         }
-        let opaque = op.inputs.iter().flatten().any(|&id| self.axes[id].is_none());
+        if op.op == "SplitToSequence" && self.parts_of(op.outputs.first()).is_some() {
+            return Ok(()); // who takes a part out of it says what that means
+        }
+        let taken = op.op == "SequenceAt" && self.parts_of(op.inputs.first()).is_some();
+        let opaque = !taken && op.inputs.iter().flatten().any(|&id| self.axes[id].is_none());
         let outputs = if opaque { None } else { self.rule(op)? };
         match outputs {
             Some(outputs) if self.fits(op, &outputs) => {
@@ -126,6 +130,14 @@ impl<'a> Rules<'a> {
             _ => self.opaque(op),
         }
         Ok(())
+    }
+
+    /// Whether what it writes follows from shapes and constants.
+    fn is_constant(&self, op: &Op) -> bool {
+        op.outputs.first().copied().flatten().is_some_and(|id| {
+            let value = &self.graph.values[id];
+            value.known.is_some() || value.origin == Origin::Constant
+        })
     }
 
     /// Whether a rule's outputs have the inferred shapes: if not, the rule does not know this form of the operator.
@@ -151,7 +163,15 @@ impl<'a> Rules<'a> {
         }
     }
 
+    fn parts_of(&self, id: Option<&Option<usize>>) -> Option<&'a Parts> {
+        let graph = self.graph;
+        graph.values.get((*id?)?)?.parts.as_ref()
+    }
+
     fn pin_value(&mut self, id: usize) {
+        if let Some(parts) = &self.graph.values[id].parts {
+            return self.pin_value(parts.of);
+        }
         for axis in self.axes[id].clone().unwrap_or_default() {
             self.domain.pin(axis);
         }
@@ -198,7 +218,10 @@ impl<'a> Rules<'a> {
     pub(crate) fn pin_unused(&mut self) {
         let mut used = std::collections::BTreeSet::new();
         for op in &self.graph.ops {
-            if matches!(op.op.as_str(), "Slice" | "Split" | "Gather") {
+            // These only take a part of what they read, and use nothing of the rest.
+            const PARTIAL: [&str; 6] =
+                ["Slice", "Split", "Gather", "SplitToSequence", "SequenceAt", "ScatterND"];
+            if PARTIAL.contains(&op.op.as_str()) || self.is_constant(op) {
                 continue;
             }
             let atoms = |ids: &[Option<usize>]| {
@@ -212,7 +235,8 @@ impl<'a> Rules<'a> {
                 self.domain.atoms_of(&axes)
             };
             let written = atoms(&op.outputs);
-            used.extend(atoms(&op.inputs).into_iter().filter(|atom| !written.contains(atom)));
+            let read = atoms(&op.inputs[..operands(op)]);
+            used.extend(read.into_iter().filter(|atom| !written.contains(atom)));
         }
         self.domain.because("no operator uses it");
         let all: Vec<Atom> = self.axes.iter().flatten().flatten().copied().collect();
@@ -232,6 +256,9 @@ impl<'a> Rules<'a> {
         }
         if is_elementwise(&op.op) {
             return Ok(Some(vec![self.elementwise(op)]));
+        }
+        if let Some(parts) = self.parts_of(op.inputs.first()) {
+            return Ok(self.sequence_at(&inputs, parts));
         }
         let Some(x) = self.input(op, 0) else { return Ok(None) };
         Ok(match op.op.as_str() {
@@ -292,9 +319,7 @@ impl<'a> Rules<'a> {
 
     /// Same positions in, same positions out; axes that are 1 long broadcast and say nothing.
     fn elementwise(&mut self, op: &Op) -> Axes {
-        // The second operand of CastLike gives its type only.
-        let count = if op.op == "CastLike" { 1 } else { op.inputs.len() };
-        let operands: Vec<Axes> = (0..count).filter_map(|index| self.input(op, index)).collect();
+        let operands: Vec<Axes> = (0..operands(op)).filter_map(|index| self.input(op, index)).collect();
         let rank = operands.iter().map(Vec::len).max().unwrap_or(0);
         let mut out = vec![UNIT; rank];
         let mut pairs = Vec::new();
@@ -313,6 +338,11 @@ impl<'a> Rules<'a> {
         self.domain.unify_all(&pairs);
         out
     }
+}
+
+/// How many operands say something by their content: the second one of `CastLike` gives its type only.
+fn operands(op: &Op) -> usize {
+    if op.op == "CastLike" { op.inputs.len().min(1) } else { op.inputs.len() }
 }
 
 /// Whether a constant holds the same at all positions of an axis.

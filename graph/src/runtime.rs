@@ -3,6 +3,8 @@
 //! The runtime sees the file's own nodes and infers shapes itself, so that a mistake of [`crate::infer`] or [`crate::rules`]
 //! does not hide in it.
 
+mod lower;
+
 use std::collections::BTreeMap;
 
 use rebasin::Checkpoint;
@@ -11,7 +13,7 @@ use rten_tensor::prelude::*;
 
 use crate::{
     GraphError,
-    graph::{Graph, Op, Origin},
+    graph::{Graph, Origin},
     onnx::dtype,
     wire::{Reader, Writer},
 };
@@ -147,10 +149,12 @@ fn rewritten_graph(graph: &Graph, bytes: &[u8]) -> Result<Vec<u8>, GraphError> {
         };
         match number {
             1 => {
-                let op = ops.next();
-                match op.filter(|op| op.domain.is_empty() && op.op == "GroupNormalization") {
-                    Some(op) => group_norm(graph, op, &mut out)?,
-                    None => out.copy(number, field),
+                let lowered = match ops.next() {
+                    Some(op) => lower::node(graph, op, &mut out)?,
+                    None => false,
+                };
+                if !lowered {
+                    out.copy(number, field);
                 }
             }
             5 if parameters.contains_key(named(8)?.as_str()) => {}
@@ -175,108 +179,4 @@ fn rewritten_graph(graph: &Graph, bytes: &[u8]) -> Result<Vec<u8>, GraphError> {
         });
     }
     Ok(out.0)
-}
-
-/// Writes nodes and the tensors that they need.
-struct Lowering<'a> {
-    out: &'a mut Writer,
-    stem: String,
-    count: usize,
-}
-
-impl Lowering<'_> {
-    fn name(&mut self) -> String {
-        self.count += 1;
-        format!("{}/fedbasin.{}", self.stem, self.count)
-    }
-
-    fn shape(&mut self, dims: &[usize]) -> String {
-        let name = self.name();
-        self.out.message(5, |tensor| {
-            tensor.int(1, i64::try_from(dims.len()).unwrap_or(0));
-            tensor.int(2, dtype::I64);
-            tensor.bytes(8, name.as_bytes());
-            let values = dims.iter().flat_map(|&dim| i64::try_from(dim).unwrap_or(0).to_le_bytes());
-            tensor.bytes(9, &values.collect::<Vec<u8>>());
-        });
-        name
-    }
-
-    fn fill(&mut self, length: usize, value: f32) -> String {
-        let name = self.name();
-        self.out.message(5, |tensor| {
-            tensor.int(1, i64::try_from(length).unwrap_or(0));
-            tensor.int(2, FLOAT);
-            tensor.bytes(8, name.as_bytes());
-            tensor.bytes(9, &value.to_le_bytes().repeat(length));
-        });
-        name
-    }
-
-    fn node(&mut self, op: &str, inputs: &[&str], output: &str, epsilon: Option<f32>) {
-        self.out.message(1, |node| {
-            for input in inputs {
-                node.bytes(1, input.as_bytes());
-            }
-            node.bytes(2, output.as_bytes());
-            node.bytes(4, op.as_bytes());
-            if let Some(epsilon) = epsilon {
-                node.message(5, |attribute| {
-                    attribute.bytes(1, b"epsilon");
-                    attribute.float(2, epsilon);
-                    attribute.int(20, 1);
-                });
-            }
-        });
-    }
-
-    fn reshape(&mut self, value: &str, dims: &[usize]) -> String {
-        let (shape, out) = (self.shape(dims), self.name());
-        self.node("Reshape", &[value, &shape], &out, None);
-        out
-    }
-}
-
-/// `GroupNormalization`, which the runtime lacks: an instance normalisation of groups, then gain and bias.
-fn group_norm(graph: &Graph, op: &Op, out: &mut Writer) -> Result<(), GraphError> {
-    let value = |index: usize| op.inputs.get(index).copied().flatten().map(|id| &graph.values[id]);
-    let (Some(x), Some(scale), Some(bias), Some(Some(output))) =
-        (value(0), value(1), value(2), op.outputs.first().copied())
-    else {
-        return Err(failed(format!("{} lacks an input", op.label())));
-    };
-    let groups = op.int("num_groups").and_then(|groups| usize::try_from(groups).ok()).unwrap_or(0);
-    let Some(shape) =
-        x.shape.as_ref().filter(|shape| shape.len() > 2 && groups > 0 && shape[1] % groups == 0)
-    else {
-        return Err(failed(format!("{} has no static shape", op.label())));
-    };
-    let mut lower = Lowering { out, stem: graph.values[output].name.clone(), count: 0 };
-    let rest = shape[2..].iter().product::<usize>() * (shape[1] / groups);
-    let flat = lower.reshape(&x.name, &[shape[0], groups, rest]);
-    let (one, zero, normal) = (lower.fill(groups, 1.0), lower.fill(groups, 0.0), lower.name());
-    lower.node(
-        "InstanceNormalization",
-        &[&flat, &one, &zero],
-        &normal,
-        Some(op.float("epsilon").unwrap_or(1e-5)),
-    );
-    let back = lower.reshape(&normal, shape);
-    let mut broad = vec![1; shape.len() - 1];
-    broad[0] = shape[1];
-    let mut gains = Vec::new();
-    for gain in [scale, bias] {
-        let mut name = gain.name.clone();
-        if gain.shape.as_deref() == Some(&[groups]) && groups != shape[1] {
-            let column = lower.reshape(&name, &[groups, 1]);
-            let (target, wide) = (lower.shape(&[groups, shape[1] / groups]), lower.name());
-            lower.node("Expand", &[&column, &target], &wide, None);
-            name = wide;
-        }
-        gains.push(lower.reshape(&name, &broad));
-    }
-    let scaled = lower.name();
-    lower.node("Mul", &[&back, &gains[0]], &scaled, None);
-    lower.node("Add", &[&scaled, &gains[1]], &graph.values[output].name, None);
-    Ok(())
 }

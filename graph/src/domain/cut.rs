@@ -13,7 +13,7 @@ impl Domain {
         if inner == extent {
             return Some((UNIT, atom));
         }
-        if inner == 0 || extent % inner != 0 {
+        if inner == 0 || !extent.is_multiple_of(inner) {
             return None;
         }
         let parts = match self.nodes[atom].state.clone() {
@@ -58,7 +58,7 @@ impl Domain {
             }
             let extent = self.extent(factor);
             if below * extent > inner {
-                if inner % below != 0 {
+                if !inner.is_multiple_of(below) {
                     return None;
                 }
                 let (outer, minor) = self.split(factor, inner / below)?;
@@ -70,13 +70,36 @@ impl Domain {
         None
     }
 
-    /// A sum of stretches that are all multiples of the inner length: what stands inside differs for each.
+    /// A sum as a product: each outer position, or run of outer positions, holds something else inside. Stretches that do not
+    /// end where an outer position does are cut, and stand inside one outer position side by side.
     fn split_sum(&mut self, atom: Atom, parts: &[Atom], inner: usize) -> Option<(Atom, Atom)> {
-        if parts.iter().any(|&part| self.extent(part) % inner != 0) {
-            return None;
+        let aligned = parts.iter().all(|&part| self.extent(part).is_multiple_of(inner));
+        let runs: Vec<Vec<Atom>> = if aligned {
+            parts.iter().map(|&part| vec![part]).collect()
+        } else {
+            let ends = self.points(atom, 0).into_iter();
+            let points: Vec<usize> =
+                ends.flat_map(|end| [end / inner * inner, end.div_ceil(inner) * inner]).collect();
+            self.collapse_over(atom);
+            self.cut(atom, &points);
+            let mut runs = vec![Vec::new()];
+            let mut length = 0;
+            for stretch in self.stretches(atom) {
+                length += self.extent(stretch);
+                runs.last_mut()?.push(stretch);
+                if length.is_multiple_of(inner) {
+                    runs.push(Vec::new());
+                }
+            }
+            runs.pop();
+            runs
+        };
+        let mut split = Vec::new();
+        for run in runs {
+            let run = self.sum(&run);
+            split.push(self.split(run, inner)?);
         }
-        let split: Option<Vec<_>> = parts.iter().map(|&part| self.split(part, inner)).collect();
-        let (outers, inners): (Vec<_>, Vec<_>) = split?.into_iter().unzip();
+        let (outers, inners): (Vec<_>, Vec<_>) = split.into_iter().unzip();
         let extent = self.extent(atom) / inner;
         let outer = self.push(extent, State::Sum(outers), Vec::new());
         let inner = self.cases(outer, &inners);

@@ -45,6 +45,15 @@ impl Domain {
             self.flatten(b);
             return;
         }
+        // Two that are pinned already need one name only where something is within them; without it that something is
+        // forgotten, which is right too. So a structure of pinned parts cannot keep the rules busy.
+        let structured = |atom: Atom| !matches!(self.nodes[atom].state, State::Pinned(_));
+        if structured(a) && structured(b) && self.is_pinned(a) && self.is_pinned(b) {
+            let atoms = self.atoms_of(&[a, b]);
+            if self.coarse || !self.matter(&atoms) {
+                return;
+            }
+        }
         let (left, right) = (self.nodes[a].state.clone(), self.nodes[b].state.clone());
         match (left, right) {
             (State::Free, _) => self.bind(a, b),
@@ -94,7 +103,12 @@ impl Domain {
     }
 
     fn pin_to(&mut self, pinned: Atom, to: Atom) {
+        let reason = self.reason;
+        if let State::Pinned(why) = self.nodes[pinned].state {
+            self.reason = why; // what pins this one pins the other
+        }
         self.pin(to);
+        self.reason = reason;
         if self.untangle(pinned, to) {
             return;
         }

@@ -3,7 +3,7 @@
 use super::{Inferred, Inputs};
 use crate::{
     GraphError,
-    graph::Known,
+    graph::{Known, Parts},
     onnx::dtype,
     rules::{self, einsum_terms},
 };
@@ -86,6 +86,8 @@ pub(super) fn outputs(inputs: &Inputs<'_>) -> Result<Vec<Inferred>, GraphError> 
         },
         "Concat" => one(dtype, concat(inputs)?),
         "Split" => many(dtype, split(inputs, x)?),
+        "SplitToSequence" => sequence(inputs, x, dtype)?,
+        "GatherND" => gather_nd(inputs, x)?.map(|shape| one(dtype, shape)).unwrap_or_default(),
         "Gather" => {
             let axis = inputs.axis(inputs.op.int("axis").unwrap_or(0), x.len())?;
             let indices = inputs.shape(1).unwrap_or_default();
@@ -298,7 +300,7 @@ fn conv(inputs: &Inputs<'_>, x: &[usize]) -> Result<Shape, GraphError> {
     if x.len() < 3 || w.len() != x.len() || groups == 0 {
         return inputs.wrong(format!("a convolution of {x:?} with {w:?}"));
     }
-    if w[1].checked_mul(groups) != Some(x[1]) || w[0] % groups != 0 {
+    if w[1].checked_mul(groups) != Some(x[1]) || !w[0].is_multiple_of(groups) {
         return inputs.wrong(format!("{} channels, a weight of {w:?} and {groups} groups", x[1]));
     }
     let mut out = vec![x[0], w[0]];
@@ -311,7 +313,7 @@ fn conv(inputs: &Inputs<'_>, x: &[usize]) -> Result<Shape, GraphError> {
 fn conv_transpose(inputs: &Inputs<'_>, x: &[usize]) -> Result<Shape, GraphError> {
     let w = inputs.shape(1).unwrap_or_default();
     let groups = rules::groups(inputs.op);
-    if x.len() < 3 || w.len() != x.len() || groups == 0 || w[0] != x[1] || w[0] % groups != 0 {
+    if x.len() < 3 || w.len() != x.len() || groups == 0 || w[0] != x[1] || !w[0].is_multiple_of(groups) {
         return inputs.wrong(format!("a transposed convolution of {x:?} with {w:?} and {groups} groups"));
     }
     let channels = w[1].checked_mul(groups).map_or_else(|| inputs.wrong("too many channels"), Ok)?;
@@ -398,6 +400,41 @@ fn split(inputs: &Inputs<'_>, x: &[usize]) -> Result<Vec<Shape>, GraphError> {
         shape
     };
     Ok(lengths.into_iter().map(part).collect())
+}
+
+fn sequence(inputs: &Inputs<'_>, x: &[usize], dtype: i64) -> Result<Vec<Inferred>, GraphError> {
+    let axis = inputs.axis(inputs.op.int("axis").unwrap_or(0), x.len())?;
+    let given = inputs.has(1);
+    let keep = given || inputs.op.int("keepdims") != Some(0);
+    let lengths = match (given, inputs.ints(1), inputs.shape(1).map(<[usize]>::len)) {
+        (false, ..) => vec![1; x[axis]],
+        (true, Some(lengths), Some(1)) => sizes(inputs, &lengths)?,
+        (true, Some(each), Some(0)) => {
+            let each = sizes(inputs, &each)?.first().copied().unwrap_or(0);
+            if each == 0 {
+                return inputs.wrong("parts of length 0");
+            }
+            (0..x[axis].div_ceil(each)).map(|part| each.min(x[axis] - part * each)).collect()
+        }
+        _ => return Ok(Vec::new()),
+    };
+    if lengths.iter().try_fold(0_usize, |sum, &length| sum.checked_add(length)) != Some(x[axis]) {
+        return inputs.wrong(format!("parts of {lengths:?} of an axis of {}", x[axis]));
+    }
+    let Some(of) = inputs.op.inputs[0] else { return Ok(Vec::new()) };
+    let parts = Some(Parts { of, axis, lengths, keep });
+    Ok(vec![Inferred { dtype, parts, ..Inferred::default() }])
+}
+
+fn gather_nd(inputs: &Inputs<'_>, x: &[usize]) -> Result<Option<Shape>, GraphError> {
+    let Some((&depth, outer)) = inputs.shape(1).and_then(<[usize]>::split_last) else { return Ok(None) };
+    if inputs.op.int("batch_dims").unwrap_or(0) != 0 {
+        return Ok(None);
+    }
+    match x.get(depth..) {
+        Some(rest) => Ok(Some([outer, rest].concat())),
+        None => inputs.wrong("indices of more axes than there are"),
+    }
 }
 
 fn reduced(x: &[usize], axes: &[usize], keep: bool) -> Shape {
@@ -514,7 +551,7 @@ fn reshape(inputs: &Inputs<'_>, x: &[usize], target: &[i64]) -> Result<Shape, Gr
     let product = out.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis));
     let product = product.map_or_else(|| inputs.wrong("a shape that overflows"), Ok)?;
     match free {
-        Some(index) if product > 0 && total % product == 0 => out[index] = total / product,
+        Some(index) if product > 0 && total.is_multiple_of(product) => out[index] = total / product,
         None if product == total => {}
         _ => return inputs.wrong(format!("{x:?} cannot become {target:?}")),
     }

@@ -26,43 +26,48 @@ impl Rules<'_> {
     /// A sum of products over indices. Equal letters are identified. A letter's permutation may depend on another letter
     /// only where every operand that has the one also has the other, and so has the output.
     fn contract(&mut self, operands: &[Operand], output: &[u32]) -> Axes {
-        let mut atoms: BTreeMap<u32, Atom> = BTreeMap::new();
-        let mut pairs = Vec::new();
         let mut sets: Vec<BTreeSet<u32>> = Vec::new();
         for operand in operands {
             let mut seen = BTreeSet::new();
             for (&axis, &letter) in operand.axes.iter().zip(&operand.letters) {
-                if !seen.insert(letter) {
-                    // A diagonal: both axes are one index.
-                    self.domain.pin(axis);
+                if self.domain.extent(axis) != 1 && !seen.insert(letter) {
+                    self.domain.pin(axis); // a diagonal: both axes are one index
                 }
-                if self.domain.extent(axis) == 1 {
-                    seen.remove(&letter);
-                    atoms.entry(letter).or_insert(UNIT);
-                    continue;
-                }
-                let known = atoms.entry(letter).or_insert(axis);
-                if *known == UNIT {
-                    *known = axis;
-                }
-                pairs.push((*known, axis));
             }
             sets.push(seen);
         }
         sets.push(output.iter().copied().collect());
-        self.domain.unify_all(&pairs);
-        let letters: BTreeSet<u32> = atoms.keys().copied().collect();
-        for (&letter, &atom) in &atoms {
-            let mut with = letters.clone();
-            for set in sets.iter().filter(|set| set.contains(&letter)) {
-                with = with.intersection(set).copied().collect();
+        // What would be lost is dropped before identifying, lest cases over different sums meet.
+        for operand in operands {
+            let letters: BTreeMap<u32, Atom> =
+                operand.letters.iter().copied().zip(operand.axes.iter().copied()).collect();
+            self.restrict_letters(&letters, &sets);
+        }
+        let mut atoms: BTreeMap<u32, Atom> = BTreeMap::new();
+        let mut pairs = Vec::new();
+        for operand in operands {
+            for (&axis, &letter) in operand.axes.iter().zip(&operand.letters) {
+                let known = atoms.entry(letter).or_insert(axis);
+                if self.domain.extent(*known) == 1 {
+                    *known = axis;
+                } else if self.domain.extent(axis) != 1 {
+                    pairs.push((*known, axis));
+                }
             }
-            let of = |inside: bool| -> Vec<Atom> {
-                atoms
-                    .iter()
-                    .filter(|(other, _)| with.contains(other) == inside)
-                    .map(|(_, &atom)| atom)
-                    .collect()
+        }
+        self.domain.unify_all(&pairs);
+        self.restrict_letters(&atoms, &sets);
+        self.domain.unify_all(&[]);
+        output.iter().map(|letter| atoms.get(letter).copied().unwrap_or(UNIT)).collect()
+    }
+
+    /// A letter's atom may depend on the letters that are in every set that it is in itself.
+    fn restrict_letters(&mut self, atoms: &BTreeMap<u32, Atom>, sets: &[BTreeSet<u32>]) {
+        for (&letter, &atom) in atoms {
+            let inside =
+                |other: u32| sets.iter().filter(|set| set.contains(&letter)).all(|set| set.contains(&other));
+            let of = |wanted: bool| -> Vec<Atom> {
+                atoms.iter().filter(|&(&other, _)| inside(other) == wanted).map(|(_, &atom)| atom).collect()
             };
             let mut allowed = self.domain.atoms_of(&of(true));
             for other in self.domain.atoms_of(&of(false)) {
@@ -71,8 +76,6 @@ impl Rules<'_> {
             allowed.extend(self.domain.atoms_of(&[atom]));
             self.domain.restrict(atom, &allowed);
         }
-        self.domain.unify_all(&[]);
-        output.iter().map(|letter| atoms.get(letter).copied().unwrap_or(UNIT)).collect()
     }
 
     pub(super) fn matmul(&mut self, op: &Op, a: &Axes) -> Axes {

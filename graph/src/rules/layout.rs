@@ -4,7 +4,7 @@ use super::{Axes, Rules, options::Slice, pads, permutation, slices};
 use crate::{
     GraphError,
     domain::{Atom, UNIT},
-    graph::Op,
+    graph::{Op, Parts},
     infer::Inputs,
 };
 
@@ -59,6 +59,8 @@ impl Rules<'_> {
                 };
                 one(self.slice(x, &slices))
             }
+            "GatherND" => one(self.gather_nd(inputs, x)),
+            "ScatterND" => self.scatter_nd(inputs, x).and_then(one),
             "Gather" => self.gather(inputs, x)?.and_then(one),
             "Pad" => self.pad(inputs, x, &shape)?.and_then(one),
             "Resize" | "Upsample" => self.resize(inputs, x, &shape).and_then(one),
@@ -195,7 +197,7 @@ impl Rules<'_> {
             out[at] = self.domain.select(out[at], atom, start, length);
             if let Some(major) = major {
                 let inner = extent / self.domain.extent(major);
-                if start % inner == 0 && length % inner == 0 {
+                if start.is_multiple_of(inner) && length.is_multiple_of(inner) {
                     out[at] = self.domain.select(out[at], major, start / inner, length / inner);
                 }
             }
@@ -209,6 +211,60 @@ impl Rules<'_> {
             self.domain.within(atom).iter().any(|outer| on.contains(outer))
                 || self.domain.is_case_over(atom, on)
         })
+    }
+
+    /// A part of a sequence that was split off a value.
+    pub(super) fn sequence_at(&mut self, inputs: &Inputs<'_>, parts: &Parts) -> Option<Vec<Axes>> {
+        if inputs.op.op != "SequenceAt" {
+            return None;
+        }
+        let (start, length) = parts.stretch(*inputs.ints(1)?.first()?)?;
+        let whole = self.axes[parts.of].clone()?;
+        let mut out = self.narrow(&whole, parts.axis, start, length);
+        if !parts.keep {
+            out.remove(parts.axis);
+        }
+        Some(vec![out])
+    }
+
+    /// Positions along the first axes are looked up; the others pass.
+    fn gather_nd(&mut self, inputs: &Inputs<'_>, x: &Axes) -> Axes {
+        let indices = self.input(inputs.op, 1).unwrap_or_default();
+        let Some((&last, outer)) = indices.split_last() else { return Axes::new() };
+        let depth = self.domain.extent(last).min(x.len());
+        self.domain.pin(last);
+        self.mix(&indices, &[indices.len() - 1]);
+        let looked: Vec<usize> = (0..depth).collect();
+        for &axis in &looked {
+            self.domain.pin(x[axis]);
+        }
+        self.mix(x, &looked);
+        [outer, &x[depth..]].concat()
+    }
+
+    /// One stretch of the first axis replaced: a concatenation. Any other form has no rule.
+    fn scatter_nd(&mut self, inputs: &Inputs<'_>, x: &Axes) -> Option<Axes> {
+        let (places, shape) = (inputs.ints(1)?, inputs.shape(1)?);
+        let updates = self.input(inputs.op, 2)?;
+        let first = usize::try_from(*places.first()?).ok()?;
+        let run = places.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        let plain = matches!(inputs.op.text("reduction").unwrap_or("none"), "none" | "");
+        if !run || !plain || shape.len() != 2 || shape[1] != 1 || updates.len() != x.len() {
+            return None;
+        }
+        let (length, end) = (self.domain.extent(x[0]), first + places.len());
+        if end > length {
+            return None;
+        }
+        self.mix(x, &[0]);
+        self.mix(&updates, &[0]);
+        let before = self.narrow(x, 0, 0, first);
+        let after = self.narrow(x, 0, end, length - end);
+        let pairs: Vec<(Atom, Atom)> = x[1..].iter().copied().zip(updates[1..].iter().copied()).collect();
+        self.domain.unify_all(&pairs);
+        let mut out = x.clone();
+        out[0] = self.domain.sum(&[before[0], updates[0], after[0]]);
+        Some(out)
     }
 
     fn slice(&mut self, x: &Axes, slices: &[Slice]) -> Axes {
@@ -237,17 +293,18 @@ impl Rules<'_> {
             let wrap = |place: i64| usize::try_from(if place < 0 { place + length } else { place }).ok();
             places.into_iter().map(wrap).collect()
         });
-        let run = places.as_deref().filter(|places| {
-            indices.len() < 2 && !places.is_empty() && places.windows(2).all(|pair| pair[1] == pair[0] + 1)
-        });
+        let run = places
+            .as_deref()
+            .filter(|places| !places.is_empty() && places.windows(2).all(|pair| pair[1] == pair[0] + 1));
         if let Some(run) = run {
             if run[run.len() - 1] >= self.domain.extent(x[axis]) {
                 return inputs.wrong("an index beyond its axis");
             }
             let mut out = self.narrow(x, axis, run[0], run.len());
-            if indices.is_empty() {
-                out.remove(axis);
-            }
+            let stretch = out.remove(axis);
+            let shape = inputs.shape(1).unwrap_or_default();
+            let Some(new) = self.regroup(&vec![stretch], shape) else { return Ok(None) };
+            out.splice(axis..axis, new);
             return Ok(Some(out));
         }
         self.domain.pin(x[axis]);

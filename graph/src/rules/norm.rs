@@ -82,7 +82,7 @@ impl Rules<'_> {
     fn group_norm(&mut self, op: &Op, x: &Axes) -> Option<Axes> {
         let groups = usize::try_from(op.int("num_groups")?).ok()?;
         let channels = self.domain.extent(*x.get(1)?);
-        if groups == 0 || channels % groups != 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) {
             return None;
         }
         let (scale, bias) = (*self.input(op, 1)?.first()?, *self.input(op, 2)?.first()?);

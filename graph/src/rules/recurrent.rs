@@ -21,6 +21,9 @@ impl Rules<'_> {
             lengths.iter().for_each(|&axis| self.domain.pin(axis));
         }
         let direction = w[0];
+        // Inputs and batch are the same for each direction.
+        let directions = self.domain.atoms_of(&[direction, r[0]]);
+        self.domain.forget(w[2], &directions);
         let unit = self.gates(r[1], hidden);
         let mut pairs = vec![(direction, r[0]), (x[2], w[2]), (unit, self.gates(w[1], hidden)), (unit, r[2])];
         // B and P: gates of units; initial states: [directions, batch, units].
