@@ -17,7 +17,7 @@ use crate::{
     connect::{Address, Token},
     error::{Error, Result, one_line},
     files::{check_token, read_token},
-    offline,
+    graph, offline,
     progress::Screen,
 };
 use args::{Cli, Command, SpecCommand};
@@ -46,6 +46,10 @@ fn dispatch(command: Command, screen: &Screen) -> Result<()> {
         Command::Spec { command } => match command {
             SpecCommand::Mlp { checkpoint, output } => offline::spec_mlp(&checkpoint, &output, screen),
             SpecCommand::Conv { checkpoint, output } => offline::spec_conv(&checkpoint, &output, screen),
+            SpecCommand::Derive { model, checkpoint, pin, output } => {
+                graph::spec_derive(&graph::DeriveJob { model, checkpoint, pin, output }, screen)
+            }
+            SpecCommand::Verify { spec, model, seed } => graph::spec_verify(&spec, &model, seed, screen),
             SpecCommand::Check { spec, checkpoint } => offline::spec_check(&spec, &checkpoint, screen),
         },
         Command::Permute { spec, seed, input, output } => {

@@ -7,6 +7,7 @@ pub mod connect;
 pub mod download;
 pub mod error;
 pub mod files;
+pub mod graph;
 pub mod offline;
 pub mod progress;
 pub mod retry;

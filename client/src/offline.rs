@@ -20,12 +20,13 @@ use crate::{
         BAD_CHECKPOINT, check_checkpoint, open_checkpoint as open, read_text, write_atomically, write_bytes,
         write_error, write_json,
     },
+    graph::is_verified,
     progress::Screen,
 };
 use report::{Stopwatch, align_json, axes_text};
 
 /// A spec larger than this is none.
-const MAX_SPEC_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_SPEC_BYTES: u64 = 16 << 20;
 
 /// An alignment of one file to another.
 #[derive(Debug, Clone)]
@@ -127,7 +128,7 @@ fn write_spec(
 /// # Errors
 /// They do not fit, or a file cannot be read.
 pub fn spec_check(spec: &Path, checkpoint: &Path, screen: &Screen) -> Result<()> {
-    let checked = read_spec(spec, &open(checkpoint)?, checkpoint)?;
+    let checked = read_spec(spec, &open(checkpoint)?, checkpoint, screen)?;
     for line in axes_text(&checked) {
         screen.say(line);
     }
@@ -146,7 +147,7 @@ pub fn spec_check(spec: &Path, checkpoint: &Path, screen: &Screen) -> Result<()>
 /// The spec does not fit, the checkpoint is none or not finite, or a file cannot be read or written.
 pub fn permute(spec: &Path, seed: u64, input: &Path, output: &Path, screen: &Screen) -> Result<()> {
     let source = open(input)?;
-    let checked = read_spec(spec, &source, input)?;
+    let checked = read_spec(spec, &source, input, screen)?;
     check_checkpoint(input, None)?;
     let permuted = Alignment::random(&checked, seed)
         .apply(&checked, &load(&source, input)?)
@@ -162,7 +163,7 @@ pub fn permute(spec: &Path, seed: u64, input: &Path, output: &Path, screen: &Scr
 /// The spec does not fit, a checkpoint is none or not finite or of another layout, or a file cannot be read or written.
 pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
     let (reference_source, source) = (open(&job.reference)?, open(&job.input)?);
-    let spec = read_spec(&job.spec, &reference_source, &job.reference)?;
+    let spec = read_spec(&job.spec, &reference_source, &job.reference, screen)?;
     same_layout(&reference_source, &job.reference, &source, &job.input)?;
     // One pass over each file: it must be finite, and the digests seed the matcher.
     let digests =
@@ -218,7 +219,7 @@ pub fn merge(job: &MergeJob, screen: &Screen) -> Result<()> {
     let begun = Instant::now();
     let inputs = open_inputs(job)?;
     let spec = match (&job.spec, job.method) {
-        (Some(path), _) => Some(read_spec(path, &inputs.sources[0], &job.inputs[0])?),
+        (Some(path), _) => Some(read_spec(path, &inputs.sources[0], &job.inputs[0], screen)?),
         (None, Method::Mean) => None,
         (None, _) => {
             return Err(Error::usage(
@@ -391,10 +392,20 @@ fn load(source: &FileSource, path: &Path) -> Result<Checkpoint> {
     rebasin::read_checkpoint(source).map_err(|error| Error::failed(error, path.display(), BAD_CHECKPOINT))
 }
 
-fn read_spec(path: &Path, source: &FileSource, checkpoint: &Path) -> Result<CheckedSpec> {
+fn read_spec(path: &Path, source: &FileSource, checkpoint: &Path, screen: &Screen) -> Result<CheckedSpec> {
     let spec = Spec::from_json(&read_text(path, MAX_SPEC_BYTES)?).map_err(|error| {
-        Error::failed(error, path.display(), "derive one with `fedbasin spec mlp` or `fedbasin spec conv`")
+        Error::failed(
+            error,
+            path.display(),
+            "derive one with `fedbasin spec derive`, or `spec mlp` or `spec conv`",
+        )
     })?;
+    if !is_verified(path, &spec) {
+        screen.say(format_args!(
+            "{}: this spec was not verified; `fedbasin spec verify` runs its network to show that it is right",
+            path.display()
+        ));
+    }
     spec.check(source.header().layout()).map_err(|error| {
         Error::failed(
             error,

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 26] = [
     "",
     "site",
     "site run",
@@ -25,6 +25,8 @@ const COMMANDS: [&str; 24] = [
     "spec",
     "spec mlp",
     "spec conv",
+    "spec derive",
+    "spec verify",
     "spec check",
     "permute",
     "align",

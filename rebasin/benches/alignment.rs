@@ -1,5 +1,10 @@
 //! How long an alignment takes, beside the plain algorithm and the arithmetic's floor, in one run:
-//! `cargo bench -p rebasin`. Writes `rebasin/BENCHMARKS.md` when run whole.
+//!
+//! ```text
+//! cargo bench -p rebasin --bench alignment                      all cases; writes rebasin/BENCHMARKS.md
+//! cargo bench -p rebasin --bench alignment -- ResNet            some, to the terminal only
+//! cargo bench -p rebasin --bench alignment -- --no-plain        without the plain algorithm
+//! ```
 
 #![allow(
     missing_docs,
@@ -12,12 +17,16 @@
 mod plain;
 #[path = "support/shapes.rs"]
 mod shapes;
+#[path = "support/trained.rs"]
+mod trained;
 
-use std::time::Instant;
+use std::{fmt::Write as _, path::Path, time::Instant};
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use rebasin::{Aligned, Alignment, CheckedSpec, Checkpoint, MatchOptions, Tensor, align, quietly, report};
+use rebasin::{
+    Aligned, Alignment, CheckedSpec, Checkpoint, MatchOptions, Tensor, align, interpolate, quietly, report,
+};
 
 /// A checkpoint of independent N(0, 1) numbers.
 fn normal(spec: &CheckedSpec, seed: u64) -> Checkpoint {
@@ -35,6 +44,7 @@ fn gauss(rng: &mut ChaCha8Rng) -> f64 {
     (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
+/// The reference with noise of half its deviation, permuted.
 fn planted(spec: &CheckedSpec, reference: &Checkpoint, seed: u64) -> Checkpoint {
     let noise = normal(spec, seed);
     let tensors = reference.tensors().iter().zip(noise.tensors()).map(|(tensor, noise)| {
@@ -51,23 +61,68 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
+/// The rate of one large product on all threads, GFLOP/s: the floor's divisor.
+fn gemm_rate() -> f64 {
+    let n = 3072;
+    let values = vec![0.5_f32; n * n];
+    let mut product = vec![0.0_f32; n * n];
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        rebasin::bench::product(&mut product, n, &values);
+        best = best.min(begun.elapsed().as_secs_f64());
+    }
+    2.0 * (n as f64).powi(3) / best / 1e9
+}
+
+/// Two models to align.
 struct Case {
-    name: &'static str,
+    name: String,
     spec: CheckedSpec,
     reference: Checkpoint,
     update: Checkpoint,
 }
 
+impl Case {
+    /// One start, median of five warm runs.
+    fn engine(&self, options: &MatchOptions) -> (f64, Aligned) {
+        let once =
+            || align(&self.spec, &self.reference, &self.update, options, &mut quietly).expect("aligned");
+        let mut aligned = once();
+        let times = (0..5).map(|_| {
+            let begun = Instant::now();
+            aligned = once();
+            begun.elapsed().as_secs_f64()
+        });
+        (median(times.collect()), aligned)
+    }
+
+    /// Seconds, and where it ended.
+    fn plain(&self, seed: u64) -> (f64, plain::Outcome, f64) {
+        let begun = Instant::now();
+        let outcome = plain::Plain::new(&self.spec, &self.reference, &self.update).align(seed);
+        let seconds = begun.elapsed().as_secs_f64();
+        let reached =
+            report(&self.spec, &self.reference, &self.update, &outcome.alignment).expect("measured");
+        (seconds, outcome, reached.objective_after)
+    }
+}
+
 /// A name, and what makes the spec.
 type Shape = (&'static str, fn() -> CheckedSpec);
 
-fn cases(filter: &str) -> Vec<Case> {
+const WIDTHS: [usize; 5] = [784, 512, 512, 512, 10];
+
+fn speed(filter: &str, with_plain: bool, rate: f64, out: &mut String) {
     let shapes: [Shape; 3] = [
         ("ResNet-50", shapes::resnet50),
         ("VGG-16", shapes::vgg16),
-        ("MLP 784-512-512-512-10", || shapes::mlp(&[784, 512, 512, 512, 10])),
+        ("MLP 784-512-512-512-10", || shapes::mlp(&WIDTHS)),
     ];
-    let mut cases = Vec::new();
+    out.push_str(
+        "| case | seconds | floor | sweeps | GFLOP | dense sweep | plain: seconds | sweeps | GFLOP | times faster | \
+         objective | plain's |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
     for (shape, make) in shapes {
         for kind in ["permuted + noise", "unrelated"] {
             let name = format!("{shape}, {kind}");
@@ -77,69 +132,113 @@ fn cases(filter: &str) -> Vec<Case> {
             let spec = make();
             let reference = normal(&spec, 1);
             let update = if kind == "unrelated" { normal(&spec, 2) } else { planted(&spec, &reference, 3) };
-            cases.push(Case { name: Box::leak(name.into_boxed_str()), spec, reference, update });
+            let case = Case { name, spec, reference, update };
+            let line = speed_line(&case, with_plain, rate);
+            println!("{line}");
+            let _ = writeln!(out, "{line}");
         }
     }
-    cases
 }
 
-/// The rate of one large product on all threads, GFLOP/s: the floor's divisor.
-fn gemm_rate() -> f64 {
-    let n = 3072;
-    let a = ndarray::Array2::from_elem((n, n), 0.5_f32);
-    let mut product = vec![0.0_f32; n * n];
-    let mut best = f64::INFINITY;
-    for _ in 0..4 {
-        let begun = Instant::now();
-        rebasin::bench::product(&mut product, n, a.as_slice().expect("contiguous"));
-        best = best.min(begun.elapsed().as_secs_f64());
+fn speed_line(case: &Case, with_plain: bool, rate: f64) -> String {
+    let (seconds, aligned) = case.engine(&MatchOptions { starts: 1, ..MatchOptions::default() });
+    let gflop = 2.0 * aligned.work.multiply_adds as f64 / 1e9;
+    let mut line = format!(
+        "| {} | {seconds:.3} | {:.3} | {} | {gflop:.0} | {:.0} |",
+        case.name,
+        gflop / rate,
+        aligned.work.sweeps,
+        2.0 * aligned.work.dense_sweep as f64 / 1e9
+    );
+    if with_plain {
+        let (plain_seconds, outcome, objective) = case.plain(1);
+        let _ = write!(
+            line,
+            " {plain_seconds:.3} | {} | {:.0} | {:.1} | {:.1} | {objective:.1} |",
+            outcome.sweeps,
+            2.0 * outcome.multiply_adds as f64 / 1e9,
+            plain_seconds / seconds,
+            aligned.report.objective_after
+        );
+    } else {
+        let _ = write!(line, " | | | | {:.1} | |", aligned.report.objective_after);
     }
-    2.0 * (n as f64).powi(3) / best / 1e9
+    line
 }
 
-fn run(case: &Case, repeats: usize) -> (f64, Aligned) {
-    let options = MatchOptions { starts: 1, ..MatchOptions::default() };
-    let once = || align(&case.spec, &case.reference, &case.update, &options, &mut quietly).expect("aligned");
-    let mut aligned = once();
-    let times = (0..repeats).map(|_| {
-        let begun = Instant::now();
-        aligned = once();
-        begun.elapsed().as_secs_f64()
-    });
-    (median(times.collect()), aligned)
+/// Objective and merged loss of trained pairs, the engine's best of four starts beside the plain algorithm.
+fn trained_pairs(rate: f64, out: &mut String) {
+    let (train, test) = (trained::images("train"), trained::images("t10k"));
+    out.push_str(
+        "| pair | seconds a start | floor | sweeps | objective: 1 start | 4 starts | plain | merged loss: 4 starts | plain | \
+         naive | parents |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for widths in [&WIDTHS[..], &[784, 128, 128, 10]] {
+        let spec = shapes::mlp(widths);
+        let layers = widths.len() - 1;
+        let models: Vec<Checkpoint> =
+            (1..=3).map(|seed| trained::train(&spec, widths, &train, seed, 6)).collect();
+        for (first, second) in [(0, 1), (1, 2), (2, 0)] {
+            let name = format!("MLP {widths:?}, seeds {} and {}", first + 1, second + 1);
+            let case = Case {
+                name: name.replace(", ", "-").replace("-seeds", ", seeds").replace(['[', ']'], ""),
+                spec: spec.clone(),
+                reference: models[first].clone(),
+                update: models[second].clone(),
+            };
+            let (seconds, one) = case.engine(&MatchOptions { starts: 1, ..MatchOptions::default() });
+            let four =
+                align(&case.spec, &case.reference, &case.update, &MatchOptions::default(), &mut quietly)
+                    .expect("aligned");
+            let (_, plain, plain_objective) = case.plain(1);
+            let merged = |alignment: &Alignment| {
+                let moved = alignment.apply(&case.spec, &case.update).expect("applies");
+                let middle = interpolate(&case.reference, &moved, 0.5).expect("one layout");
+                trained::loss(&middle, layers, &test)
+            };
+            let loss = |model: &Checkpoint| trained::loss(model, layers, &test);
+            let gflop = 2.0 * one.work.multiply_adds as f64 / 1e9;
+            let line = format!(
+                "| {} | {seconds:.3} | {:.3} | {} | {:.2} | {:.2} | {plain_objective:.2} | {:.4} | {:.4} | {:.4} | {:.4}, {:.4} |",
+                case.name,
+                gflop / rate,
+                one.work.sweeps,
+                one.report.objective_after,
+                four.report.objective_after,
+                merged(&four.alignment),
+                merged(&plain.alignment),
+                merged(&Alignment::identity(&case.spec)),
+                loss(&case.reference),
+                loss(&case.update),
+            );
+            println!("{line}");
+            let _ = writeln!(out, "{line}");
+        }
+    }
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let filter = arguments.first().map_or("", String::as_str);
     let with_plain = !arguments.iter().any(|argument| argument == "--no-plain");
+    let filter = arguments.iter().find(|argument| !argument.starts_with("--")).map_or("", String::as_str);
     let rate = gemm_rate();
-    println!("one large product: {rate:.0} GFLOP/s");
-    for case in cases(if filter.starts_with("--") { "" } else { filter }) {
-        let (seconds, aligned) = run(&case, 5);
-        let work = aligned.work;
-        let gflop = 2.0 * work.multiply_adds as f64 / 1e9;
-        println!(
-            "{}: {seconds:.3} s, {} sweeps, {gflop:.0} GFLOP of {:.0} a dense sweep, floor {:.3} s, objective {:.1}",
-            case.name,
-            work.sweeps,
-            2.0 * work.dense_sweep as f64 / 1e9,
-            gflop / rate,
-            aligned.report.objective_after,
-        );
-        if with_plain {
-            let plain = plain::Plain::new(&case.spec, &case.reference, &case.update);
-            let begun = Instant::now();
-            let outcome = plain.align(1);
-            let seconds = begun.elapsed().as_secs_f64();
-            let reached =
-                report(&case.spec, &case.reference, &case.update, &outcome.alignment).expect("measured");
-            println!(
-                "    plain: {seconds:.3} s, {} sweeps, {:.0} GFLOP, objective {:.1}",
-                outcome.sweeps,
-                2.0 * outcome.multiply_adds as f64 / 1e9,
-                reached.objective_after
-            );
-        }
+    let threads = rayon::current_num_threads();
+    let mut document = format!(
+        "# Alignment: figures of one run\n\nWritten by `cargo bench -p rebasin --bench alignment`, {threads} threads. One large f32 \
+         product (3072³) ran at {rate:.0} GFLOP/s; **floor** is the arithmetic done at that rate. Seconds are the median of five \
+         warm runs, layout included, files not. **Plain** is Alg. 1 of Git Re-Basin with every gain made anew and every \
+         assignment solved cold (by the same solver), once. Inputs are N(0, 1); *permuted + noise* adds half a deviation.\n\n## Speed, one \
+         start\n\n"
+    );
+    println!("one large product: {rate:.0} GFLOP/s on {threads} threads");
+    speed(filter, with_plain, rate, &mut document);
+    if "trained".contains(filter) {
+        document.push_str("\n## Trained pairs\n\nThe demo's part of Fashion-MNIST, six epochs; losses on its test images.\n\n");
+        trained_pairs(rate, &mut document);
+    }
+    if filter.is_empty() && with_plain {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("BENCHMARKS.md");
+        std::fs::write(&path, document).expect("the folder of the crate");
+        println!("written: rebasin/BENCHMARKS.md");
     }
 }

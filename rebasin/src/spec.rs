@@ -39,6 +39,9 @@ pub enum SpecError {
     /// A tensor of the spec is not in the layout.
     #[error("the spec lists tensor {0}, which the checkpoint does not have")]
     Unknown(String),
+    /// A group that stands on no axis.
+    #[error("group {0} stands on no axis of any tensor; leave it out")]
+    Unused(String),
     /// Another number of axes.
     #[error("tensor {name}: the spec lists {spec} axes, the checkpoint has {checkpoint}")]
     Rank {

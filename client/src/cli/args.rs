@@ -77,6 +77,36 @@ pub(super) enum SpecCommand {
         #[arg(short, long, value_name = "SPEC.json")]
         output: PathBuf,
     },
+    /// Derive the spec of any network from its ONNX graph; what no rule covers is pinned, never guessed
+    ///
+    /// From PyTorch: torch.onnx.export(model.eval(), inputs, "model.onnx", dynamo=True, optimize=False,
+    /// external_data=False), which keeps the parameters' names.
+    Derive {
+        /// The graph
+        #[arg(value_name = "MODEL.onnx")]
+        model: PathBuf,
+        /// A checkpoint of the network, if it has tensors that the graph has not (counters, tied copies)
+        #[arg(long, value_name = "CHECKPOINT")]
+        checkpoint: Option<PathBuf>,
+        /// A float tensor of the checkpoint that the graph does not use and that stays as it is; may be given again
+        #[arg(long, value_name = "NAME")]
+        pin: Vec<String>,
+        /// Where the spec goes
+        #[arg(short, long, value_name = "SPEC.json")]
+        output: PathBuf,
+    },
+    /// Verify a spec by running its network before and after random elements of every group
+    Verify {
+        /// The spec; the certificate is written beside it
+        #[arg(value_name = "SPEC.json")]
+        spec: PathBuf,
+        /// The graph
+        #[arg(value_name = "MODEL.onnx")]
+        model: PathBuf,
+        /// Seed of the elements and inputs
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        seed: u64,
+    },
     /// Say whether a spec fits a checkpoint, and which axes are permutable and which pinned
     Check {
         /// The spec

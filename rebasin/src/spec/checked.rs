@@ -138,7 +138,14 @@ impl Spec {
             }
             axes.push(TensorCheck { tensor, groups: &groups, forms }.bind(&find)?);
         }
-        Ok(CheckedSpec { layout: layout.clone(), groups, axes })
+        let checked = CheckedSpec { layout: layout.clone(), groups, axes };
+        // A group's size is then bounded by an axis that a checkpoint really has.
+        match (0..checked.groups.len())
+            .find(|&group| !(0..checked.axes.len()).any(|t| checked.moves(t, group)))
+        {
+            None => Ok(checked),
+            Some(unused) => Err(SpecError::Unused(checked.groups[unused].name.clone())),
+        }
     }
 }
 

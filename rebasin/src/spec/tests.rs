@@ -125,6 +125,13 @@ fn a_group_within_another_one_needs_that_one_on_its_tensor() {
 }
 
 #[test]
+fn a_group_that_nothing_uses_is_refused() {
+    let json = r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":300000,"kind":"symmetric"}},"tensors":{"w":[null]}}"#;
+    let spec = Spec::from_json(json).expect("reads");
+    assert_eq!(spec.check(&layout(&[("w", &[9])])), Err(SpecError::Unused("h".into())));
+}
+
+#[test]
 fn json_that_is_no_spec_is_refused() {
     for json in [
         "",

@@ -1,0 +1,229 @@
+//! Specs from a network's graph: derived from ONNX, verified by running it. No server.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use fedbasin_graph::{Certificate, Derived, Graph, VerifyOptions, derive, verify};
+use rebasin::{AxisForm, Checkpoint, Layout, Spec};
+
+use crate::{
+    error::{Error, Result},
+    files::{BAD_CHECKPOINT, open_checkpoint, read_error, read_text, write_bytes, write_json},
+    offline::MAX_SPEC_BYTES,
+    progress::Screen,
+};
+
+/// A model file larger than this is not read: specs need no trained weights.
+const MAX_GRAPH_BYTES: u64 = 2 << 30;
+
+/// A spec to be derived.
+#[derive(Debug, Clone)]
+pub struct DeriveJob {
+    /// The ONNX file.
+    pub model: PathBuf,
+    /// A checkpoint whose tensors the spec must list, if it has more of them than the graph.
+    pub checkpoint: Option<PathBuf>,
+    /// Tensors of the checkpoint that the graph does not use and that may stay where they are.
+    pub pin: Vec<String>,
+    /// Where the spec goes.
+    pub output: PathBuf,
+}
+
+/// Derives a spec from a graph and writes it; says what moves, and for each axis that does not what pinned it.
+///
+/// # Errors
+/// A file that is no graph, a checkpoint with float tensors that the graph does not explain, a file that cannot be read or
+/// written.
+pub fn spec_derive(job: &DeriveJob, screen: &Screen) -> Result<()> {
+    let graph = read_graph(&job.model)?;
+    let derived = derive(&graph).map_err(|error| {
+        Error::failed(error, job.model.display(), "export the model again, or write the spec by hand")
+    })?;
+    let spec = match &job.checkpoint {
+        None => derived.spec.clone(),
+        Some(path) => with_checkpoint(&derived.spec, path, &job.pin)?,
+    };
+    write_bytes(&job.output, format!("{}\n", spec.to_json().trim_end()).as_bytes())?;
+    for line in lines(&derived) {
+        screen.say(line);
+    }
+    screen.say(format_args!(
+        "{}: not verified yet; run `fedbasin spec verify {} {}`",
+        job.output.display(),
+        job.output.display(),
+        job.model.display()
+    ));
+    Ok(())
+}
+
+/// What moves, and what does not and why; one reason for all axes that share it.
+fn lines(derived: &Derived) -> Vec<String> {
+    let coverage = &derived.coverage;
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for pinned in &derived.pinned {
+        reasons.entry(&pinned.reason).or_default().push(format!("{}[{}]", pinned.tensor, pinned.axis));
+    }
+    let mut lines: Vec<String> = reasons
+        .into_iter()
+        .map(|(reason, axes)| {
+            let shown = axes.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+            let more = axes.len().saturating_sub(4);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("pinned: {shown}{more}: {reason}")
+        })
+        .collect();
+    lines.push(format!(
+        "{} groups; {} of {} axes permutable, in tensors with {} of {} parameters",
+        derived.spec.groups().len(),
+        coverage.permutable_axes,
+        coverage.permutable_axes + coverage.pinned_axes.len(),
+        coverage.permutable_parameters,
+        coverage.parameters
+    ));
+    lines
+}
+
+/// The spec with the tensors that a checkpoint has beyond the graph's: integers (counters) stay; a float tensor that is the
+/// same, byte by byte, as one of the graph's is tied to it and moves as that does; any other float tensor must be named.
+fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
+    let source = open_checkpoint(path)?;
+    let checkpoint = rebasin::read_checkpoint(&source)
+        .map_err(|error| Error::failed(error, path.display(), BAD_CHECKPOINT))?;
+    let layout = checkpoint.layout();
+    let mut tensors = spec.tensors().clone();
+    let mut unexplained = Vec::new();
+    for info in layout.tensors().iter().filter(|info| !spec.tensors().contains_key(&info.name)) {
+        let stays = || vec![None; info.shape.len()];
+        let axes = if !info.dtype.is_float() || pin.contains(&info.name) {
+            stays()
+        } else if let Some(axes) = tied(&checkpoint, &info.name, spec) {
+            axes
+        } else {
+            unexplained.push(info.name.as_str());
+            continue;
+        };
+        tensors.insert(info.name.clone(), axes);
+    }
+    if !unexplained.is_empty() {
+        return Err(Error::failed(
+            format_args!("the graph does not use {}", unexplained.join(", ")),
+            path.display(),
+            "export the model with them, or say --pin NAME for each if nothing of them may move",
+        ));
+    }
+    let spec = Spec::new(spec.groups().clone(), tensors)
+        .map_err(|error| Error::failed(error, path.display(), "this is a defect, report it"))?;
+    spec.check(layout).map_err(|error| {
+        Error::failed(
+            error,
+            path.display(),
+            "give a checkpoint of the network that was exported, with the same names",
+        )
+    })?;
+    Ok(spec)
+}
+
+fn tied(checkpoint: &Checkpoint, name: &str, spec: &Spec) -> Option<Vec<Option<AxisForm>>> {
+    let own = checkpoint.get(name)?;
+    let same = |other: &&String| {
+        checkpoint.get(other).is_some_and(|other| {
+            other.info().shape == own.info().shape
+                && other.info().dtype == own.info().dtype
+                && other.bytes() == own.bytes()
+        })
+    };
+    spec.tensors().get(spec.tensors().keys().find(same)?).cloned()
+}
+
+/// Verifies a spec against its graph by running the network, and writes the certificate beside the spec.
+///
+/// # Errors
+/// The spec is wrong, or cannot be verified; a file that cannot be read or written.
+pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Result<()> {
+    let text = read_text(spec, MAX_SPEC_BYTES)?;
+    let whole = Spec::from_json(&text)
+        .map_err(|error| Error::failed(error, spec.display(), "derive one with `fedbasin spec derive`"))?;
+    let graph = read_graph(model)?;
+    let place = || format!("{} against {}", spec.display(), model.display());
+    let trouble = |error: &dyn std::fmt::Display| {
+        Error::failed(error, place(), "use the spec of this graph, or derive it anew")
+    };
+    let layout = graph.layout().map_err(|error| trouble(&error))?;
+    let part = of_layout(&whole, &layout).map_err(|error| trouble(&error))?;
+    let options = VerifyOptions { seed, ..VerifyOptions::default() };
+    screen.say(format_args!("verifying {} groups by running {}", part.groups().len(), model.display()));
+    let certificate = Certificate {
+        spec: whole.digest(),
+        ..verify(&graph, &part, &options).map_err(|error| {
+            Error::failed(
+                error,
+                place(),
+                "do not use this spec; derive it anew, and report what the graph does",
+            )
+        })?
+    };
+    let path = certificate_path(spec);
+    write_json(&path, &certificate)?;
+    screen.say(format_args!(
+        "verified: {} random elements and {} groups alone left the outputs as they were (largest difference {:.1e}, at most {:.0e} \
+         is rounding); {} axes left out on purpose were noticed, {} made no difference; {} {}; certificate {}",
+        certificate.elements,
+        certificate.groups,
+        certificate.residual,
+        certificate.tolerance,
+        certificate.noticed.len(),
+        certificate.unnoticed.len(),
+        certificate.runtime,
+        certificate.runtime_version,
+        path.display()
+    ));
+    Ok(())
+}
+
+/// The spec without tensors that the graph does not have (counters, tied copies).
+fn of_layout(spec: &Spec, layout: &Layout) -> std::result::Result<Spec, rebasin::SpecError> {
+    let names: BTreeSet<&str> = layout.tensors().iter().map(|info| info.name.as_str()).collect();
+    let tensors = spec.tensors().iter().filter(|(name, _)| names.contains(name.as_str()));
+    Spec::new(spec.groups().clone(), tensors.map(|(name, axes)| (name.clone(), axes.clone())).collect())
+}
+
+/// Where a spec's certificate lies: `net.json` has `net.certificate.json`.
+#[must_use]
+pub fn certificate_path(spec: &Path) -> PathBuf {
+    spec.with_extension("certificate.json")
+}
+
+/// Whether a certificate of exactly this spec lies beside it.
+pub(crate) fn is_verified(path: &Path, spec: &Spec) -> bool {
+    let certificate = read_text(&certificate_path(path), MAX_SPEC_BYTES)
+        .ok()
+        .and_then(|text| serde_json::from_str::<Certificate>(&text).ok());
+    certificate.is_some_and(|certificate| certificate.spec == spec.digest())
+}
+
+fn read_graph(path: &Path) -> Result<Graph> {
+    let file = File::open(path).map_err(|error| read_error(path, &error))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_GRAPH_BYTES + 1).read_to_end(&mut bytes).map_err(|error| read_error(path, &error))?;
+    if bytes.len() as u64 > MAX_GRAPH_BYTES {
+        return Err(Error::failed(
+            format_args!("larger than {MAX_GRAPH_BYTES} bytes"),
+            path.display(),
+            "export a narrower network of the same form, or write the spec by hand",
+        ));
+    }
+    // A safetensors file begins with its header's length and a brace.
+    if bytes.get(8) == Some(&b'{') {
+        return Err(Error::failed(
+            "this is a safetensors file, not an ONNX graph",
+            path.display(),
+            "export the network with torch.onnx.export, see `fedbasin spec derive --help`",
+        ));
+    }
+    Graph::read(&bytes)
+        .map_err(|error| Error::failed(error, path.display(), "see `fedbasin spec derive --help`"))
+}
