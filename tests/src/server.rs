@@ -156,6 +156,19 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// The paths of the uploads whose files the server's process holds open; those that were removed end in `(deleted)`.
+    ///
+    /// # Panics
+    /// Where it does not run or the system has no `/proc`.
+    #[must_use]
+    pub fn open_uploads(&self) -> Vec<PathBuf> {
+        let id = self.child.as_ref().expect("a running server").id();
+        let files = fs::read_dir(format!("/proc/{id}/fd")).expect("the process's files");
+        // A file may be closed between listing and reading.
+        let paths = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+        paths.filter(|path| path.starts_with(self.data_dir().join("staging"))).collect()
+    }
+
     fn run(&mut self, grpc: &str, http: &str) {
         let log_path = self.folder.path().join("server.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");

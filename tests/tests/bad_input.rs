@@ -509,3 +509,39 @@ async fn a_run_that_cannot_work_is_not_created() {
     taken.assert_problem(409, "conflict");
     scene.goes_on().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_are_declined_or_abandoned_do_not_stay_open() {
+    let options = Options { config: "[limits]\nidle_timeout_seconds = 1\n".into(), ..Options::default() };
+    let server = Server::start_with(Database::sqlite(), options);
+    let sites = ["a", "b", "c"].map(|id| server.site(id));
+    let admin = server.admin();
+    let policy = json!({ "rounds": 1, "quorum": 1, "max_updates": 1, "deadline_seconds": 600 });
+    let run = admin.create_run(&json!({
+        "spec": null, "strategy": "mean", "cohort": ["a", "b", "c"], "policy": policy,
+    }));
+    // One is whole and never finished, one ends in the middle.
+    let whole = sites[1].begin(&run, 1, &good(1.0), 1).await.expect("an update");
+    sites[1].send(chunks(&whole.update_id, &good(1.0), 0)).await.expect("its bytes");
+    let bytes = good(2.0);
+    let half = sites[2].begin(&run, 1, &bytes, 1).await.expect("an update");
+    let mut cut = chunks(&half.update_id, &bytes, 0).remove(0);
+    cut.data = cut.data.slice(..bytes.len() / 2);
+    cut.crc32c = crc32c::crc32c(&cut.data);
+    sites[2].send(vec![cut]).await.expect("half of its bytes");
+    fedbasin_tests::eventually("abandoned uploads are closed", || {
+        server.open_uploads().is_empty().then_some(())
+    })
+    .await;
+    // They can still be gone on with.
+    let again = sites[2].begin(&run, 1, &bytes, 1).await.expect("the same update");
+    assert_eq!(again.offset, bytes.len() as u64 / 2);
+    sites[2].send(chunks(&half.update_id, &bytes, again.offset)).await.expect("the rest");
+    sites[0].upload(&run, 1, &good(8.0), 1).await.expect("a receipt");
+    admin.round_becomes(&run, 1, "published").await;
+    assert_eq!(admin.round_site(&run, 1, "c")["state"], "declined");
+    fedbasin_tests::eventually("declined uploads are closed", || {
+        server.open_uploads().is_empty().then_some(())
+    })
+    .await;
+}

@@ -50,7 +50,12 @@ pub(crate) async fn serve(
     limits: &Limits,
     stop: CancellationToken,
 ) -> Result<()> {
-    let sites = Sites::new(store.clone(), limits.clone(), Uploads::new(limits), stop.clone());
+    let uploads = Uploads::new(limits);
+    tokio::spawn({
+        let (uploads, stop) = (uploads.clone(), stop.clone());
+        async move { stop.run_until_cancelled(uploads.keep_swept()).await }
+    });
+    let sites = Sites::new(store.clone(), limits.clone(), uploads, stop.clone());
     let service = v1::fed_basin_server::FedBasinServer::new(sites)
         .max_decoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES);

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +24,7 @@ use crate::{
 /// The uploads that this process holds open. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub(super) struct Uploads {
-    open: Arc<Mutex<HashMap<String, Arc<Slot>>>>,
+    open: Arc<Mutex<HashMap<String, Slot>>>,
     places: Arc<Semaphore>,
     idle: Duration,
 }
@@ -29,8 +32,26 @@ pub(super) struct Uploads {
 /// One upload: who writes it holds the lock; a newer stream cancels the older one first, so that a dead connection
 /// never keeps a site from going on.
 struct Slot {
+    /// Shared with whoever writes or waits to write: a slot in use is never removed, so a file has one writer.
     staging: Arc<tokio::sync::Mutex<Option<Staging>>>,
     writer: Mutex<CancellationToken>,
+    /// Nobody wrote at the last sweep.
+    unused: AtomicBool,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            staging: Arc::default(),
+            writer: Mutex::new(CancellationToken::new()),
+            unused: AtomicBool::new(false),
+        }
+    }
+
+    /// Asked under the lock of [`Uploads::open`], where alone further users are made.
+    fn in_use(&self) -> bool {
+        Arc::strong_count(&self.staging) > 1
+    }
 }
 
 type Progress = mpsc::Sender<std::result::Result<v1::UpdateProgress, Status>>;
@@ -45,25 +66,44 @@ impl Uploads {
         }
     }
 
-    /// Takes over the upload from whoever writes it.
-    async fn enter(&self, update_id: &str) -> (Held, CancellationToken) {
-        let slot = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(open.entry(update_id.to_owned()).or_insert_with(|| {
-                Arc::new(Slot { staging: Arc::default(), writer: Mutex::new(CancellationToken::new()) })
-            }))
-        };
-        let cancelled = CancellationToken::new();
-        let before = {
-            let mut writer = slot.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *writer, cancelled.clone())
-        };
-        before.cancel();
-        (Arc::clone(&slot.staging).lock_owned().await, cancelled)
+    fn open(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes over the upload from whoever writes it.
+    async fn enter(&self, update_id: &str) -> (Held, CancellationToken) {
+        let cancelled = CancellationToken::new();
+        let staging = {
+            let mut open = self.open();
+            let slot = open.entry(update_id.to_owned()).or_insert_with(Slot::new);
+            slot.unused.store(false, Ordering::Relaxed);
+            let mut writer = slot.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *writer, cancelled.clone()).cancel();
+            Arc::clone(&slot.staging)
+        };
+        (staging.lock_owned().await, cancelled)
+    }
+
+    /// Removes an upload that ended, unless somebody else waits to write it.
     fn forget(&self, update_id: &str) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(update_id);
+        let mut open = self.open();
+        if open.get(update_id).is_some_and(|slot| !slot.in_use()) {
+            open.remove(update_id);
+        }
+    }
+
+    /// Closes the files that nobody wrote to since the last sweep: a broken stream is often gone on with soon, and then
+    /// need not be read again; an abandoned one must not keep its file open.
+    fn sweep(&self) {
+        self.open().retain(|_, slot| slot.in_use() || !slot.unused.swap(true, Ordering::Relaxed));
+    }
+
+    /// Sweeps again and again.
+    pub(super) async fn keep_swept(&self) {
+        loop {
+            tokio::time::sleep(self.idle).await;
+            self.sweep();
+        }
     }
 
     /// Takes an update's chunks until the stream ends.
@@ -86,13 +126,15 @@ impl Uploads {
                 return Err(Error::new(Code::OffsetMismatch, "a newer stream of this site took over this upload"));
             }
         };
+        drop(held);
+        if let Err(error) = &outcome
+            && error.code() != Code::OffsetMismatch
+        {
+            self.forget(&update.id);
+        }
         if let Err(error) = &outcome
             && error.code() == Code::InvalidCheckpoint
         {
-            if let Some(mut held) = held {
-                *held = None;
-            }
-            self.forget(&update.id);
             store.reject_update(&update.id, error.message()).await?;
             tracing::info!(update.id, site.id = site, error.message = error.message(), "update rejected");
         }
@@ -250,7 +292,8 @@ async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Option<Hel
 
 /// Runs `work` where it may block, and the upload's lock with it: if this future is dropped (a newer stream took
 /// over, the client is gone), the lock is released only once the work has ended, so that no late write can land behind
-/// the bytes of who comes next.
+/// the bytes of who comes next. After an error what was hashed and what is on the disk may differ: then the file is
+/// closed, and read again by who comes next.
 async fn on_disk<T: Send + 'static>(
     held: &mut Option<Held>,
     work: impl FnOnce(&mut Option<Staging>) -> Result<T> + Send + 'static,
@@ -258,6 +301,9 @@ async fn on_disk<T: Send + 'static>(
     let mut guard = held.take().ok_or_else(|| Error::internal("an upload's lock was lost"))?;
     let (guard, outcome) = tokio::task::spawn_blocking(move || {
         let outcome = work(&mut guard);
+        if outcome.as_ref().is_err_and(|error| error.code() != Code::OffsetMismatch) {
+            *guard = None;
+        }
         (guard, outcome)
     })
     .await
