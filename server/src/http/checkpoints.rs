@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{Api, problem::Problem};
 use crate::{
     error::{Code, Error, Result},
-    store::{Staging, StoredCheckpoint},
+    store::{Kind, Staging, StoredCheckpoint},
 };
 
 /// A stored checkpoint.
@@ -47,11 +47,9 @@ pub(super) async fn create(
         let detail = format!("{size} bytes are more than the {} taken", api.limits.max_checkpoint_bytes);
         return Err(Error::new(Code::TooLarge, detail).into());
     }
-    // Not a bare id: those are swept once no update of that id is under way.
-    let name = format!("seed-{}", uuid::Uuid::now_v7());
-    let stored = receive(&api, &name, size, body.into_data_stream()).await;
-    api.store.discard_staging(&name);
-    let stored = stored?;
+    // Goes with this call, also where the client goes away and the call is dropped.
+    let scratch = api.store.scratch(Kind::Seed);
+    let stored = receive(&api, scratch.name(), size, body.into_data_stream()).await?;
     tracing::info!(checkpoint.digest = %stored.digest, checkpoint.bytes = stored.size, "checkpoint stored");
     let body = Checkpoint { digest: stored.digest.to_string(), size: stored.size, layout: stored.layout };
     Ok((StatusCode::CREATED, Json(body)))

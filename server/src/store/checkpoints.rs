@@ -16,7 +16,7 @@ pub struct StoredCheckpoint {
 }
 
 impl Store {
-    /// Stores a sealed upload that is no site's update: a seed, or a merged model. Bytes first, then the row.
+    /// Stores a seed. Bytes first, then the row.
     ///
     /// # Errors
     /// [`Code::Unavailable`](crate::error::Code) when storage does not answer.
@@ -26,9 +26,6 @@ impl Store {
         let mut tx = self.begin().await?;
         self.insert_checkpoint(&mut tx, &stored).await?;
         self.commit(tx).await?;
-        if let Some(name) = sealed.path.file_name().and_then(|name| name.to_str()) {
-            self.discard_staging(name);
-        }
         Ok(stored)
     }
 

@@ -13,7 +13,12 @@ mod staging;
 mod updates;
 mod work;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use object_store::{ObjectStore, local::LocalFileSystem};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow};
@@ -22,7 +27,7 @@ use tokio::sync::watch;
 pub use self::{
     bytes::Object,
     checkpoints::StoredCheckpoint,
-    staging::{Sealed, Staging},
+    staging::{Kind, Scratch, Sealed, Staging},
     work::{AlignWork, Lease, MergeInput, MergeWork},
 };
 use crate::{
@@ -47,6 +52,8 @@ pub struct Store {
     dialect: Dialect,
     objects: Arc<dyn ObjectStore>,
     staging_dir: Arc<Path>,
+    /// Names of the scratch files of this process.
+    scratch: Arc<Mutex<HashSet<String>>>,
     changes: watch::Sender<u64>,
 }
 
@@ -82,6 +89,7 @@ impl Store {
             dialect,
             objects: Arc::new(objects),
             staging_dir: staging_dir.into(),
+            scratch: Arc::default(),
             changes: watch::Sender::new(0),
         };
         store.migrate().await?;

@@ -3,7 +3,9 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::PoisonError,
+    time::Duration,
 };
 
 use rebasin::{Digest, Hasher, Layout, Limits, Scanner};
@@ -69,7 +71,7 @@ impl Store {
         }
     }
 
-    /// The uploads whose bytes are on disk.
+    /// The files of the staging folder.
     pub(crate) fn staged_names(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.staging_dir)? {
@@ -80,9 +82,86 @@ impl Store {
         Ok(names)
     }
 
-    /// A new path in the staging folder, for a merge under way.
-    pub(crate) fn staging_path(&self, name: &str) -> PathBuf {
-        self.staging_dir.join(name)
+    /// A new name in the staging folder for what is no site's upload; `kind` says what.
+    #[must_use]
+    pub fn scratch(&self, kind: Kind) -> Scratch {
+        let name = format!("{}{}", kind.prefix(), uuid::Uuid::now_v7());
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        Scratch { path: self.staging_dir.join(&name), store: self.clone(), name }
+    }
+
+    /// Removes a scratch file that a process left which was killed: none of this process's, and old enough to be of no
+    /// other living process that shares the folder.
+    pub(super) fn sweep_scratch(&self, name: &str) -> Result<()> {
+        if self.scratch.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Ok(());
+        }
+        let modified = match std::fs::metadata(self.staging_dir.join(name)) {
+            Ok(metadata) => metadata.modified()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        // A time in the future is that of a clock that was set back: not old.
+        if modified.elapsed().is_ok_and(|age| age > SCRATCH_LIFE) {
+            self.discard_staging(name);
+        }
+        Ok(())
+    }
+}
+
+/// After so long without a write a scratch file of another process is dead: no write waits an hour for the next.
+const SCRATCH_LIFE: Duration = Duration::from_secs(3600);
+
+/// What a [`Scratch`] file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A seed that arrives.
+    Seed,
+    /// A model that is being merged.
+    Merge,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Seed, Self::Merge];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Seed => "seed-",
+            Self::Merge => "merge-",
+        }
+    }
+
+    /// Whether a file of the staging folder is a scratch file.
+    pub(super) fn names(name: &str) -> bool {
+        Self::ALL.iter().any(|kind| name.starts_with(kind.prefix()))
+    }
+}
+
+/// A file in the staging folder that goes with this value, whatever happens on the way.
+pub struct Scratch {
+    store: Store,
+    name: String,
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// What [`Store::staging`] knows it by.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.store.discard_staging(&self.name);
+        self.store.scratch.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
 }
 

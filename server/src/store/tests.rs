@@ -137,10 +137,11 @@ impl World {
     /// Aligns all that is due to the identity and publishes `value` as the model.
     async fn publish(&self, value: f32) -> Digest {
         while let Some(lease) = self.store.lease_alignment(LEASE).await.expect("leased") {
-            self.store.finish_alignment(lease, &identity(), &report()).await.expect("finished");
+            assert!(self.store.finish_alignment(&lease, &identity(), &report()).await.expect("finished"));
         }
         let lease = self.store.lease_merge(LEASE).await.expect("leased").expect("a round to merge");
-        self.store.finish_merge(lease, self.sealed("model", value), &[]).await.expect("published")
+        let model = self.sealed("model", value);
+        self.store.finish_merge(&lease, &model, &[]).await.expect("published").expect("the lease is held")
     }
 
     fn sealed(&self, name: &str, value: f32) -> Sealed {
@@ -339,6 +340,28 @@ fn uploads_under_way_are_declined_when_the_round_closes() {
 }
 
 #[test]
+fn what_a_killed_process_left_in_the_staging_folder_is_swept_and_what_is_in_use_is_not() {
+    on_both(async |world| {
+        let old = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let write = |name: &str, modified: Option<std::time::SystemTime>| {
+            let file = std::fs::File::create(world.store.staging_dir.join(name)).expect("a file");
+            modified.map(|modified| file.set_modified(modified).expect("set"));
+        };
+        let mine = world.store.scratch(Kind::Merge);
+        for name in ["merge-old", "seed-old", mine.name()] {
+            write(name, Some(old));
+        }
+        write("seed-new", None);
+        world.store.sweep_staging().await.expect("swept");
+        let mut names = world.store.staged_names().expect("listed");
+        names.sort();
+        assert_eq!(names, [mine.name(), "seed-new"], "that of this process, and one that may be another's");
+        drop(mine);
+        assert_eq!(world.store.staged_names().expect("listed"), ["seed-new"], "it goes with its guard");
+    });
+}
+
+#[test]
 fn the_first_update_fixes_the_layout() {
     on_both(async |world| {
         world.run(&["a", "b"], policy(1, 2)).await;
@@ -372,15 +395,18 @@ fn a_lease_is_exclusive_until_it_expires_and_an_old_fence_cannot_write() {
         assert!(world.store.lease_alignment(LEASE).await.expect("asked").is_none(), "exclusive");
         assert!(!world.store.renew(lost.token(), LEASE).await.expect("asked"), "the old lease is gone");
         assert!(world.store.renew(held.token(), LEASE).await.expect("asked"));
-        world.store.finish_alignment(lost, &identity(), &report()).await.expect_err("an old fence");
-        world.store.finish_alignment(held, &identity(), &report()).await.expect("the holder writes");
+        let finish = async |lease| world.store.finish_alignment(lease, &identity(), &report()).await;
+        assert!(!finish(&lost).await.expect("asked"), "an old fence");
+        assert!(finish(&held).await.expect("asked"), "the holder writes");
 
         let lost = world.store.lease_merge(Duration::ZERO).await.expect("asked").expect("leased");
         tokio::time::sleep(Duration::from_millis(5)).await;
         let held = world.store.lease_merge(LEASE).await.expect("asked").expect("it had expired");
-        world.store.finish_merge(lost, world.sealed("zombie", 7.0), &[]).await.expect_err("an old fence");
+        let finish = async |lease, model| world.store.finish_merge(lease, model, &[]).await.expect("asked");
+        assert_eq!(finish(&lost, &world.sealed("zombie", 7.0)).await, None, "an old fence");
+        assert!(!world.store.fail_merge(&lost, "late").await.expect("asked"), "nor does its failure count");
         assert_eq!(world.round(1).await.round.state, State::Merging);
-        world.store.finish_merge(held, world.sealed("model", 1.0), &[]).await.expect("the holder publishes");
+        assert!(finish(&held, &world.sealed("model", 1.0)).await.is_some(), "the holder publishes");
     });
 }
 
@@ -391,7 +417,7 @@ fn a_round_fails_when_its_merge_failed_too_often_and_the_run_with_it() {
         world.upload("a", 1, 1.0).await.expect("accepted");
         world.tick().await;
         let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("leased");
-        world.store.finish_alignment(lease, &identity(), &report()).await.expect("finished");
+        world.store.finish_alignment(&lease, &identity(), &report()).await.expect("finished");
         for _ in 0..crate::round::MAX_MERGE_ATTEMPTS {
             let lease = loop {
                 match world.store.lease_merge(LEASE).await.expect("asked") {
@@ -399,7 +425,7 @@ fn a_round_fails_when_its_merge_failed_too_often_and_the_run_with_it() {
                     None => tokio::time::sleep(Duration::from_millis(100)).await,
                 }
             };
-            world.store.fail_merge(lease, "no room on the disk").await.expect("recorded");
+            world.store.fail_merge(&lease, "no room on the disk").await.expect("recorded");
         }
         assert!(
             matches!(world.round(1).await.round.state, State::Failed { reason } if reason.contains("no room"))

@@ -3,8 +3,7 @@
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
-    Store, StoredCheckpoint, Tx, document, one_row, parsed, rounds, signed, staging::Sealed, to_json,
-    unsigned,
+    Kind, Sealed, Store, StoredCheckpoint, Tx, document, one_row, parsed, rounds, signed, to_json, unsigned,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -188,12 +187,16 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the bytes of uploads that are no longer under way.
+    /// Removes the bytes of uploads that are no longer under way, and what a killed process left.
     ///
     /// # Errors
     /// Those of the database and the disk.
     pub async fn sweep_staging(&self) -> Result<()> {
         for name in self.staged_names()? {
+            if Kind::names(&name) {
+                self.sweep_scratch(&name)?;
+                continue;
+            }
             if uuid::Uuid::parse_str(&name).is_err() {
                 continue;
             }

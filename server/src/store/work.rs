@@ -106,16 +106,16 @@ impl Store {
         Ok(Some(Lease { work: AlignWork { run, update, reference }, token, fence: fence(&row)? }))
     }
 
-    /// Writes an update's alignment and releases its lease.
+    /// Writes an update's alignment and releases its lease. False if the lease was lost: nothing is written then.
     ///
     /// # Errors
-    /// [`Code::Internal`](crate::error::Code) if the lease was lost: nothing is written then.
+    /// Those of the database.
     pub async fn finish_alignment(
         &self,
-        lease: Lease<AlignWork>,
+        lease: &Lease<AlignWork>,
         alignment: &Alignment,
         report: &AlignReport,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut tx = self.begin().await?;
         let result = sqlx::query(
             "UPDATE updates SET state = 'aligned', alignment = $3, report = $4, lease_token = NULL,
@@ -128,16 +128,19 @@ impl Store {
         .bind(to_json(report)?)
         .execute(&mut *tx)
         .await?;
-        one_row(&result, "finishing an alignment, its lease was lost")?;
-        self.commit(tx).await
+        if result.rows_affected() == 0 {
+            return Ok(false);
+        }
+        self.commit(tx).await?;
+        Ok(true)
     }
 
     /// Records that aligning failed: the update is tried again, or withdrawn from its round once the attempts are
-    /// spent, which may cost the round its quorum.
+    /// spent, which may cost the round its quorum. False if the lease was lost: nothing is written then.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn fail_alignment(&self, lease: Lease<AlignWork>, reason: &str) -> Result<()> {
+    pub async fn fail_alignment(&self, lease: &Lease<AlignWork>, reason: &str) -> Result<bool> {
         let update = &lease.work.update;
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &update.run_id).await?;
@@ -148,11 +151,12 @@ impl Store {
                 .bind(lease.fence)
                 .fetch_optional(&mut *tx)
                 .await?;
-        let Some(row) = row else { return Err(Error::internal("failing an alignment, its lease was lost")) };
+        let Some(row) = row else { return Ok(false) };
         let attempts: u32 = unsigned(&row, "attempts")?;
         if attempts < MAX_MERGE_ATTEMPTS {
             self.release_update(&mut tx, &update.id, lease.fence).await?;
-            return self.commit(tx).await;
+            self.commit(tx).await?;
+            return Ok(true);
         }
         let result = sqlx::query(
             "UPDATE updates SET state = 'rejected', reason = $3, lease_token = NULL, lease_expires_at_ms = 0
@@ -169,7 +173,8 @@ impl Store {
         if after.state != before.round.state {
             self.save_round(&mut tx, &before, &after, None).await?;
         }
-        self.commit(tx).await
+        self.commit(tx).await?;
+        Ok(true)
     }
 
     async fn release_update(&self, tx: &mut super::Tx, id: &str, fence: i64) -> Result<()> {
@@ -251,22 +256,25 @@ impl Store {
     }
 
     /// Publishes a merged model: its bytes are stored, then one transaction records the model, refined alignments
-    /// (if any), the round and the run.
+    /// (if any), the round and the run. Nothing if the lease was lost: no row is written then.
     ///
     /// # Errors
-    /// [`Code::Internal`](crate::error::Code) if the lease was lost: no row is written then.
+    /// Those of the database and the object store.
     pub async fn finish_merge(
         &self,
-        lease: Lease<MergeWork>,
-        model: Sealed,
+        lease: &Lease<MergeWork>,
+        model: &Sealed,
         refined: &[(String, Alignment, AlignReport)],
-    ) -> Result<Digest> {
+    ) -> Result<Option<Digest>> {
         self.put_object(&model.digest, &model.path).await?;
-        let stored = StoredCheckpoint { digest: model.digest, size: model.size, layout: model.layout };
+        let stored =
+            StoredCheckpoint { digest: model.digest, size: model.size, layout: model.layout.clone() };
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &lease.work.run.id).await?;
         let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
-        self.release_round(&mut tx, &lease).await?;
+        if !self.release_round(&mut tx, lease).await? {
+            return Ok(None);
+        }
         self.insert_checkpoint(&mut tx, &stored).await?;
         for (update_id, alignment, report) in refined {
             let result = sqlx::query(
@@ -283,29 +291,30 @@ impl Store {
         let after = before.round.clone().apply(Event::Merged { global: stored.digest }, now)?;
         self.save_round(&mut tx, &before, &after, None).await?;
         self.commit(tx).await?;
-        if let Some(name) = model.path.file_name().and_then(|name| name.to_str()) {
-            self.discard_staging(name);
-        }
-        Ok(stored.digest)
+        Ok(Some(stored.digest))
     }
 
-    /// Records that merging failed: it is tried again, or the round fails once the attempts are spent.
+    /// Records that merging failed: it is tried again, or the round fails once the attempts are spent. False if the
+    /// lease was lost: nothing is written then.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn fail_merge(&self, lease: Lease<MergeWork>, reason: &str) -> Result<()> {
+    pub async fn fail_merge(&self, lease: &Lease<MergeWork>, reason: &str) -> Result<bool> {
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &lease.work.run.id).await?;
         let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
-        self.release_round(&mut tx, &lease).await?;
+        if !self.release_round(&mut tx, lease).await? {
+            return Ok(false);
+        }
         let now = self.now_in(&mut tx).await?;
         let after = before.round.clone().apply(Event::AttemptFailed { reason: reason.to_owned() }, now)?;
         self.save_round(&mut tx, &before, &after, None).await?;
-        self.commit(tx).await
+        self.commit(tx).await?;
+        Ok(true)
     }
 
-    /// Ends a merge's lease if it still is the newest one and the round still merges.
-    async fn release_round(&self, tx: &mut super::Tx, lease: &Lease<MergeWork>) -> Result<()> {
+    /// Ends a merge's lease if it still is the newest one and the round still merges; tells whether it was.
+    async fn release_round(&self, tx: &mut super::Tx, lease: &Lease<MergeWork>) -> Result<bool> {
         let result = sqlx::query(self.sql(
             "UPDATE rounds SET lease_token = NULL, lease_expires_at_ms = {now} + 2000
              WHERE run_id = $1 AND number = $2 AND fence = $3 AND lease_token = $4 AND state = 'merging'",
@@ -316,7 +325,7 @@ impl Store {
         .bind(&lease.token)
         .execute(&mut **tx)
         .await?;
-        one_row(&result, "ending a merge, its lease was lost")
+        Ok(result.rows_affected() == 1)
     }
 
     async fn update_row(&self, id: &str) -> Result<Update> {

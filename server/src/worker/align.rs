@@ -17,18 +17,25 @@ pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
     let update = lease.work.update.clone();
     let started = tokio::time::Instant::now();
     let token = lease.token().to_owned();
-    match while_renewing(store, &token, length, align(store, settings, &lease.work)).await {
+    let outcome = match while_renewing(store, &token, length, align(store, settings, &lease.work)).await {
         Ok(aligned) => {
-            tracing::info!(
-                run.id = update.run_id,
-                round.number = update.round,
-                site.id = update.site_id,
-                update.id = update.id,
-                alignment.moved = aligned.report.moved,
-                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "update aligned"
-            );
-            store.finish_alignment(lease, &aligned.alignment, &aligned.report).await?;
+            let finished = store.finish_alignment(&lease, &aligned.alignment, &aligned.report).await;
+            finished.map(|held| held.then_some(aligned.report.moved))
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(Some(moved)) => tracing::info!(
+            run.id = update.run_id,
+            round.number = update.round,
+            site.id = update.site_id,
+            update.id = update.id,
+            alignment.moved = moved,
+            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "update aligned"
+        ),
+        Ok(None) => {
+            tracing::warn!(run.id = update.run_id, update.id = update.id, "an alignment's lease was lost");
         }
         Err(error) => {
             tracing::warn!(
@@ -37,7 +44,7 @@ pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
                 error.message = error.message(),
                 "aligning an update failed"
             );
-            store.fail_alignment(lease, error.message()).await?;
+            store.fail_alignment(&lease, error.message()).await?;
         }
     }
     Ok(true)

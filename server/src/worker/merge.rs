@@ -12,10 +12,18 @@ use crate::{
     config::Work,
     error::{Error, Result},
     model::Strategy,
-    store::{MergeWork, Sealed, Store},
+    store::{Kind, MergeWork, Scratch, Sealed, Store},
 };
 
 type Refined = Vec<(String, Alignment, AlignReport)>;
+
+/// A merged model, not published yet.
+struct Merged {
+    sealed: Sealed,
+    refined: Refined,
+    /// Where its bytes are, until it is stored.
+    _file: Scratch,
+}
 
 pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
     let length = Duration::from_secs(settings.lease_seconds);
@@ -23,18 +31,20 @@ pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
     let (run_id, round, count) = (lease.work.run.id.clone(), lease.work.round, lease.work.inputs.len());
     let started = tokio::time::Instant::now();
     let token = lease.token().to_owned();
-    match while_renewing(store, &token, length, merge(store, settings, &lease.work)).await {
-        Ok((model, refined)) => {
-            let global = store.finish_merge(lease, model, &refined).await?;
-            tracing::info!(
-                run.id = run_id,
-                round.number = round,
-                round.updates = count,
-                model.digest = %global,
-                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "round published"
-            );
-        }
+    let outcome = match while_renewing(store, &token, length, merge(store, settings, &lease.work)).await {
+        Ok(model) => store.finish_merge(&lease, &model.sealed, &model.refined).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(Some(global)) => tracing::info!(
+            run.id = run_id,
+            round.number = round,
+            round.updates = count,
+            model.digest = %global,
+            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "round published"
+        ),
+        Ok(None) => tracing::warn!(run.id = run_id, round.number = round, "a merge's lease was lost"),
         Err(error) => {
             tracing::warn!(
                 run.id = run_id,
@@ -42,13 +52,13 @@ pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
                 error.message = error.message(),
                 "merging a round failed"
             );
-            store.fail_merge(lease, error.message()).await?;
+            store.fail_merge(&lease, error.message()).await?;
         }
     }
     Ok(true)
 }
 
-async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<(Sealed, Refined)> {
+async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merged> {
     let counts: Vec<u64> = work.inputs.iter().map(|input| input.update.num_examples).collect();
     let shares = rebasin::shares(&counts).map_err(Error::internal)?;
     let reference = store.source(&work.reference).await?;
@@ -67,9 +77,9 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<(Seal
     let options = match_options(settings, &digests);
     let ids: Vec<String> = work.inputs.iter().map(|input| input.update.id.clone()).collect();
     let refine = work.run.strategy == Strategy::MergeMany;
-    let name = format!("merge-{}", uuid::Uuid::now_v7());
-    let path = store.staging_path(&name);
-    let computed = cpu::run(move || {
+    let scratch = store.scratch(Kind::Merge);
+    // The file's name travels with who writes it, so that it cannot go before the last write.
+    let (scratch, refined) = cpu::run(move || {
         let mut refined = Vec::new();
         if let (true, Some(spec)) = (refine, &spec) {
             refined = self::refine(spec, &reference, &sources, &mut alignments, &shares, &options, &ids)?;
@@ -84,25 +94,20 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<(Seal
                 share: *share,
             })
             .collect();
-        write_model(spec.as_ref(), &inputs, &reference, &path)?;
-        Ok::<_, Error>((path, refined))
+        write_model(spec.as_ref(), &inputs, &reference, scratch.path())?;
+        Ok::<_, Error>((scratch, refined))
     })
-    .await?;
-    let (path, refined) = match computed {
-        Ok(done) => done,
-        Err(error) => {
-            store.discard_staging(&name);
-            return Err(error);
-        }
-    };
-    let size = std::fs::metadata(&path)?.len();
+    .await??;
+    let size = std::fs::metadata(scratch.path())?.len();
     let layout = work.run.layout.clone();
     let store = store.clone();
     // Read back what was written, once, through the same gate as an upload: what is published is a valid checkpoint.
-    let sealed = tokio::task::spawn_blocking(move || store.staging(&name, size, layout)?.seal(None))
-        .await
-        .map_err(Error::internal)??;
-    Ok((sealed, refined))
+    tokio::task::spawn_blocking(move || {
+        let sealed = store.staging(scratch.name(), size, layout)?.seal(None)?;
+        Ok(Merged { sealed, refined, _file: scratch })
+    })
+    .await
+    .map_err(Error::internal)?
 }
 
 fn write_model(
