@@ -99,6 +99,8 @@ impl Code {
 pub struct Error {
     code: Code,
     message: String,
+    /// The text may name hosts, paths or statements: for the log only.
+    hidden: bool,
 }
 
 /// The server's results.
@@ -107,7 +109,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of that kind.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), hidden: code == Code::Internal }
+    }
+
+    /// What the database, the disk or the object store said of a passing trouble: for the log only.
+    fn storage(message: impl fmt::Display) -> Self {
+        Self { code: Code::Unavailable, message: message.to_string(), hidden: true }
     }
 
     /// A defect or a broken row: `message` goes to the log, never to a caller.
@@ -131,26 +138,33 @@ impl Error {
         self.code
     }
 
-    /// The message for the log and the record.
+    /// The message for the log.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The message for a caller: that of an internal error is only logged, here and once.
+    /// The message for others, and for the record that others read.
+    #[must_use]
+    pub fn public_text(&self) -> &str {
+        match self.code {
+            Code::Internal => {
+                "the server met an unexpected condition and logged it; try again, then ask its operator"
+            }
+            _ if self.hidden => "the server's storage cannot answer now; try again in a few seconds",
+            _ => &self.message,
+        }
+    }
+
+    /// The message for a caller. One that is not sent is logged instead, here and once.
     #[must_use]
     pub fn public_message(&self) -> &str {
         match self.code {
-            Code::Internal => {
-                tracing::error!(error.message = %self.message, "internal error");
-                "the server met an unexpected condition and logged it; try again, then ask its operator"
-            }
-            Code::Unavailable => {
-                tracing::warn!(error.message = %self.message, "storage unavailable");
-                "the server's storage cannot answer now; try again in a few seconds"
-            }
-            _ => &self.message,
+            Code::Internal => tracing::error!(error.message = %self.message, "internal error"),
+            _ if self.hidden => tracing::warn!(error.message = %self.message, "storage unavailable"),
+            _ => {}
         }
+        self.public_text()
     }
 }
 
@@ -187,27 +201,34 @@ impl From<rebasin::MergeError> for Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        match &error {
+        let message = format!("database: {error}");
+        let passes = match &error {
             sqlx::Error::Io(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
-            | sqlx::Error::Tls(_) => Self::new(Code::Unavailable, format!("database: {error}")),
-            // 57P01..57P03: the server shuts down or starts; 53xxx: out of resources; 5 and 6: SQLite is busy.
-            sqlx::Error::Database(database)
-                if database.code().is_some_and(|code| {
-                    code.starts_with("57P") || code.starts_with("53") || code == "5" || code == "6"
-                }) =>
-            {
-                Self::new(Code::Unavailable, format!("database: {error}"))
-            }
-            _ => Self::internal(format_args!("database: {error}")),
-        }
+            | sqlx::Error::Tls(_) => true,
+            sqlx::Error::Database(database) => database.code().is_some_and(|code| code_passes(&code)),
+            _ => false,
+        };
+        if passes { Self::storage(message) } else { Self::internal(message) }
     }
+}
+
+/// Whether a database's error code tells of a trouble that passes, so that the same statement may succeed later.
+fn code_passes(code: &str) -> bool {
+    // SQLite: a decimal number whose low byte is the kind, 5 busy and 6 locked; Postgres: always five characters.
+    if code.len() < 5 {
+        return code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6));
+    }
+    // The connection broke, resources are short, the server shuts down or starts; a deadlock, a serialisation failure,
+    // a lock or a statement that timed out.
+    ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+        || matches!(code, "40001" | "40P01" | "55P03" | "57014")
 }
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        Self::new(Code::Unavailable, format!("disk: {error}"))
+        Self::storage(format_args!("disk: {error}"))
     }
 }
 
@@ -217,7 +238,10 @@ impl From<object_store::Error> for Error {
             object_store::Error::NotFound { path, .. } => {
                 Self::internal(format_args!("object store: {path} is gone"))
             }
-            error => Self::new(Code::Unavailable, format!("object store: {error}")),
+            error => Self::storage(format_args!("object store: {error}")),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
