@@ -101,7 +101,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Work {
-    /// How long one piece of work is a worker's own, in seconds; it is renewed while the work goes on.
+    /// How long one piece of work is a worker's own, in seconds: at least 1. Renewed every third of it while the work
+    /// goes on, so after a crash others wait so long.
     pub lease_seconds: u64,
     /// How often the rows are read when nothing wakes the worker, in milliseconds.
     pub poll_ms: u64,
@@ -111,11 +112,20 @@ pub struct Work {
 
 impl Default for Work {
     fn default() -> Self {
-        Self { lease_seconds: 600, poll_ms: 1000, starts: 4 }
+        Self { lease_seconds: 30, poll_ms: 1000, starts: 4 }
     }
 }
 
+/// Longest lease: longer ones only leave work lying after a crash.
+const MAX_LEASE_SECONDS: u64 = 24 * 3600;
+
 impl Work {
+    /// [`Work::lease_seconds`].
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
+
     /// [`Work::poll_ms`].
     #[must_use]
     pub fn poll(&self) -> Duration {
@@ -170,7 +180,12 @@ impl Config {
     /// # Errors
     /// A sentence that names the line and the key.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let lease = config.work.lease_seconds;
+        if lease == 0 || lease > MAX_LEASE_SECONDS {
+            return Err(format!("work.lease_seconds: {lease} is not within 1 and {MAX_LEASE_SECONDS}"));
+        }
+        Ok(config)
     }
 }
 

@@ -14,6 +14,15 @@ fn an_unknown_key_is_refused_by_name() {
 }
 
 #[test]
+fn a_lease_of_no_time_or_of_years_is_refused() {
+    for seconds in ["0", "86401"] {
+        let error = Config::from_toml(&format!("[work]\nlease_seconds = {seconds}\n")).expect_err("bad");
+        assert!(error.contains("work.lease_seconds"), "{error}");
+    }
+    assert!(Config::from_toml("[work]\nlease_seconds = 1\n").is_ok());
+}
+
+#[test]
 fn a_secret_does_not_show_itself() {
     let config = Config::from_toml("database_url = \"postgres://u:hunter2@db/x\"").expect("parses");
     assert!(!format!("{config:?}").contains("hunter2"));
