@@ -23,6 +23,8 @@ pub enum Code {
     Incomplete,
     /// The caller's offset is not the server's.
     OffsetMismatch,
+    /// The place asked for is beyond the end.
+    OutOfRange,
     /// Larger than the server takes.
     TooLarge,
     /// No token, or an unknown one.
@@ -48,6 +50,7 @@ impl Code {
             Self::RoundFull => "round-full",
             Self::Incomplete => "incomplete",
             Self::OffsetMismatch => "offset-mismatch",
+            Self::OutOfRange => "out-of-range",
             Self::TooLarge => "too-large",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",
@@ -65,6 +68,7 @@ impl Code {
             Self::Conflict => tonic::Code::AlreadyExists,
             Self::RoundClosed | Self::Incomplete => tonic::Code::FailedPrecondition,
             Self::RoundFull | Self::OffsetMismatch => tonic::Code::Aborted,
+            Self::OutOfRange => tonic::Code::OutOfRange,
             Self::TooLarge => tonic::Code::ResourceExhausted,
             Self::Unauthenticated => tonic::Code::Unauthenticated,
             Self::Forbidden => tonic::Code::PermissionDenied,
@@ -85,6 +89,7 @@ impl Code {
             | Self::RoundFull
             | Self::Incomplete
             | Self::OffsetMismatch => S::CONFLICT,
+            Self::OutOfRange => S::RANGE_NOT_SATISFIABLE,
             Self::TooLarge => S::PAYLOAD_TOO_LARGE,
             Self::Unauthenticated => S::UNAUTHORIZED,
             Self::Forbidden => S::FORBIDDEN,

@@ -4,10 +4,11 @@ use bytes::{Bytes, BytesMut};
 use fedbasin_proto::{MAX_CHUNK_BYTES, v1};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use rebasin::Digest;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     store::Store,
 };
 
@@ -23,17 +24,16 @@ pub(super) async fn stream(
     store: &Store,
     digest: Digest,
     offset: u64,
+    stop: CancellationToken,
 ) -> Result<impl Stream<Item = std::result::Result<v1::DownloadChunk, Status>> + Send + use<>, Status> {
     let object = store.object(&digest, offset..u64::MAX).await?;
     if offset > object.size {
-        return Err(Status::out_of_range(format!(
-            "offset {offset} is beyond the end: the checkpoint has {} bytes",
-            object.size
-        )));
+        let message = format!("offset {offset} is beyond the end: the checkpoint has {} bytes", object.size);
+        return Err(Error::new(Code::OutOfRange, message).into());
     }
     let cursor = Cursor { parts: object.stream, held: BytesMut::new(), offset, total: object.size };
     let first_may_be_empty = offset == object.size;
-    Ok(futures::stream::try_unfold((cursor, first_may_be_empty), |(mut cursor, empty_once)| async move {
+    let chunks = futures::stream::try_unfold((cursor, first_may_be_empty), |(mut cursor, empty_once)| async move {
         match cursor.next_chunk().await? {
             Some(chunk) => Ok(Some((chunk, (cursor, false)))),
             None if empty_once => {
@@ -43,7 +43,15 @@ pub(super) async fn stream(
             }
             None => Ok(None),
         }
-    }))
+    });
+    // A long download must not keep the process from ending; what is held already need not be sent again.
+    let told = stop.clone();
+    let stopped = futures::stream::once(async move {
+        told.is_cancelled().then(|| {
+            Err(Error::new(Code::Unavailable, "the server is stopping; go on from the bytes already held").into())
+        })
+    });
+    Ok(chunks.take_until(stop.cancelled_owned()).chain(stopped.filter_map(std::future::ready)))
 }
 
 impl Cursor {
@@ -58,7 +66,7 @@ impl Cursor {
         if self.held.is_empty() {
             if self.offset < self.total {
                 return Err(Error::new(
-                    crate::error::Code::Unavailable,
+                    Code::Unavailable,
                     "the object store ended a download early",
                 ));
             }

@@ -120,7 +120,8 @@ impl v1::fed_basin_server::FedBasin for Sites {
             ))
             .into());
         }
-        Ok(Response::new(Box::pin(download::stream(&self.store, digest, request.offset).await?)))
+        let chunks = download::stream(&self.store, digest, request.offset, self.stop.clone()).await?;
+        Ok(Response::new(Box::pin(chunks)))
     }
 
     async fn begin_update(
