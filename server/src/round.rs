@@ -12,8 +12,8 @@
 use rebasin::Digest;
 use serde::{Deserialize, Serialize};
 
-/// How often merging a round is tried before the round fails.
-pub const MAX_MERGE_ATTEMPTS: u32 = 3;
+/// How often merging a round is begun before the round fails, and aligning an update before it is rejected.
+pub const MAX_ATTEMPTS: u32 = 3;
 
 /// Milliseconds since the Unix epoch, by the database's clock.
 pub type Millis = i64;
@@ -155,7 +155,7 @@ pub enum Event {
     UpdateAccepted,
     /// An accepted update turned out not to be alignable.
     UpdateWithdrawn,
-    /// A try at merging failed.
+    /// A try at merging failed. It was counted when it began, so that one that ends the process counts too.
     AttemptFailed {
         /// What went wrong, a sentence for a person.
         reason: String,
@@ -180,7 +180,7 @@ pub struct Round {
     pub window: Window,
     /// Updates it holds.
     pub accepted: u32,
-    /// Tries at merging that failed.
+    /// Tries at merging that were begun.
     pub attempts: u32,
 }
 
@@ -250,15 +250,14 @@ impl Round {
             }
 
             (State::Merging, Event::AttemptFailed { reason }) => {
-                let attempts = self.attempts + 1;
-                let state = if attempts >= MAX_MERGE_ATTEMPTS {
+                if self.attempts < MAX_ATTEMPTS {
+                    State::Merging
+                } else {
+                    let attempts = self.attempts;
                     State::Failed {
                         reason: format!("merging failed {attempts} times; the last time: {reason}"),
                     }
-                } else {
-                    State::Merging
-                };
-                return Ok(Self { attempts, state, ..self });
+                }
             }
 
             // Later phases between merging and published begin here.

@@ -2,7 +2,9 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use futures::{FutureExt as _, future::FusedFuture as _};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -13,6 +15,9 @@ use crate::{
     store::Store,
     worker,
 };
+
+/// How long edges may take to end. Container engines kill after ten seconds by default.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(8);
 
 /// Begins logging to standard error.
 ///
@@ -57,7 +62,6 @@ pub async fn serve(config: Config) -> Result<()> {
     }
 
     let stop = CancellationToken::new();
-    let tasks = TaskTracker::new();
     let failed = CancellationToken::new();
     let watched = |name: &'static str, outcome: Result<()>| {
         if let Err(error) = outcome {
@@ -96,31 +100,38 @@ pub async fn serve(config: Config) -> Result<()> {
             },
         );
     };
-    tasks.spawn(worker::run(store.clone(), config.work.clone(), stop.clone()));
-    tasks.close();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
+    tasks.spawn(worker::work(store.clone(), config.work.clone(), stop.clone()));
 
     let mut stdout = std::io::stdout();
     writeln!(stdout, "listening grpc={scheme}://{grpc_at} http={scheme}://{http_at}")
         .and_then(|()| stdout.flush())?;
     tracing::info!(grpc.address = %grpc_at, http.address = %http_at, "listening");
 
+    let edges = edges.fuse();
     tokio::pin!(edges);
     tokio::select! {
         () = &mut edges => {}
-        () = told_to_end() => {
-            tracing::info!("told to end: no new requests, work under way is finished");
-            stop.cancel();
-            edges.await;
-        }
-        () = failed.cancelled() => {
-            stop.cancel();
-            edges.await;
+        () = told_to_end() => tracing::info!("told to end: no new requests, work under way is finished or given back"),
+        () = failed.cancelled() => {}
+        // Both go on until they are stopped. Edges without them would take updates that nobody merges.
+        Some(ended) = tasks.join_next() => {
+            tracing::error!(error.message = ?ended.err(), "the worker ended");
+            failed.cancel();
         }
     }
     stop.cancel();
-    tasks.wait().await;
+    let edges_end = async {
+        // A peer that does not read keeps its stream open for ever.
+        if !edges.is_terminated() && tokio::time::timeout(GOODBYE, edges).await.is_err() {
+            tracing::warn!("connections that did not end in time are cut");
+        }
+    };
+    let tasks_end = async { while tasks.join_next().await.is_some() {} };
+    tokio::join!(edges_end, tasks_end);
     if failed.is_cancelled() {
-        return Err(Error::new(Code::Unavailable, "an edge could not serve; the log says why"));
+        return Err(Error::new(Code::Unavailable, "a part of the server ended; the log says why"));
     }
     Ok(())
 }

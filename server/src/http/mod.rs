@@ -116,7 +116,7 @@ fn router(api: Api) -> Result<Router> {
         .with_state(api))
 }
 
-/// Serves until `stop` is cancelled; requests under way may finish within ten seconds.
+/// Serves until `stop` is cancelled; requests under way may finish within seven seconds.
 ///
 /// # Errors
 /// Says what of the certificate cannot be used, or why the listener failed.
@@ -134,7 +134,7 @@ pub(crate) async fn serve(
         let handle = handle.clone();
         async move {
             stop.cancelled().await;
-            handle.graceful_shutdown(Some(std::time::Duration::from_secs(10)));
+            handle.graceful_shutdown(Some(std::time::Duration::from_secs(7)));
         }
     });
     let failed = |error: std::io::Error| Error::new(Code::Unavailable, format!("http: {error}"));

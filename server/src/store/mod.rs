@@ -24,9 +24,11 @@ use object_store::{ObjectStore, local::LocalFileSystem};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow};
 use tokio::sync::watch;
 
+pub(crate) use self::work::RETRY_PAUSE;
 pub use self::{
     bytes::Object,
     checkpoints::StoredCheckpoint,
+    rounds::Reconciled,
     staging::{Kind, Scratch, Sealed, Staging},
     work::{AlignWork, Lease, MergeInput, MergeWork},
 };

@@ -1,5 +1,7 @@
 //! Rounds: reading them, and the one place that writes what the state machine decided.
 
+use std::time::Duration;
+
 use rebasin::Digest;
 use sqlx::{Row as _, any::AnyRow};
 
@@ -22,6 +24,15 @@ macro_rules! round_query {
             $rest
         )
     };
+}
+
+/// What [`Store::reconcile_run`] did.
+#[derive(Debug, Clone, Copy)]
+pub struct Reconciled {
+    /// Rows were written: look again at once.
+    pub changed: bool,
+    /// After so long the round's deadline is due.
+    pub due_in: Option<Duration>,
 }
 
 impl Store {
@@ -51,15 +62,15 @@ impl Store {
     }
 
     /// Does for one open run what is due: closes its round's collecting, opens the next round, or ends the run.
-    /// Tells whether anything changed. Spurious calls change nothing.
+    /// Tells whether anything changed and when time alone will change something. Spurious calls change nothing.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn reconcile_run(&self, run: &Run) -> Result<bool> {
+    pub async fn reconcile_run(&self, run: &Run) -> Result<Reconciled> {
         let mut tx = self.begin().await?;
         let locked = self.lock_run(&mut tx, &run.id).await?;
         if locked.state != "open" {
-            return Ok(false);
+            return Ok(Reconciled { changed: false, due_in: None });
         }
         let now = self.now_in(&mut tx).await?;
         let mut changed = false;
@@ -98,7 +109,9 @@ impl Store {
         if changed {
             self.commit(tx).await?;
         }
-        Ok(changed)
+        let due = newest.and_then(|record| record.round.next_deadline());
+        let due_in = due.map(|at| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)));
+        Ok(Reconciled { changed, due_in })
     }
 
     async fn open_round(

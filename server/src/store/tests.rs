@@ -102,7 +102,7 @@ impl World {
 
     async fn tick(&self) -> bool {
         let run = self.store.run("run").await.expect("read").expect("there");
-        self.store.reconcile_run(&run).await.expect("reconciled")
+        self.store.reconcile_run(&run).await.expect("reconciled").changed
     }
 
     async fn begin(&self, site: &str, round: u32, bytes: &[u8]) -> Result<Update> {
@@ -402,11 +402,12 @@ fn a_lease_is_exclusive_until_it_expires_and_an_old_fence_cannot_write() {
         let lost = world.store.lease_merge(Duration::ZERO).await.expect("asked").expect("leased");
         tokio::time::sleep(Duration::from_millis(5)).await;
         let held = world.store.lease_merge(LEASE).await.expect("asked").expect("it had expired");
+        let (late, model) = (world.sealed("zombie", 7.0), world.sealed("model", 1.0));
         let finish = async |lease, model| world.store.finish_merge(lease, model, &[]).await.expect("asked");
-        assert_eq!(finish(&lost, &world.sealed("zombie", 7.0)).await, None, "an old fence");
+        assert_eq!(finish(&lost, &late).await, None, "an old fence");
         assert!(!world.store.fail_merge(&lost, "late").await.expect("asked"), "nor does its failure count");
         assert_eq!(world.round(1).await.round.state, State::Merging);
-        assert!(finish(&held, &world.sealed("model", 1.0)).await.is_some(), "the holder publishes");
+        assert!(finish(&held, &model).await.is_some(), "the holder publishes");
     });
 }
 
@@ -418,7 +419,7 @@ fn a_round_fails_when_its_merge_failed_too_often_and_the_run_with_it() {
         world.tick().await;
         let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("leased");
         world.store.finish_alignment(&lease, &identity(), &report()).await.expect("finished");
-        for _ in 0..crate::round::MAX_MERGE_ATTEMPTS {
+        for _ in 0..crate::round::MAX_ATTEMPTS {
             let lease = loop {
                 match world.store.lease_merge(LEASE).await.expect("asked") {
                     Some(lease) => break lease,
@@ -433,6 +434,62 @@ fn a_round_fails_when_its_merge_failed_too_often_and_the_run_with_it() {
         assert!(world.tick().await);
         let run = world.store.run("run").await.expect("read").expect("there");
         assert!(matches!(run.state, RunState::Failed { .. }));
+    });
+}
+
+#[test]
+fn a_merge_or_an_alignment_that_ends_the_process_each_time_is_given_up() {
+    on_both(async |world| {
+        let policy = Policy { failed_rounds_allowed: 9, ..policy(1, 1) };
+        world.run(&["a"], policy).await;
+        let receipt = world.upload("a", 1, 1.0).await.expect("accepted");
+        world.tick().await;
+        let begin = async || {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            world.store.lease_alignment(Duration::ZERO).await.expect("asked").is_some()
+        };
+        assert!(begin().await && begin().await && begin().await, "each is begun and never ends");
+        assert!(!begin().await, "three times and no more");
+        let update = world.store.update_of_site("a", &receipt.update_id).await.expect("read");
+        assert!(update.state.reason().is_some_and(|reason| reason.contains("begun 3 times")), "{update:?}");
+        assert!(matches!(world.round(1).await.round.state, State::Failed { .. }), "below its quorum");
+
+        assert!(world.tick().await, "round 2 opens");
+        world.upload("a", 2, 2.0).await.expect("accepted");
+        world.tick().await;
+        let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("leased");
+        assert!(world.store.finish_alignment(&lease, &identity(), &report()).await.expect("finished"));
+        let begin = async || {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            world.store.lease_merge(Duration::ZERO).await.expect("asked").is_some()
+        };
+        assert!(begin().await && begin().await && begin().await, "each is begun and never ends");
+        assert!(!begin().await, "three times and no more");
+        let State::Failed { reason } = world.round(2).await.round.state else { panic!("not failed") };
+        assert!(reason.contains("begun 3 times"), "{reason}");
+    });
+}
+
+#[test]
+fn work_that_is_given_back_was_not_tried() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        world.tick().await;
+        for _ in 0..5 {
+            let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("still tried");
+            world.store.give_back(lease.token(), Duration::ZERO).await.expect("given back");
+        }
+        let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("leased");
+        world.store.finish_alignment(&lease, &identity(), &report()).await.expect("finished");
+        for _ in 0..5 {
+            let lease = world.store.lease_merge(LEASE).await.expect("asked").expect("still tried");
+            world.store.give_back(lease.token(), Duration::ZERO).await.expect("given back");
+        }
+        let lease = world.store.lease_merge(LEASE).await.expect("asked").expect("leased");
+        world.store.give_back(lease.token(), LEASE).await.expect("given back");
+        assert!(world.store.lease_merge(LEASE).await.expect("asked").is_none(), "not before its pause is over");
+        assert_eq!(world.round(1).await.round.attempts, 0);
     });
 }
 

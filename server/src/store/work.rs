@@ -15,10 +15,13 @@ use super::{
     updates::{UPDATE_COLUMNS, update_from},
 };
 use crate::{
-    error::{Error, Result},
-    model::{Run, Update},
-    round::{Event, MAX_MERGE_ATTEMPTS},
+    error::{Code, Error, Result},
+    model::{RoundRecord, Run, Update},
+    round::{Event, MAX_ATTEMPTS},
 };
+
+/// A wait before the next try of what failed, so that a passing fault can pass.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// A timed exclusive right to one piece of work, and the proof of it that results are written with.
 #[derive(Debug)]
@@ -76,6 +79,7 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn lease_alignment(&self, length: Duration) -> Result<Option<Lease<AlignWork>>> {
+        self.reject_spent().await?;
         let mut tx = self.begin().await?;
         let token = uuid::Uuid::now_v7().to_string();
         let row = sqlx::query(self.sql(
@@ -84,7 +88,7 @@ impl Store {
                JOIN rounds o ON o.run_id = u.run_id AND o.number = u.round
                JOIN runs r ON r.id = u.run_id
                WHERE u.state = 'accepted' AND u.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
-                 AND o.state IN ('collecting', 'merging') AND r.strategy <> 'mean'
+                 AND o.state IN ('collecting', 'merging') AND r.strategy <> 'mean' AND u.attempts < $3
                ORDER BY u.accepted_at_ms, u.id LIMIT 1 {skip_locked_u})
              UPDATE updates SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1,
                     attempts = attempts + 1
@@ -92,18 +96,36 @@ impl Store {
         ))
         .bind(&token)
         .bind(millis(length))
+        .bind(i64::from(MAX_ATTEMPTS))
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else { return Ok(None) };
         self.commit_quietly(tx).await?;
+        let work = self.align_work(&row).await;
+        self.leased(token, &row, work).await
+    }
+
+    async fn align_work(&self, row: &AnyRow) -> Result<AlignWork> {
         let (id, run_id): (String, String) = (row.try_get("id")?, row.try_get("run_id")?);
-        let round = self.round(&run_id, unsigned(&row, "round")?).await?;
+        let round = self.round(&run_id, unsigned(row, "round")?).await?;
         let run = self.run(&run_id).await?.ok_or_else(|| Error::internal("an update without a run"))?;
         let reference = round
             .and_then(|record| record.reference)
             .ok_or_else(|| Error::internal("an update to align without a reference"))?;
-        let update = self.update_row(&id).await?;
-        Ok(Some(Lease { work: AlignWork { run, update, reference }, token, fence: fence(&row)? }))
+        Ok(AlignWork { run, update: self.update_row(&id).await?, reference })
+    }
+
+    /// A lease with its work; one whose work cannot be read now is given back, one whose rows are broken counts as tried.
+    async fn leased<T>(&self, token: String, row: &AnyRow, work: Result<T>) -> Result<Option<Lease<T>>> {
+        match work {
+            Ok(work) => Ok(Some(Lease { work, token, fence: fence(row)? })),
+            Err(error) => {
+                if error.code() == Code::Unavailable {
+                    self.give_back(&token, RETRY_PAUSE).await?;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Writes an update's alignment and releases its lease. False if the lease was lost: nothing is written then.
@@ -153,37 +175,128 @@ impl Store {
                 .await?;
         let Some(row) = row else { return Ok(false) };
         let attempts: u32 = unsigned(&row, "attempts")?;
-        if attempts < MAX_MERGE_ATTEMPTS {
+        if attempts < MAX_ATTEMPTS {
             self.release_update(&mut tx, &update.id, lease.fence).await?;
             self.commit(tx).await?;
             return Ok(true);
         }
-        let result = sqlx::query(
-            "UPDATE updates SET state = 'rejected', reason = $3, lease_token = NULL, lease_expires_at_ms = 0
-             WHERE id = $1 AND fence = $2 AND state = 'accepted'",
-        )
-        .bind(&update.id)
-        .bind(lease.fence)
-        .bind(format!("could not be aligned, tried {attempts} times; the last time: {reason}"))
-        .execute(&mut *tx)
-        .await?;
-        one_row(&result, "rejecting an update that cannot be aligned")?;
-        let now = self.now_in(&mut tx).await?;
-        let after = before.round.clone().apply(Event::UpdateWithdrawn, now)?;
-        if after.state != before.round.state {
-            self.save_round(&mut tx, &before, &after, None).await?;
-        }
+        let reason = format!("could not be aligned, tried {attempts} times; the last time: {reason}");
+        self.withdraw(&mut tx, &before, &update.id, &reason).await?;
         self.commit(tx).await?;
         Ok(true)
     }
 
+    /// Rejects an accepted update and takes it from its round, both locked.
+    async fn withdraw(&self, tx: &mut super::Tx, before: &RoundRecord, id: &str, reason: &str) -> Result<()> {
+        let result = sqlx::query(
+            "UPDATE updates SET state = 'rejected', reason = $2, lease_token = NULL, lease_expires_at_ms = 0
+             WHERE id = $1 AND state = 'accepted'",
+        )
+        .bind(id)
+        .bind(reason)
+        .execute(&mut **tx)
+        .await?;
+        one_row(&result, "rejecting an update that cannot be aligned")?;
+        let now = self.now_in(tx).await?;
+        let after = before.round.clone().apply(Event::UpdateWithdrawn, now)?;
+        if after.state != before.round.state {
+            self.save_round(tx, before, &after, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Rejects the updates whose aligning was begun as often as is allowed and never ended: it ended the process.
+    async fn reject_spent(&self) -> Result<()> {
+        let spent = sqlx::query(self.sql(
+            "SELECT u.id, u.run_id, u.round FROM updates u
+             JOIN rounds o ON o.run_id = u.run_id AND o.number = u.round
+             WHERE u.state = 'accepted' AND u.lease_expires_at_ms <= {now} AND u.attempts >= $1
+               AND o.state IN ('collecting', 'merging')",
+        ))
+        .bind(i64::from(MAX_ATTEMPTS))
+        .fetch_all(&self.pool)
+        .await?;
+        for row in spent {
+            let (id, run_id): (String, String) = (row.try_get("id")?, row.try_get("run_id")?);
+            let mut tx = self.begin().await?;
+            self.lock_run(&mut tx, &run_id).await?;
+            let before = self.lock_round(&mut tx, &run_id, unsigned(&row, "round")?).await?;
+            // Another process may have been here first.
+            let still = sqlx::query(self.sql(
+                "SELECT 1 FROM updates WHERE id = $1 AND state = 'accepted' AND lease_expires_at_ms <= {now}",
+            ))
+            .bind(&id)
+            .fetch_optional(&mut *tx)
+            .await?;
+            if still.is_some() && !before.round.state.is_terminal() {
+                let reason = format!("could not be aligned: {}", never_ended(MAX_ATTEMPTS));
+                tracing::error!(run.id = run_id, update.id = id, reason, "an update is given up");
+                self.withdraw(&mut tx, &before, &id, &reason).await?;
+                self.commit(tx).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails the rounds whose merging was begun as often as is allowed and never ended: it ended the process.
+    async fn fail_spent(&self) -> Result<()> {
+        let spent = sqlx::query(self.sql(
+            "SELECT run_id, number FROM rounds
+             WHERE state = 'merging' AND lease_expires_at_ms <= {now} AND attempts >= $1",
+        ))
+        .bind(i64::from(MAX_ATTEMPTS))
+        .fetch_all(&self.pool)
+        .await?;
+        for row in spent {
+            let run_id: String = row.try_get("run_id")?;
+            let number: u32 = unsigned(&row, "number")?;
+            let mut tx = self.begin().await?;
+            self.lock_run(&mut tx, &run_id).await?;
+            let before = self.lock_round(&mut tx, &run_id, number).await?;
+            // Another process may have been here first.
+            let still = sqlx::query(self.sql(
+                "SELECT 1 FROM rounds WHERE run_id = $1 AND number = $2 AND state = 'merging'
+                 AND lease_expires_at_ms <= {now}",
+            ))
+            .bind(&run_id)
+            .bind(i64::from(number))
+            .fetch_optional(&mut *tx)
+            .await?;
+            if still.is_some() {
+                let reason = never_ended(before.round.attempts);
+                tracing::error!(run.id = run_id, round.number = number, reason, "a round is given up");
+                let now = self.now_in(&mut tx).await?;
+                let after = before.round.clone().apply(Event::AttemptFailed { reason }, now)?;
+                self.save_round(&mut tx, &before, &after, None).await?;
+                self.commit(tx).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a lease back without counting the try: it did not fail by itself. `pause` is how long nobody takes it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn give_back(&self, token: &str, pause: Duration) -> Result<()> {
+        for statement in [
+            "UPDATE rounds SET lease_token = NULL, lease_expires_at_ms = {now} + $2, attempts = attempts - 1
+             WHERE lease_token = $1 AND state = 'merging'",
+            "UPDATE updates SET lease_token = NULL, lease_expires_at_ms = {now} + $2, attempts = attempts - 1
+             WHERE lease_token = $1 AND state = 'accepted'",
+        ] {
+            sqlx::query(self.sql(statement)).bind(token).bind(millis(pause)).execute(&self.pool).await?;
+        }
+        Ok(())
+    }
+
     async fn release_update(&self, tx: &mut super::Tx, id: &str, fence: i64) -> Result<()> {
-        // A short wait before the next try, so that a passing fault can pass.
         let result = sqlx::query(self.sql(
-            "UPDATE updates SET lease_token = NULL, lease_expires_at_ms = {now} + 2000 WHERE id = $1 AND fence = $2",
+            "UPDATE updates SET lease_token = NULL, lease_expires_at_ms = {now} + $3 WHERE id = $1 AND fence = $2",
         ))
         .bind(id)
         .bind(fence)
+        .bind(millis(RETRY_PAUSE))
         .execute(&mut **tx)
         .await?;
         one_row(&result, "releasing an update")
@@ -194,31 +307,38 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn lease_merge(&self, length: Duration) -> Result<Option<Lease<MergeWork>>> {
+        self.fail_spent().await?;
         let mut tx = self.begin().await?;
         let token = uuid::Uuid::now_v7().to_string();
         let row = sqlx::query(self.sql(
             "WITH due AS (
                SELECT o.run_id, o.number FROM rounds o JOIN runs r ON r.id = o.run_id
                WHERE o.state = 'merging' AND o.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
-                 AND (r.strategy = 'mean' OR NOT EXISTS (
+                 AND o.attempts < $3 AND (r.strategy = 'mean' OR NOT EXISTS (
                    SELECT 1 FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number AND u.state = 'accepted'))
                ORDER BY o.deadline_at_ms, o.run_id LIMIT 1 {skip_locked_o})
-             UPDATE rounds SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1
+             UPDATE rounds SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1,
+                    attempts = attempts + 1
              WHERE (run_id, number) IN (SELECT run_id, number FROM due)
              RETURNING run_id, number, fence, reference_digest",
         ))
         .bind(&token)
         .bind(millis(length))
+        .bind(i64::from(MAX_ATTEMPTS))
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else { return Ok(None) };
         self.commit_quietly(tx).await?;
+        let work = self.merge_work(&row).await;
+        self.leased(token, &row, work).await
+    }
+
+    async fn merge_work(&self, row: &AnyRow) -> Result<MergeWork> {
         let run_id: String = row.try_get("run_id")?;
-        let round: u32 = unsigned(&row, "number")?;
+        let round: u32 = unsigned(row, "number")?;
         let run = self.run(&run_id).await?.ok_or_else(|| Error::internal("a round without a run"))?;
         let inputs = self.merge_inputs(&run_id, round).await?;
-        let work = MergeWork { run, round, reference: parsed(&row, "reference_digest")?, inputs };
-        Ok(Some(Lease { work, token, fence: fence(&row)? }))
+        Ok(MergeWork { run, round, reference: parsed(row, "reference_digest")?, inputs })
     }
 
     async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
@@ -316,13 +436,14 @@ impl Store {
     /// Ends a merge's lease if it still is the newest one and the round still merges; tells whether it was.
     async fn release_round(&self, tx: &mut super::Tx, lease: &Lease<MergeWork>) -> Result<bool> {
         let result = sqlx::query(self.sql(
-            "UPDATE rounds SET lease_token = NULL, lease_expires_at_ms = {now} + 2000
+            "UPDATE rounds SET lease_token = NULL, lease_expires_at_ms = {now} + $5
              WHERE run_id = $1 AND number = $2 AND fence = $3 AND lease_token = $4 AND state = 'merging'",
         ))
         .bind(&lease.work.run.id)
         .bind(i64::from(lease.work.round))
         .bind(lease.fence)
         .bind(&lease.token)
+        .bind(millis(RETRY_PAUSE))
         .execute(&mut **tx)
         .await?;
         Ok(result.rows_affected() == 1)
@@ -333,6 +454,14 @@ impl Store {
         let row = sqlx::query(sqlx::AssertSqlSafe(query)).bind(id).fetch_one(&self.pool).await?;
         update_from(&row)
     }
+}
+
+/// Why work that was begun too often is given up. What ended the process it cannot say.
+fn never_ended(attempts: u32) -> String {
+    format!(
+        "it was begun {attempts} times and never ended; the server was killed or ran out of memory meanwhile, \
+         see its log"
+    )
 }
 
 fn millis(length: Duration) -> i64 {

@@ -4,20 +4,23 @@ use std::time::Duration;
 
 use rebasin::{Aligned, CheckedSpec, Digest, FileSource, MatchOptions};
 
-use super::{cpu, while_renewing};
+use super::{Worker, cpu};
 use crate::{
     config::Work,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     store::{AlignWork, Store},
 };
 
-pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
-    let length = Duration::from_secs(settings.lease_seconds);
-    let Some(lease) = store.lease_alignment(length).await? else { return Ok(false) };
-    let update = lease.work.update.clone();
+pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
+    let Some(lease) = worker.store.lease_alignment(worker.lease()).await? else { return Ok(false) };
+    let (store, update) = (worker.store.clone(), lease.work.update.clone());
     let started = tokio::time::Instant::now();
-    let token = lease.token().to_owned();
-    let outcome = match while_renewing(store, &token, length, align(store, settings, &lease.work)).await {
+    let computed = align(&store, &worker.settings, &lease.work);
+    let Some(aligned) = worker.while_renewing(lease.token(), computed).await else {
+        worker.give_back(lease.token(), Duration::ZERO).await;
+        return Ok(false);
+    };
+    let outcome = match aligned {
         Ok(aligned) => {
             let finished = store.finish_alignment(&lease, &aligned.alignment, &aligned.report).await;
             finished.map(|held| held.then_some(aligned.report.moved))
@@ -25,15 +28,18 @@ pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
         Err(error) => Err(error),
     };
     match outcome {
-        Ok(Some(moved)) => tracing::info!(
-            run.id = update.run_id,
-            round.number = update.round,
-            site.id = update.site_id,
-            update.id = update.id,
-            alignment.moved = moved,
-            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "update aligned"
-        ),
+        Ok(Some(moved)) => {
+            worker.storage_is_well();
+            tracing::info!(
+                run.id = update.run_id,
+                round.number = update.round,
+                site.id = update.site_id,
+                update.id = update.id,
+                alignment.moved = moved,
+                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "update aligned"
+            );
+        }
         Ok(None) => {
             tracing::warn!(run.id = update.run_id, update.id = update.id, "an alignment's lease was lost");
         }
@@ -41,10 +47,15 @@ pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
             tracing::warn!(
                 run.id = update.run_id,
                 update.id = update.id,
+                error.code = error.code().as_str(),
                 error.message = error.message(),
                 "aligning an update failed"
             );
-            store.fail_alignment(&lease, error.message()).await?;
+            match error.code() {
+                Code::Unavailable => worker.storage_is_unwell(lease.token()).await,
+                // The site and the operator read this.
+                _ => _ = store.fail_alignment(&lease, error.public_text()).await?,
+            }
         }
     }
     Ok(true)

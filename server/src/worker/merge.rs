@@ -6,11 +6,11 @@ use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions};
 
 use super::{
     align::{checked_spec, match_options},
-    cpu, while_renewing,
+    Worker, cpu,
 };
 use crate::{
     config::Work,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     model::Strategy,
     store::{Kind, MergeWork, Scratch, Sealed, Store},
 };
@@ -25,34 +25,45 @@ struct Merged {
     _file: Scratch,
 }
 
-pub(super) async fn step(store: &Store, settings: &Work) -> Result<bool> {
-    let length = Duration::from_secs(settings.lease_seconds);
-    let Some(lease) = store.lease_merge(length).await? else { return Ok(false) };
+pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
+    let Some(lease) = worker.store.lease_merge(worker.lease()).await? else { return Ok(false) };
+    let store = worker.store.clone();
     let (run_id, round, count) = (lease.work.run.id.clone(), lease.work.round, lease.work.inputs.len());
     let started = tokio::time::Instant::now();
-    let token = lease.token().to_owned();
-    let outcome = match while_renewing(store, &token, length, merge(store, settings, &lease.work)).await {
-        Ok(model) => store.finish_merge(&lease, &model.sealed, &model.refined).await,
-        Err(error) => Err(error),
+    let work = async {
+        let model = merge(&store, &worker.settings, &lease.work).await?;
+        store.finish_merge(&lease, &model.sealed, &model.refined).await
+    };
+    let Some(outcome) = worker.while_renewing(lease.token(), work).await else {
+        worker.give_back(lease.token(), Duration::ZERO).await;
+        return Ok(false);
     };
     match outcome {
-        Ok(Some(global)) => tracing::info!(
-            run.id = run_id,
-            round.number = round,
-            round.updates = count,
-            model.digest = %global,
-            duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "round published"
-        ),
+        Ok(Some(global)) => {
+            worker.storage_is_well();
+            tracing::info!(
+                run.id = run_id,
+                round.number = round,
+                round.updates = count,
+                model.digest = %global,
+                duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "round published"
+            );
+        }
         Ok(None) => tracing::warn!(run.id = run_id, round.number = round, "a merge's lease was lost"),
         Err(error) => {
             tracing::warn!(
                 run.id = run_id,
                 round.number = round,
+                error.code = error.code().as_str(),
                 error.message = error.message(),
                 "merging a round failed"
             );
-            store.fail_merge(&lease, error.message()).await?;
+            match error.code() {
+                Code::Unavailable => worker.storage_is_unwell(lease.token()).await,
+                // Sites and operators read this.
+                _ => _ = store.fail_merge(&lease, error.public_text()).await?,
+            }
         }
     }
     Ok(true)

@@ -1,7 +1,8 @@
 //! The reconciler and the worker: read the rows, do what is missing, commit, look again.
 //!
-//! Level-triggered: whoever committed something wakes this loop, but it decides by the rows alone, so a missed wake
-//! costs one poll interval and nothing else. There is no recovery at start: the first look is like any other.
+//! Level-triggered: whoever committed something wakes these loops, but they decide by the rows alone, so a missed wake
+//! costs one poll interval and nothing else. There is no recovery at start: the first look is like any other. They are
+//! two, so that a long merge keeps no round from closing at its deadline.
 
 mod align;
 mod cpu;
@@ -13,75 +14,162 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Work,
-    error::{Code, Result},
-    store::Store,
+    error::{Code, Error, Result},
+    store::{RETRY_PAUSE, Store},
 };
 
-/// Runs until `stop` is cancelled; a piece of work under way is finished first.
-pub(crate) async fn run(store: Store, settings: Work, stop: CancellationToken) {
+/// How often uploads that ended are swept.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How long a piece of work may go on once the process is told to end. Then it is given back, uncounted.
+const GRACE: Duration = Duration::from_secs(5);
+/// Longest pause while storage cannot answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Closes and opens rounds until `stop` is cancelled.
+pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationToken) {
     let mut changes = store.changes();
     let mut last_sweep = None;
-    loop {
+    while !stop.is_cancelled() {
         changes.mark_unchanged();
-        match step(&store, &settings).await {
-            Ok(true) => {
-                if stop.is_cancelled() {
-                    return;
-                }
-                continue;
-            }
-            Ok(false) => {}
+        let pause = match reconcile_runs(&store).await {
+            Ok(due_in) => due_in.map_or(settings.poll(), |due_in| due_in.min(settings.poll())),
             Err(error) => {
-                tracing::warn!(
-                    error.code = error.code().as_str(),
-                    error.message = error.message(),
-                    "work failed"
-                );
-                if error.code() == Code::Unavailable {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+                log("the runs cannot be read", &error);
+                settings.poll().max(Duration::from_secs(1))
             }
-        }
+        };
         let now = tokio::time::Instant::now();
-        if last_sweep.is_none_or(|at| now.duration_since(at) > Duration::from_secs(60)) {
+        if last_sweep.is_none_or(|at| now.duration_since(at) > SWEEP_EVERY) {
             last_sweep = Some(now);
             if let Err(error) = store.sweep_staging().await {
-                tracing::warn!(error.message = error.message(), "uploads that ended could not be swept");
+                log("uploads that ended could not be swept", &error);
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
             _ = changes.changed() => {}
-            () = tokio::time::sleep(settings.poll()) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
 
-/// Does one round of what is due; tells whether there was anything.
-async fn step(store: &Store, settings: &Work) -> Result<bool> {
-    let mut did = false;
-    for run in store.open_runs().await? {
-        did |= store.reconcile_run(&run).await?;
+/// Does what is due in each open run; tells when the next deadline is. What is wrong with one run stops no other.
+async fn reconcile_runs(store: &Store) -> Result<Option<Duration>> {
+    let mut next: Option<Duration> = None;
+    for id in store.open_runs().await? {
+        let outcome = async {
+            match store.run(&id).await? {
+                Some(run) => store.reconcile_run(&run).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        match outcome.await {
+            // What follows a change may be due at once.
+            Ok(Some(done)) if done.changed => next = Some(Duration::ZERO),
+            Ok(Some(done)) => next = next.into_iter().chain(done.due_in).min(),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(
+                run.id = id,
+                error.code = error.code().as_str(),
+                error.message = error.message(),
+                "a run cannot go on"
+            ),
+        }
     }
-    did |= align::step(store, settings).await?;
-    did |= merge::step(store, settings).await?;
-    Ok(did)
+    Ok(next)
 }
 
-/// Keeps a lease alive while `work` goes on.
-async fn while_renewing<T>(store: &Store, token: &str, length: Duration, work: impl Future<Output = T>) -> T {
-    tokio::pin!(work);
-    let mut every = tokio::time::interval(length / 3);
-    every.tick().await;
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            _ = every.tick() => match store.renew(token, length).await {
-                Ok(true) => {}
-                // The result will meet no row; finishing is wasteful but harmless.
-                Ok(false) => tracing::warn!("a lease was lost while its work went on"),
-                Err(error) => tracing::warn!(error.message = error.message(), "a lease could not be renewed"),
+/// Aligns and merges until `stop` is cancelled; see [`GRACE`] for what is under way then.
+pub(crate) async fn work(store: Store, settings: Work, stop: CancellationToken) {
+    let mut changes = store.changes();
+    let mut worker = Worker { store, settings, stop, pause: RETRY_PAUSE };
+    while !worker.stop.is_cancelled() {
+        changes.mark_unchanged();
+        let mut did = false;
+        let mut pause = worker.settings.poll();
+        for outcome in [align::step(&mut worker).await, merge::step(&mut worker).await] {
+            match outcome {
+                Ok(some) => did |= some,
+                Err(error) => {
+                    log("work failed", &error);
+                    pause = pause.max(Duration::from_secs(1));
+                }
             }
+        }
+        if did {
+            continue;
+        }
+        tokio::select! {
+            () = worker.stop.cancelled() => return,
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn log(what: &str, error: &Error) {
+    tracing::warn!(error.code = error.code().as_str(), error.message = error.message(), "{what}");
+}
+
+/// Who aligns and merges, one piece of work at a time.
+struct Worker {
+    store: Store,
+    settings: Work,
+    stop: CancellationToken,
+    /// How long what storage kept from being done is left alone; grows while storage cannot answer.
+    pause: Duration,
+}
+
+impl Worker {
+    fn lease(&self) -> Duration {
+        self.settings.lease()
+    }
+
+    /// Keeps a lease alive while `work` goes on. Nothing where the process is to end before it ended.
+    async fn while_renewing<T>(&self, token: &str, work: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(work);
+        let stopped = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::pin!(stopped);
+        let mut every = tokio::time::interval(self.lease() / 3);
+        every.tick().await;
+        loop {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                () = &mut stopped => return None,
+                _ = every.tick() => match self.store.renew(token, self.lease()).await {
+                    Ok(true) => {}
+                    // The result will meet no row; finishing is wasteful but harmless.
+                    Ok(false) => tracing::warn!("a lease was lost while its work went on"),
+                    Err(error) => log("a lease could not be renewed", &error),
+                }
+            }
+        }
+    }
+
+    /// Storage answered.
+    fn storage_is_well(&mut self) {
+        self.pause = RETRY_PAUSE;
+    }
+
+    /// Gives a piece of work back that storage kept from being done; each time in a row for longer.
+    async fn storage_is_unwell(&mut self, token: &str) {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.give_back(token, pause).await;
+    }
+
+    /// Gives a lease back without counting the try. Where the database is away too, there is nothing better to do than
+    /// to wait for it: a try that is not given back counts.
+    async fn give_back(&self, token: &str, pause: Duration) {
+        while let Err(error) = self.store.give_back(token, pause).await {
+            log("a lease could not be given back", &error);
+            if error.code() != Code::Unavailable || self.stop.is_cancelled() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }
