@@ -134,6 +134,26 @@ pub struct Run {
     pub current_round: Option<u32>,
 }
 
+/// Whether a checkpoint of `layout` may take part in a run: it has the run's layout, or, before one is fixed, fits its
+/// spec. The one place that says so: asked early, as soon as a header is here, and again where the layout is fixed.
+///
+/// # Errors
+/// [`Code::InvalidCheckpoint`](crate::error::Code), saying what differs.
+pub fn check_layout(spec: Option<&Spec>, fixed: Option<&Layout>, layout: &Layout) -> Result<()> {
+    let bad = |message: String| Error::new(crate::error::Code::InvalidCheckpoint, message);
+    match (fixed, spec) {
+        (Some(fixed), _) if fixed.digest() == layout.digest() => Ok(()),
+        (Some(_), _) => Err(bad("the layout differs from the run's, which its seed or its first update fixed; \
+             all sites must send the same tensor names, dtypes and shapes"
+            .to_owned())),
+        (None, Some(spec)) => spec
+            .check(layout)
+            .map(|_| ())
+            .map_err(|error| bad(format!("the checkpoint does not fit the run's spec: {error}"))),
+        (None, None) => Ok(()),
+    }
+}
+
 /// A run to be created.
 #[derive(Debug, Clone)]
 pub struct NewRun {

@@ -87,12 +87,13 @@ fn alignment(report: &AlignReport) -> v1::Alignment {
     }
 }
 
-/// What a round looks like to one site. `sizes` are those of the reference and of the global model.
+/// What a round looks like to one site, which may know `reference`. `sizes` are those of the reference and of the global
+/// model.
 pub(super) fn round_status(
     record: &RoundRecord,
     cohort: usize,
+    reference: Option<rebasin::Digest>,
     sizes: (u64, u64),
-    reference_is_private: bool,
     own: Option<&Update>,
 ) -> v1::RoundStatus {
     let round = &record.round;
@@ -103,13 +104,12 @@ pub(super) fn round_status(
         State::Failed { reason } => (v1::RoundState::Failed, reason.as_str(), None),
         State::Cancelled => (v1::RoundState::Cancelled, "", None),
     };
-    let reference = record.reference.filter(|_| !reference_is_private);
     v1::RoundStatus {
         number: round.number,
         state: state.into(),
         reason: reason.to_owned(),
         reference_digest: reference.map(|digest| digest.to_string()).unwrap_or_default(),
-        reference_size: if reference.is_some() { sizes.0 } else { 0 },
+        reference_size: sizes.0,
         global_digest: global.map(ToString::to_string).unwrap_or_default(),
         global_size: sizes.1,
         deadline_at_ms: round.window.deadline_at_ms,

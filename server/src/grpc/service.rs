@@ -49,13 +49,12 @@ async fn status_of(store: &Store, site: &str, run: &Run, limits: &Limits) -> Res
         None => None,
     };
     let Some(record) = record else { return Ok(convert::run_status(run, None, limits.max_checkpoint_bytes)) };
-    let updates = store.updates_of_round(&run.id, record.round.number).await?;
-    let own = updates.iter().rfind(|update| update.site_id == site);
-    // The founding round's reference is another site's update: not for others' eyes.
-    let published_before = run
-        .rounds_published
-        .saturating_sub(u32::from(matches!(record.round.state, crate::round::State::Published { .. })));
-    let private = run.seed.is_none() && published_before == 0;
+    let own = store.updates_that_count(&run.id, record.round.number, Some(site)).await?.pop();
+    // A founding round's reference is another site's update: shown is what the site may download, and nothing else.
+    let reference = match record.reference {
+        Some(digest) if store.site_may_read(site, &digest).await? => Some(digest),
+        _ => None,
+    };
     let size_of = async |digest: Option<rebasin::Digest>| -> Result<u64> {
         match digest {
             Some(digest) => Ok(store.checkpoint(&digest).await?.map_or(0, |stored| stored.size)),
@@ -66,8 +65,8 @@ async fn status_of(store: &Store, site: &str, run: &Run, limits: &Limits) -> Res
         crate::round::State::Published { global } => Some(*global),
         _ => None,
     };
-    let sizes = (size_of(record.reference).await?, size_of(global).await?);
-    let round = convert::round_status(&record, run.cohort.len(), sizes, private, own);
+    let sizes = (size_of(reference).await?, size_of(global).await?);
+    let round = convert::round_status(&record, run.cohort.len(), reference, sizes, own.as_ref());
     Ok(convert::run_status(run, Some(round), limits.max_checkpoint_bytes))
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
-    model::{Receipt, Update, UpdateState},
+    model::{Receipt, Update, UpdateState, check_layout},
     store::{Staging, Store},
 };
 
@@ -240,23 +240,22 @@ impl Uploads {
 struct Gate {
     layout: Option<rebasin::Layout>,
     spec: Option<rebasin::Spec>,
+    /// The layout was checked: once a stream is enough.
+    passed: OnceLock<()>,
 }
 
 impl Gate {
     async fn of(store: &Store, site: &str, update: &Update) -> Result<Self> {
         let run = store.run_of_site(site, &update.run_id).await?;
-        Ok(Self { spec: run.spec.filter(|_| run.layout.is_none()), layout: run.layout })
+        Ok(Self { spec: run.spec, layout: run.layout, passed: OnceLock::new() })
     }
 
-    /// The layout as soon as the header is here: it must fit the run's spec.
+    /// The layout as soon as the header is here, so that bytes that cannot be accepted are refused early.
     fn check(&self, staging: &Staging) -> Result<()> {
-        if let (Some(spec), Some(layout)) = (&self.spec, staging.layout()) {
-            spec.check(layout).map_err(|error| {
-                Error::new(
-                    Code::InvalidCheckpoint,
-                    format!("the checkpoint does not fit the run's spec: {error}"),
-                )
-            })?;
+        if let (Some(layout), None) = (staging.layout(), self.passed.get()) {
+            check_layout(self.spec.as_ref(), self.layout.as_ref(), layout)?;
+            // Set by another call already: it is the same layout.
+            let _ = self.passed.set(());
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ pub(super) struct Round {
     sites: Vec<RoundSite>,
 }
 
-/// A site in a round: its newest update, or silence.
+/// A site in a round: its update that is held, else its newest, or silence.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct RoundSite {
     site: String,
@@ -205,13 +205,11 @@ async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> 
 
 async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Round> {
     let round = record.round;
-    let updates = api.store.updates_of_round(&run.id, round.number).await?;
+    let updates = api.store.updates_that_count(&run.id, round.number, None).await?;
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
     let sites = run.cohort.iter().map(|site| {
-        let own = || updates.iter().filter(|update| update.site_id == *site);
-        // The one that counts; else the newest.
-        describe_site(api, site, own().find(|update| held(update)).or_else(|| own().next_back()), total)
+        describe_site(api, site, updates.iter().find(|update| update.site_id == *site), total)
     });
     let (reason, global) = match &round.state {
         RoundState::Failed { reason } => (Some(reason.clone()), None),

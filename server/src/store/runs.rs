@@ -5,7 +5,7 @@ use sqlx::{Row as _, any::AnyRow};
 use super::{Store, Tx, document, one_row, parsed_optional, to_json, unsigned};
 use crate::{
     error::{Code, Error, Result},
-    model::{NewRun, Run, RunState, Strategy, check_id},
+    model::{NewRun, Run, RunState, Strategy, check_id, check_layout},
     round::{Event, Policy},
 };
 
@@ -178,15 +178,11 @@ impl Store {
             }
         };
         let strategy: String = row.try_get("strategy")?;
-        let spec: Option<String> = row.try_get("spec")?;
         let current_round: Option<i64> = row.try_get("current_round")?;
         Ok(Run {
             state,
             strategy: Strategy::from_name(&strategy)?,
-            spec: spec
-                .map(|json| rebasin::Spec::from_json(&json))
-                .transpose()
-                .map_err(|error| Error::internal(format_args!("runs.spec of {id}: {error}")))?,
+            spec: spec_from(row, &id)?,
             layout: document(row, "layout")?,
             policy: document::<Policy>(row, "policy")?
                 .ok_or_else(|| Error::internal("runs.policy is null"))?,
@@ -260,26 +256,32 @@ impl Store {
         one_row(&result, "ending a run")
     }
 
-    /// Fixes the run's layout if nothing did yet; otherwise `layout` must be it.
-    pub(super) async fn fix_layout(
-        &self,
-        tx: &mut Tx,
-        run_id: &str,
-        layout: &rebasin::Layout,
-    ) -> Result<bool> {
-        let row =
-            sqlx::query("SELECT layout FROM runs WHERE id = $1").bind(run_id).fetch_one(&mut **tx).await?;
-        match document::<rebasin::Layout>(&row, "layout")? {
-            Some(fixed) => Ok(fixed.digest() == layout.digest()),
-            None => {
-                let result = sqlx::query("UPDATE runs SET layout = $2 WHERE id = $1 AND layout IS NULL")
-                    .bind(run_id)
-                    .bind(to_json(layout)?)
-                    .execute(&mut **tx)
-                    .await?;
-                one_row(&result, "fixing a run's layout")?;
-                Ok(true)
-            }
+    /// Fixes the run's layout if nothing did yet. Says what is wrong where a checkpoint of `layout` may not take part.
+    ///
+    /// # Errors
+    /// [`Code::InvalidCheckpoint`]; nothing is written then.
+    pub(super) async fn fix_layout(&self, tx: &mut Tx, run_id: &str, layout: &rebasin::Layout) -> Result<()> {
+        let row = sqlx::query("SELECT spec, layout FROM runs WHERE id = $1")
+            .bind(run_id)
+            .fetch_one(&mut **tx)
+            .await?;
+        let fixed = document::<rebasin::Layout>(&row, "layout")?;
+        check_layout(spec_from(&row, run_id)?.as_ref(), fixed.as_ref(), layout)?;
+        if fixed.is_none() {
+            let result = sqlx::query("UPDATE runs SET layout = $2 WHERE id = $1 AND layout IS NULL")
+                .bind(run_id)
+                .bind(to_json(layout)?)
+                .execute(&mut **tx)
+                .await?;
+            one_row(&result, "fixing a run's layout")?;
         }
+        Ok(())
     }
+}
+
+fn spec_from(row: &AnyRow, run_id: &str) -> Result<Option<rebasin::Spec>> {
+    let spec: Option<String> = row.try_get("spec")?;
+    spec.map(|json| rebasin::Spec::from_json(&json))
+        .transpose()
+        .map_err(|error| Error::internal(format_args!("runs.spec of {run_id}: {error}")))
 }

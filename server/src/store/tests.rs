@@ -267,6 +267,73 @@ fn the_same_update_again_gives_the_same_receipt_and_another_is_a_conflict() {
 }
 
 #[test]
+fn a_receipt_says_what_the_row_says_and_neither_changes() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        let bytes = checkpoint(1.0);
+        let announce = async |size: u64, num_examples| {
+            let (run_id, digest) = ("run".into(), Digest::of(&bytes));
+            let metrics = BTreeMap::new();
+            let new = NewUpdate { run_id, round: 1, digest, size, num_examples, metrics };
+            world.store.begin_update("a", &new).await
+        };
+        let size = bytes.len() as u64;
+        let stale = announce(size + 5, 3).await.expect("begun");
+        let first = announce(size, 3).await.expect("corrected before a byte came");
+        assert_eq!(first.id, stale.id);
+        let mut staging = world.store.staging(&first.id, size, None).expect("opened");
+        staging.append(&bytes).expect("fits");
+        for (size, examples) in [(size + 5, 3), (size, 4)] {
+            assert_eq!(announce(size, examples).await.expect_err("bytes are here").code(), Code::Conflict);
+        }
+        // Whoever finishes may have read the row before it was corrected.
+        let receipt = world.store.accept_update(&stale, staging.seal(None).expect("whole")).await;
+        let receipt = receipt.expect("accepted");
+        assert_eq!((receipt.size, receipt.num_examples), (size, 3));
+        let held = announce(size, 3).await.expect("the same");
+        assert_eq!(held.receipt(), Some(receipt), "the row and the receipt are one");
+        assert_eq!(announce(size, 4).await.expect_err("accepted").code(), Code::Conflict);
+    });
+}
+
+#[test]
+fn what_does_not_fit_the_spec_is_not_accepted_whoever_asks() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        let info = TensorInfo { name: "w".into(), dtype: Dtype::F32, shape: vec![1] };
+        let tensor = Tensor::from_f32(&info, &[1.0]).expect("fits");
+        let other = Layout::new(vec![info]).expect("a layout");
+        let bytes = Checkpoint::new(other, vec![tensor]).expect("fits").to_bytes();
+        let update = world.begin("a", 1, &bytes).await.expect("begun");
+        let mut staging = world.store.staging(&update.id, update.size, None).expect("opened");
+        staging.append(&bytes).expect("a checkpoint");
+        let sealed = staging.seal(Some(update.digest)).expect("sealed");
+        let error = world.store.accept_update(&update, sealed).await.expect_err("no tensor of the spec");
+        assert!(error.code() == Code::InvalidCheckpoint && error.message().contains("spec"), "{error}");
+        assert_eq!(world.store.run("run").await.expect("read").expect("there").layout, None, "not fixed by it");
+        world.upload("a", 1, 1.0).await.expect("a good one is taken");
+    });
+}
+
+#[test]
+fn of_a_sites_updates_the_held_one_counts_and_else_the_newest() {
+    on_both(async |world| {
+        world.run(&["a", "b"], policy(1, 2)).await;
+        let count = async |site| world.store.updates_that_count("run", 1, site).await.expect("read");
+        assert!(count(None).await.is_empty() && count(Some("a")).await.is_empty());
+        let old = world.begin("a", 1, &checkpoint(1.0)).await.expect("begun");
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let new = world.begin("a", 1, &checkpoint(2.0)).await.expect("begun");
+        assert_eq!(count(Some("a")).await[0].id, new.id);
+        world.accept(&old, &checkpoint(1.0)).await.expect("accepted");
+        assert_eq!(count(Some("a")).await[0].id, old.id);
+        world.upload("b", 1, 3.0).await.expect("accepted");
+        let sites: Vec<String> = count(None).await.into_iter().map(|update| update.site_id).collect();
+        assert_eq!(sites, ["a", "b"], "one a site");
+    });
+}
+
+#[test]
 fn an_upload_goes_on_where_its_bytes_ended() {
     on_both(async |world| {
         world.run(&["a"], policy(1, 1)).await;

@@ -26,10 +26,11 @@ impl Store {
         let mut tx = self.begin().await?;
         let record = self.lock_round(&mut tx, &new.run_id, new.round).await?;
         if let Some(held) = self.held_update(&mut tx, site_id, &new.run_id, new.round).await? {
-            if held.digest == new.digest {
-                return Ok(held);
+            if held.digest != new.digest {
+                return Err(conflict(&held));
             }
-            return Err(conflict(&held));
+            same_announcement(&held, new)?;
+            return Ok(held);
         }
         let now = self.now_in(&mut tx).await?;
         // Not a transition yet: only whether one would be possible now.
@@ -37,6 +38,11 @@ impl Store {
             State::Collecting => Error::from(error),
             _ => rounds::closed(&record),
         })?;
+        if let Some(begun) = self.begun_update(&mut tx, site_id, new).await?
+            && self.staged_bytes(&begun.id) > 0
+        {
+            same_announcement(&begun, new)?;
+        }
         sqlx::query(self.sql(
             "INSERT INTO updates (id, run_id, round, site_id, digest, size, num_examples, metrics, state, begun_at_ms)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'receiving', {now})
@@ -53,6 +59,14 @@ impl Store {
         .bind(to_json(&new.metrics)?)
         .execute(&mut *tx)
         .await?;
+        let update = self.begun_update(&mut tx, site_id, new).await?;
+        let update = update.ok_or_else(|| Error::internal("an update just begun is gone"))?;
+        self.commit(tx).await?;
+        Ok(update)
+    }
+
+    /// The site's update of that round and digest that is under way.
+    async fn begun_update(&self, tx: &mut Tx, site_id: &str, new: &NewUpdate) -> Result<Option<Update>> {
         let query = format!(
             "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND u.round = $2 AND u.site_id = $3 AND u.digest = $4
              AND u.state = 'receiving'"
@@ -62,11 +76,9 @@ impl Store {
             .bind(i64::from(new.round))
             .bind(site_id)
             .bind(new.digest.to_string())
-            .fetch_one(&mut *tx)
+            .fetch_optional(&mut **tx)
             .await?;
-        let update = update_from(&row)?;
-        self.commit(tx).await?;
-        Ok(update)
+        row.as_ref().map(update_from).transpose()
     }
 
     /// A run, if the site is in its cohort. Others look to it as if they did not exist.
@@ -99,17 +111,30 @@ impl Store {
         }
     }
 
-    /// All updates of a round, by site, then as they were begun.
+    /// Each site's update of a round, by site: the one that is held, else the newest. Of one site, or of all.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn updates_of_round(&self, run_id: &str, round: u32) -> Result<Vec<Update>> {
+    pub async fn updates_that_count(
+        &self,
+        run_id: &str,
+        round: u32,
+        site_id: Option<&str>,
+    ) -> Result<Vec<Update>> {
         let query = format!(
-            "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND u.round = $2 ORDER BY u.site_id, u.begun_at_ms, u.id"
+            "{UPDATE_COLUMNS} WHERE u.id IN (
+               SELECT id FROM (
+                 SELECT id, ROW_NUMBER() OVER (PARTITION BY site_id ORDER BY
+                   CASE WHEN state IN ('accepted', 'aligned') THEN 0 ELSE 1 END, begun_at_ms DESC, id DESC) AS place
+                 FROM updates WHERE run_id = $1 AND round = $2 AND ($3 = '' OR site_id = $3)) AS ranked
+               WHERE place = 1)
+             ORDER BY u.site_id"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(query))
             .bind(run_id)
             .bind(i64::from(round))
+            // No site has an empty id.
+            .bind(site_id.unwrap_or_default())
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(update_from).collect()
@@ -125,6 +150,16 @@ impl Store {
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &update.run_id).await?;
         let record = self.lock_round(&mut tx, &update.run_id, update.round).await?;
+        // What was announced last counts, and is what the receipt says: `update` may be older.
+        let query = format!("{UPDATE_COLUMNS} WHERE u.id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(query)).bind(&update.id).fetch_one(&mut *tx).await?;
+        let update = update_from(&row)?;
+        if update.size != sealed.size {
+            return Err(Error::new(
+                Code::Conflict,
+                format!("{} bytes were announced meanwhile, {} are here; begin again", update.size, sealed.size),
+            ));
+        }
         if let Some(held) = self.held_update(&mut tx, &update.site_id, &update.run_id, update.round).await? {
             if held.digest == sealed.digest {
                 return held.receipt().ok_or_else(|| Error::internal("a held update without a time"));
@@ -141,12 +176,10 @@ impl Store {
             self.commit(tx).await?;
             return Err(error);
         }
-        if !self.fix_layout(&mut tx, &update.run_id, &sealed.layout).await? {
-            let error = Error::new(
-                Code::InvalidCheckpoint,
-                "the layout differs from the run's, which another site's update fixed meanwhile; \
-                 all sites must send the same tensor names, dtypes and shapes",
-            );
+        if let Err(error) = self.fix_layout(&mut tx, &update.run_id, &sealed.layout).await {
+            if error.code() != Code::InvalidCheckpoint {
+                return Err(error);
+            }
             self.dismiss(&mut tx, &update.id, "rejected", error.message()).await?;
             self.commit(tx).await?;
             return Err(error);
@@ -163,16 +196,8 @@ impl Store {
         one_row(&result, "accepting an update")?;
         self.commit(tx).await?;
         self.discard_staging(&update.id);
-        Ok(Receipt {
-            update_id: update.id.clone(),
-            run_id: update.run_id.clone(),
-            round: update.round,
-            site_id: update.site_id.clone(),
-            digest: sealed.digest,
-            size: sealed.size,
-            num_examples: update.num_examples,
-            accepted_at_ms: now,
-        })
+        let accepted = Update { state: UpdateState::Accepted { at_ms: now }, ..update };
+        accepted.receipt().ok_or_else(|| Error::internal("an accepted update without a receipt"))
     }
 
     /// Records that an update under way is bad, and why; its bytes are removed.
@@ -245,6 +270,21 @@ impl Store {
             .await?;
         row.as_ref().map(update_from).transpose()
     }
+}
+
+/// The same bytes must come with the same size and number of examples, once some of them are here: what a receipt says
+/// never changes.
+fn same_announcement(begun: &Update, new: &NewUpdate) -> Result<()> {
+    if (begun.size, begun.num_examples) == (new.size, new.num_examples) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Conflict,
+        format!(
+            "this update was announced with {} bytes and {} examples, now with {} and {}; announce it as before",
+            begun.size, begun.num_examples, new.size, new.num_examples
+        ),
+    ))
 }
 
 fn conflict(held: &Update) -> Error {
