@@ -29,7 +29,7 @@ use crate::{
 
 use tell::Told;
 pub use tell::alignment_line;
-pub(crate) use trainer::limit_metrics;
+pub(crate) use trainer::{METRIC_NAME_RULE, bad_metric_name, limit_metrics};
 use trainer::{Metrics, Trainer};
 use watch::Watch;
 use workdir::{RoundDir, Ticket, WorkDir};
@@ -72,7 +72,7 @@ pub async fn run(options: SiteOptions, screen: &Screen) -> Result<()> {
     let dir = WorkDir::open(&options.work_dir, &options.run_id)?;
     let mut site = Site { options, client, dir, screen: screen.clone(), told: Told::default(), passed: None };
     loop {
-        site.tell(&status).await;
+        site.tell(&status).await?;
         match status.state() {
             RunState::Complete => return site.end(&status).await,
             RunState::Failed | RunState::Cancelled => return Err(site.ended_badly(&status)),
@@ -221,9 +221,8 @@ impl Site {
     fn metrics(&self, dir: &RoundDir, number: u32) -> Result<Metrics> {
         let (metrics, left_out) = Metrics::read(&dir.metrics(), self.options.num_examples)?;
         if left_out > 0 {
-            self.screen.say(format_args!(
-                "round {number}: {left_out} metrics are left out: at most 64, with names of at most 64 characters"
-            ));
+            self.screen
+                .say(format_args!("round {number}: {left_out} metrics are left out: at most 64, finite"));
         }
         Ok(metrics)
     }

@@ -22,3 +22,22 @@ pub const MAX_MESSAGE_BYTES: usize = MAX_CHUNK_BYTES + 4096;
 
 /// Metadata key in which an error's stable code string travels.
 pub const CODE_METADATA_KEY: &str = "fedbasin-code";
+
+/// Most examples that an update may claim.
+pub const MAX_NUM_EXAMPLES: u64 = 1_000_000_000_000;
+
+/// Most metrics of an update.
+pub const MAX_METRICS: usize = 64;
+
+/// Longest name of a metric, in bytes.
+pub const MAX_METRIC_NAME_BYTES: usize = 64;
+
+/// Whether a metric may have that name: 1 to 64 bytes of printable ASCII, spaces included.
+#[must_use]
+pub fn is_metric_name(name: &str) -> bool {
+    (1..=MAX_METRIC_NAME_BYTES).contains(&name.len())
+        && name.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests;

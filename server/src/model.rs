@@ -1,5 +1,6 @@
 //! What the store holds, as checked types.
 
+use fedbasin_proto::{MAX_METRIC_NAME_BYTES, MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name};
 use rebasin::{AlignReport, Digest, Layout, Spec};
 use serde::{Deserialize, Serialize};
 
@@ -143,9 +144,11 @@ pub fn check_layout(spec: Option<&Spec>, fixed: Option<&Layout>, layout: &Layout
     let bad = |message: String| Error::new(crate::error::Code::InvalidCheckpoint, message);
     match (fixed, spec) {
         (Some(fixed), _) if fixed.digest() == layout.digest() => Ok(()),
-        (Some(_), _) => Err(bad("the layout differs from the run's, which its seed or its first update fixed; \
+        (Some(_), _) => {
+            Err(bad("the layout differs from the run's, which its seed or its first update fixed; \
              all sites must send the same tensor names, dtypes and shapes"
-            .to_owned())),
+                .to_owned()))
+        }
         (None, Some(spec)) => spec
             .check(layout)
             .map(|_| ())
@@ -288,13 +291,6 @@ pub struct NewUpdate {
     pub metrics: Metrics,
 }
 
-/// Most examples that an update may claim.
-pub const MAX_NUM_EXAMPLES: u64 = 1_000_000_000_000;
-/// Most metrics of an update.
-pub const MAX_METRICS: usize = 64;
-/// Longest name of a metric, in bytes.
-pub const MAX_METRIC_NAME_BYTES: usize = 64;
-
 impl NewUpdate {
     /// Checks what needs no look into the store.
     ///
@@ -330,9 +326,7 @@ impl NewUpdate {
             )));
         }
         for (name, value) in &self.metrics {
-            let fits = (1..=MAX_METRIC_NAME_BYTES).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_graphic());
-            if !fits {
+            if !is_metric_name(name) {
                 return Err(Error::invalid(format!(
                     "metrics: the name {:?} is not 1 to {MAX_METRIC_NAME_BYTES} printable ASCII characters",
                     name.chars().take(80).collect::<String>()

@@ -19,7 +19,7 @@ use crate::{
     files::check_checkpoint,
     progress::Screen,
     retry::{Backoff, Patience, verdict},
-    site::{self, SiteOptions, limit_metrics},
+    site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
     upload::{Announcement, Outcome, upload},
 };
 
@@ -266,7 +266,10 @@ async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
             })?
         }
     };
-    let mut metrics = args.metrics.into_iter().collect();
+    let mut metrics: site::MetricMap = args.metrics.into_iter().collect();
+    if let Some(name) = bad_metric_name(&metrics) {
+        return Err(Error::usage(format_args!("{name:?} {METRIC_NAME_RULE}"), "--metric", "rename it"));
+    }
     if limit_metrics(&mut metrics) > 0 {
         return Err(Error::usage("more than 64 metrics", "--metric", "give fewer"));
     }

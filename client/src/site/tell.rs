@@ -8,6 +8,7 @@ use fedbasin_proto::v1::{
 use tonic::Request;
 
 use super::Site;
+use crate::error::{Error, Result};
 
 /// What was said already, so that each thing is said once.
 #[derive(Debug, Default)]
@@ -21,18 +22,21 @@ pub(super) struct Told {
 
 impl Site {
     /// Says what changed.
-    pub(super) async fn tell(&mut self, status: &RunStatus) {
+    ///
+    /// # Errors
+    /// An update of ours that was accepted turned out to be bad.
+    pub(super) async fn tell(&mut self, status: &RunStatus) -> Result<()> {
         let Some(round) = &status.round else {
             if !self.told.waiting {
                 self.told.waiting = true;
                 self.screen.say(format_args!("run {}: waiting for its first round", status.run_id));
             }
-            return;
+            return Ok(());
         };
         if let Some(own) = &round.own_update {
             self.tell_own(round, own);
         }
-        self.tell_alignments(round).await;
+        self.tell_alignments(round).await?;
         if !status.global_digest.is_empty() && status.global_digest != self.told.global {
             self.told.global.clone_from(&status.global_digest);
             self.screen.say(format_args!(
@@ -42,7 +46,7 @@ impl Site {
         }
         let now = (round.number, round.state());
         if self.told.round.replace(now) == Some(now) {
-            return;
+            return Ok(());
         }
         let number = round.number;
         match round.state() {
@@ -63,6 +67,7 @@ impl Site {
             // The line about the global model says it.
             RoundState::Published | RoundState::Unspecified => {}
         }
+        Ok(())
     }
 
     /// Notes an update that the server holds, also one that an earlier process sent.
@@ -80,7 +85,11 @@ impl Site {
 
     /// Asks for the alignments that are not known yet and should be by now. A report is not worth a failure: it stays
     /// recorded on the server.
-    async fn tell_alignments(&mut self, round: &RoundStatus) {
+    ///
+    /// # Errors
+    /// The update was rejected after its receipt. That is for a person; the next start trains the round anew if it still
+    /// collects.
+    async fn tell_alignments(&mut self, round: &RoundStatus) -> Result<()> {
         let mut unaligned = std::mem::take(&mut self.told.unaligned);
         for (number, id) in unaligned.drain(..) {
             let closed = round.number > number
@@ -90,7 +99,9 @@ impl Site {
                 );
             let here = round.own_update.as_ref().filter(|own| own.update_id == id);
             let update = match here {
-                Some(own) if own.alignment.is_some() || !closed => Some(own.clone()),
+                Some(own) if own.alignment.is_some() || own.state() == UpdateState::Rejected || !closed => {
+                    Some(own.clone())
+                }
                 _ => self.get_update(&id).await,
             };
             match update {
@@ -101,6 +112,9 @@ impl Site {
                     self.screen
                         .say(format_args!("round {number}: the update was not needed: {}", update.reason));
                 }
+                Some(update) if update.state() == UpdateState::Rejected => {
+                    return Err(self.rejected_late(number, &update));
+                }
                 Some(_) if closed => {
                     self.screen.say(format_args!(
                         "round {number}: the update was not moved (a reference, or nothing is aligned)"
@@ -109,6 +123,24 @@ impl Site {
                 _ => self.told.unaligned.push((number, id)),
             }
         }
+        Ok(())
+    }
+
+    /// An update that the server accepted and then found bad: noted, so that it is not sent again.
+    fn rejected_late(&self, number: u32, update: &Update) -> Error {
+        let noted = self.dir.round(number).and_then(|dir| {
+            let Some(mut ticket) = dir.ticket()? else { return Ok(()) };
+            ticket.rejected = Some(update.reason.clone());
+            dir.save(&ticket)
+        });
+        if let Err(error) = noted {
+            return error;
+        }
+        Error::failed(
+            format_args!("was accepted, then rejected: {}", update.reason),
+            format_args!("the update of round {number} of run {}", update.run_id),
+            "mend the trainer, and start the same command again: while the round collects it is trained anew",
+        )
     }
 
     async fn get_update(&mut self, id: &str) -> Option<Update> {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fedbasin_proto::{MAX_METRIC_NAME_BYTES, MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -16,11 +17,6 @@ use crate::{
     files::{read_error, read_text},
 };
 
-/// Most examples an update may claim (the contract's limit).
-const MAX_EXAMPLES: u64 = 1_000_000_000_000;
-/// Most metrics of an update, and the longest name, in characters (the contract's limits).
-const MAX_METRICS: usize = 64;
-const MAX_METRIC_NAME: usize = 64;
 /// A metrics file larger than this is none.
 const MAX_METRICS_BYTES: u64 = 1 << 20;
 
@@ -146,7 +142,7 @@ impl Metrics {
     /// The file may be absent if `fallback` says the number of examples. Returns also how many metrics did not fit.
     ///
     /// # Errors
-    /// A file that is not such JSON, or no valid number of examples anywhere.
+    /// A file that is not such JSON, no valid number of examples anywhere, or a metric whose name no server takes.
     pub(super) fn read(path: &Path, fallback: Option<u64>) -> Result<(Self, usize)> {
         let text = if path.exists() { read_text(path, MAX_METRICS_BYTES)? } else { "{}".to_owned() };
         Self::parse(&text, fallback, &path.display().to_string())
@@ -169,7 +165,7 @@ impl Metrics {
             })?,
             Some(value) => whole_number(value).ok_or_else(|| wrong("num_examples is no whole number from 1 to 10^12"))?,
         };
-        if !(1..=MAX_EXAMPLES).contains(&num_examples) {
+        if !(1..=MAX_NUM_EXAMPLES).contains(&num_examples) {
             return Err(wrong("num_examples is no whole number from 1 to 10^12"));
         }
         let mut metrics = BTreeMap::new();
@@ -183,17 +179,31 @@ impl Metrics {
             None | Some(Value::Null | Value::Number(_)) => {}
             Some(_) => return Err(wrong("\"metrics\" is not an object of numbers")),
         }
+        if let Some(name) = bad_metric_name(&metrics) {
+            return Err(Error::failed(
+                format_args!("the metric name {name:?} {METRIC_NAME_RULE}"),
+                place,
+                "rename it in this file (nothing is trained again) and in the trainer, then start the same command again",
+            ));
+        }
         let left_out = limit_metrics(&mut metrics);
         Ok((Self { num_examples, metrics }, left_out))
     }
 }
 
-/// Keeps what the contract allows: 64 metrics by name, finite, names of at most 64 characters. Returns how many went.
+/// What is wrong with a bad name of a metric.
+pub(crate) const METRIC_NAME_RULE: &str = "is not 1 to 64 characters of printable ASCII";
+const _: () = assert!(MAX_METRIC_NAME_BYTES == 64 && MAX_METRICS == 64, "texts say 64");
+
+/// A metric whose name the contract does not allow, if there is one.
+pub(crate) fn bad_metric_name(metrics: &MetricMap) -> Option<&str> {
+    metrics.keys().map(String::as_str).find(|name| !is_metric_name(name))
+}
+
+/// Keeps what the contract allows: 64 metrics by name, finite. Returns how many went.
 pub(crate) fn limit_metrics(metrics: &mut MetricMap) -> usize {
     let before = metrics.len();
-    metrics.retain(|name, value| {
-        !name.is_empty() && name.chars().count() <= MAX_METRIC_NAME && value.is_finite()
-    });
+    metrics.retain(|_, value| value.is_finite());
     while metrics.len() > MAX_METRICS {
         metrics.pop_last();
     }
@@ -209,7 +219,7 @@ pub(crate) fn limit_metrics(metrics: &mut MetricMap) -> usize {
 fn whole_number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| {
         let number = value.as_f64()?;
-        (number.fract() == 0.0 && (0.0..=MAX_EXAMPLES as f64).contains(&number)).then_some(number as u64)
+        (number.fract() == 0.0 && (0.0..=MAX_NUM_EXAMPLES as f64).contains(&number)).then_some(number as u64)
     })
 }
 

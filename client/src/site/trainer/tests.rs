@@ -48,9 +48,19 @@ fn absurd_numbers_and_other_json_are_refused() {
 #[test]
 fn too_many_metrics_are_cut_not_refused() {
     let mut metrics: MetricMap = (0..70).map(|i| (format!("m{i:02}"), 1.0)).collect();
-    metrics.insert("x".repeat(65), 1.0);
     metrics.insert("infinite".into(), f64::INFINITY);
-    assert_eq!(limit_metrics(&mut metrics), 8);
+    assert_eq!(limit_metrics(&mut metrics), 7);
     assert_eq!(metrics.len(), 64);
     assert!(metrics.contains_key("m00"));
+}
+
+#[test]
+fn a_metric_name_that_the_server_would_refuse_is_refused_at_the_file() {
+    assert!(parse(r#"{"num_examples": 9, "val loss": 0.5}"#, None).is_ok(), "a space is fine");
+    let long = format!(r#"{{"num_examples": 9, "{}": 1}}"#, "x".repeat(65));
+    for text in [r#"{"num_examples": 9, "pr\u00e9cision": 0.5}"#, r#"{"num_examples": 9, "a\tb": 1}"#, &long]
+    {
+        let error = parse(text, None).unwrap_err().to_string();
+        assert!(error.contains("metric name") && error.contains("metrics.json"), "{error}");
+    }
 }
