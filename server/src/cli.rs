@@ -1,12 +1,18 @@
 //! The command line `fedbasin-server`.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{Config, Secret, Tls},
-    error::{Code, Error, Result},
+    error::{Error, Result},
+    healthcheck::healthcheck,
     serve,
     store::Store,
 };
@@ -71,20 +77,31 @@ struct HealthArgs {
     /// The HTTP edge of the server
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "FEDBASIN_HEALTHCHECK_ADDR")]
     address: SocketAddr,
+    /// Its settings: with [tls] in them the check speaks TLS and trusts that certificate alone
+    #[arg(long, value_name = "FILE", env = "FEDBASIN_CONFIG")]
+    config: Option<PathBuf>,
+    /// Its certificate, where the settings do not name it
+    #[arg(long, value_name = "PEM", env = "FEDBASIN_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+}
+
+impl HealthArgs {
+    fn ask(self) -> Result<()> {
+        let configured = read_config(self.config.as_deref())?.tls.map(|tls| tls.cert_file);
+        healthcheck(self.address, self.tls_cert.or(configured).as_deref())
+    }
+}
+
+fn read_config(path: Option<&Path>) -> Result<Config> {
+    let Some(path) = path else { return Ok(Config::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid(format!("--config: cannot read {}: {error}", path.display())))?;
+    Config::from_toml(&text).map_err(|error| Error::invalid(format!("--config: {}: {error}", path.display())))
 }
 
 impl ServeArgs {
     fn into_config(self) -> Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    Error::invalid(format!("--config: cannot read {}: {error}", path.display()))
-                })?;
-                Config::from_toml(&text)
-                    .map_err(|error| Error::invalid(format!("--config: {}: {error}", path.display())))?
-            }
-            None => Config::default(),
-        };
+        let mut config = read_config(self.config.as_deref())?;
         if let Some(folder) = self.data_dir {
             config.data_dir = folder;
         }
@@ -138,7 +155,7 @@ where
             serve::init_logging(&config.log)?;
             runtime()?.block_on(Store::open(&config)).map(|_| ())
         }),
-        Command::Healthcheck(args) => healthcheck(args.address),
+        Command::Healthcheck(args) => args.ask(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -154,25 +171,4 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .map_err(|error| Error::internal(format_args!("no runtime: {error}")))
-}
-
-/// A bare HTTP/1.1 request for `/readyz`: the image has no other tool to ask with.
-fn healthcheck(address: SocketAddr) -> Result<()> {
-    use std::io::{Read as _, Write as _};
-    let wait = std::time::Duration::from_secs(5);
-    let failed = |error: std::io::Error| {
-        Error::new(Code::Unavailable, format!("healthcheck: {address} does not answer: {error}"))
-    };
-    let mut stream = std::net::TcpStream::connect_timeout(&address, wait).map_err(failed)?;
-    stream.set_read_timeout(Some(wait)).map_err(failed)?;
-    stream
-        .write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .map_err(failed)?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer).map_err(failed)?;
-    if answer.starts_with("HTTP/1.1 200") {
-        return Ok(());
-    }
-    let line = answer.lines().next().unwrap_or("nothing");
-    Err(Error::new(Code::Unavailable, format!("healthcheck: {address} is not ready: it answered {line}")))
 }

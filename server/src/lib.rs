@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 mod grpc;
+mod healthcheck;
 pub mod http;
 pub mod model;
 pub mod round;

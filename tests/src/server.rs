@@ -116,6 +116,12 @@ impl Server {
         self.folder.path().join("data")
     }
 
+    /// The URL of its Postgres database; `None` where it uses SQLite, in the data folder.
+    #[must_use]
+    pub fn database_url(&self) -> Option<String> {
+        self.database.url()
+    }
+
     /// The admin token that is in force.
     ///
     /// # Panics

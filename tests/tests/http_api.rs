@@ -110,10 +110,25 @@ async fn sites_are_enrolled_once_and_listed_without_their_tokens(database: Datab
         []
     );
     assert!(!server.log().contains(&token), "a token in the log");
-    for file in ["fedbasin.db", "fedbasin.sqlite", "fedbasin.sqlite3"] {
-        let bytes = fs::read(server.data_dir().join(file)).unwrap_or_default();
-        assert!(!bytes.windows(token.len()).any(|window| window == token.as_bytes()), "a token in {file}");
-    }
+    let stored = match server.database_url() {
+        Some(url) => sites_of_postgres(&url).await.into_bytes(),
+        None => ["fedbasin.sqlite", "fedbasin.sqlite-wal"]
+            .iter()
+            .flat_map(|file| fs::read(server.data_dir().join(file)).expect("SQLite's file"))
+            .collect(),
+    };
+    let holds = |text: &str| stored.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("hospital-a") && holds(&digest(token.as_bytes())), "this is where a token would stand");
+    assert!(!holds(&token), "a token in the database");
+}
+
+/// All columns of all rows of the sites.
+async fn sites_of_postgres(url: &str) -> String {
+    use sqlx::{Connection as _, Row as _};
+    let mut connection = sqlx::PgConnection::connect(url).await.expect("the test's database");
+    let rows = sqlx::query("SELECT CAST(s AS TEXT) AS line FROM sites s").fetch_all(&mut connection).await;
+    let lines: Vec<String> = rows.expect("the sites").iter().map(|row| row.get("line")).collect();
+    lines.join("\n")
 }
 
 /// Sends the head of a request that announces a large body, and no body; returns what the server answers.
@@ -234,8 +249,8 @@ async fn both_edges_speak_tls_where_a_certificate_is_configured() {
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
     fs::write(&cert, made.cert.pem()).expect("a file");
     fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-    let server =
-        Server::start_with(Database::sqlite(), Options { tls: Some((cert, key)), ..Options::default() });
+    let tls = Some((cert.clone(), key));
+    let server = Server::start_with(Database::sqlite(), Options { tls, ..Options::default() });
     assert!(
         server.grpc.starts_with("https://") && server.http.starts_with("https://"),
         "{} {}",
@@ -255,6 +270,22 @@ async fn both_edges_speak_tls_where_a_certificate_is_configured() {
     let round = admin.round_becomes(&run, 1, "published").await;
     let global = round["global_digest"].as_str().expect("a digest");
     assert_eq!(site.download(global, 0).await.expect("the model"), admin.model(&run, 1));
+
+    // The image's health check finds the certificate in the settings, or is told it.
+    let check = |arguments: &[&std::ffi::OsStr]| {
+        let mut program = Command::new(server_binary());
+        program.args(["healthcheck", "--address", server.http.trim_start_matches("https://")]);
+        let output = program.args(arguments).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let config = server.folder.path().join("fedbasin.toml");
+    assert_eq!(check(&["--config".as_ref(), config.as_ref()]), (Some(0), String::new()));
+    assert_eq!(check(&["--tls-cert".as_ref(), cert.as_ref()]), (Some(0), String::new()));
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let other_file = folder.path().join("other.pem");
+    fs::write(&other_file, other.cert.pem()).expect("a file");
+    assert_eq!(check(&["--tls-cert".as_ref(), other_file.as_ref()]).0, Some(1), "another certificate");
+    assert_eq!(check(&[]).0, Some(1), "in the clear");
 
     // Not without the certificate, and not in the clear.
     let distrusting = Admin::new(&server.http, &server.admin_token());
