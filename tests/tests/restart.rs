@@ -2,7 +2,7 @@
 
 use fedbasin_proto::v1::{self, RunState};
 use fedbasin_tests::{
-    Database, PATIENCE, Server, Site,
+    Database, Options, PATIENCE, Server, Site,
     checkpoint::{f32s, file, one_hot, one_hot_spec, read_f32},
     chunks, digest, on_both_databases,
 };
@@ -14,6 +14,7 @@ on_both_databases!(
     receipts_outlive_a_killed_server_and_the_round_goes_on,
     a_round_that_was_complete_when_the_server_died_is_published_after_it,
     sites_that_wait_see_the_round_go_on_after_a_restart,
+    a_server_killed_inside_an_alignment_or_a_merge_does_it_again,
 );
 
 fn run(server: &Server, rounds: u32, sites: &[&Site]) -> String {
@@ -122,6 +123,47 @@ async fn sites_that_wait_see_the_round_go_on_after_a_restart(database: Database)
         read_f32(&b.download(&status.global_digest, 0).await.expect("the model"), "counted"),
         [0.5, 0.5]
     );
+}
+
+async fn a_server_killed_inside_an_alignment_or_a_merge_does_it_again(database: Database) {
+    use sqlx::Connection as _;
+    // Short, so that the test need not wait; long enough that a busy machine renews it in time.
+    let options = Options { config: "[work]\nlease_seconds = 2\n".into(), ..Options::default() };
+    let mut server = Server::start_with(database, options);
+    let (a, b) = (server.site("a"), server.site("b"));
+    sqlx::any::install_default_drivers();
+    let sqlite = format!("sqlite://{}", server.data_dir().join("fedbasin.sqlite").display());
+    let url = server.database_url().unwrap_or(sqlite);
+    let mut rows = sqlx::AnyConnection::connect(&url).await.expect("the server's database");
+    let n = 4 << 20;
+    let [of_a, of_b] = [1.0, 3.0].map(|value| file(&[f32s("counted", &[n], &vec![value; n])]));
+    for leased in [
+        "SELECT 1 FROM updates WHERE lease_token IS NOT NULL",
+        "SELECT 1 FROM rounds WHERE lease_token IS NOT NULL",
+    ] {
+        let mut inside = false;
+        for _ in 0..10 {
+            let id = run(&server, 1, &[&a, &b]);
+            a.upload(&id, 1, &of_a, 1).await.expect("a receipt");
+            b.upload(&id, 1, &of_b, 1).await.expect("a receipt");
+            let begun = std::time::Instant::now();
+            while sqlx::query(leased).fetch_optional(&mut rows).await.expect("an answer").is_none() {
+                if begun.elapsed() > std::time::Duration::from_secs(5) {
+                    break;
+                }
+            }
+            server.kill();
+            inside = sqlx::query(leased).fetch_optional(&mut rows).await.expect("an answer").is_some();
+            server.start_again();
+            server.admin().round_becomes(&id, 1, "published").await;
+            let model = read_f32(&server.admin().model(&id, 1), "counted");
+            assert!(model.len() == n && model.iter().all(|value| *value == 2.0), "counted once each");
+            if inside {
+                break;
+            }
+        }
+        assert!(inside, "ten kills and none while a lease was held: {leased}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

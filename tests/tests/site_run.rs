@@ -125,3 +125,33 @@ async fn sites_survive_a_restart_of_the_server(database: Database) {
     assert_eq!(read_f32(&server.admin().model("pilot", 2), "counted"), [0.25, 0.75]);
     assert_eq!(a.read("seen.txt").lines().count(), 2, "trained once a round: {}", a.read("seen.txt"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_rejected_after_its_receipt_ends_the_site_with_the_reason() {
+    use sqlx::Connection as _;
+    let server = Server::start(Database::sqlite());
+    let token = server.admin().enrol("a");
+    let _ = server.admin().enrol("b");
+    server.admin().create_run(&json!({
+        "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
+        "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
+    }));
+    let mut site = Program::start(&server, &token, 0, 3);
+    fedbasin_tests::eventually("the update is accepted", || {
+        site.read("log").contains("accepted, receipt").then_some(())
+    })
+    .await;
+    let path = server.data_dir().join("fedbasin.sqlite");
+    let url = format!("sqlite://{}", path.display());
+    let mut rows = sqlx::SqliteConnection::connect(&url).await.expect("the server's database");
+    sqlx::query("UPDATE updates SET state = 'rejected', reason = 'could not be aligned: why not'")
+        .execute(&mut rows)
+        .await
+        .expect("the row is changed");
+    let status =
+        fedbasin_tests::eventually("the site ends", || site.child.try_wait().expect("a child")).await;
+    let log = site.read("log");
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("accepted, then rejected: could not be aligned: why not"), "{log}");
+    assert!(!log.contains("was not moved"), "{log}");
+}

@@ -33,22 +33,27 @@ pub(super) async fn stream(
     }
     let cursor = Cursor { parts: object.stream, held: BytesMut::new(), offset, total: object.size };
     let first_may_be_empty = offset == object.size;
-    let chunks = futures::stream::try_unfold((cursor, first_may_be_empty), |(mut cursor, empty_once)| async move {
-        match cursor.next_chunk().await? {
-            Some(chunk) => Ok(Some((chunk, (cursor, false)))),
-            None if empty_once => {
-                let chunk =
-                    v1::DownloadChunk { offset: cursor.offset, data: Bytes::new(), total_size: cursor.total };
-                Ok(Some((chunk, (cursor, false))))
+    let chunks =
+        futures::stream::try_unfold((cursor, first_may_be_empty), |(mut cursor, empty_once)| async move {
+            match cursor.next_chunk().await? {
+                Some(chunk) => Ok(Some((chunk, (cursor, false)))),
+                None if empty_once => {
+                    let chunk = v1::DownloadChunk {
+                        offset: cursor.offset,
+                        data: Bytes::new(),
+                        total_size: cursor.total,
+                    };
+                    Ok(Some((chunk, (cursor, false))))
+                }
+                None => Ok(None),
             }
-            None => Ok(None),
-        }
-    });
+        });
     // A long download must not keep the process from ending; what is held already need not be sent again.
     let told = stop.clone();
     let stopped = futures::stream::once(async move {
         told.is_cancelled().then(|| {
-            Err(Error::new(Code::Unavailable, "the server is stopping; go on from the bytes already held").into())
+            Err(Error::new(Code::Unavailable, "the server is stopping; go on from the bytes already held")
+                .into())
         })
     });
     Ok(chunks.take_until(stop.cancelled_owned()).chain(stopped.filter_map(std::future::ready)))
@@ -65,10 +70,7 @@ impl Cursor {
         }
         if self.held.is_empty() {
             if self.offset < self.total {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    "the object store ended a download early",
-                ));
+                return Err(Error::new(Code::Unavailable, "the object store ended a download early"));
             }
             return Ok(None);
         }

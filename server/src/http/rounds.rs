@@ -208,9 +208,10 @@ async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Ro
     let updates = api.store.updates_that_count(&run.id, round.number, None).await?;
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
-    let sites = run.cohort.iter().map(|site| {
-        describe_site(api, site, updates.iter().find(|update| update.site_id == *site), total)
-    });
+    let sites = run
+        .cohort
+        .iter()
+        .map(|site| describe_site(api, site, updates.iter().find(|update| update.site_id == *site), total));
     let (reason, global) = match &round.state {
         RoundState::Failed { reason } => (Some(reason.clone()), None),
         RoundState::Published { global } => (None, Some(*global)),

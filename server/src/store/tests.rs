@@ -1,5 +1,5 @@
-//! The same behaviours of both databases: each claim below runs against SQLite, and against a Postgres when
-//! `FEDBASIN_TEST_POSTGRES_URL` names one (`tests/run` starts it). A fresh database a test.
+//! The same behaviours of both databases: each claim below runs against SQLite, and against the Postgres that
+//! `FEDBASIN_TEST_POSTGRES_URL` names (`tests/run` starts it). A fresh database a test.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,6 +15,7 @@ use crate::{
 
 struct World {
     store: Store,
+    config: Config,
     _folder: TempDir,
 }
 
@@ -27,7 +28,11 @@ fn on_both<F: AsyncFn(World)>(claim: F) {
         claim(world(None).await).await;
         match postgres_url() {
             Some(url) => claim(world(Some(&url)).await).await,
-            None => eprintln!("NOT RUN against Postgres: FEDBASIN_TEST_POSTGRES_URL is not set"),
+            // A note on standard error would be shown by no test runner.
+            None => panic!(
+                "it holds on SQLite, and was NOT RUN against Postgres: FEDBASIN_TEST_POSTGRES_URL is not set; \
+                 run `tests/run tests`, which starts a Postgres, or name one of your own"
+            ),
         }
     });
 }
@@ -55,7 +60,7 @@ async fn world(postgres: Option<&str>) -> World {
         let base = before.rsplit_once('/').expect("a database in the URL").0;
         config.database_url = Some(Secret::new(format!("{base}/{name}?{query}")));
     }
-    World { store: Store::open(&config).await.expect("a store"), _folder: folder }
+    World { store: Store::open(&config).await.expect("a store"), config, _folder: folder }
 }
 
 fn layout() -> Layout {
@@ -310,7 +315,11 @@ fn what_does_not_fit_the_spec_is_not_accepted_whoever_asks() {
         let sealed = staging.seal(Some(update.digest)).expect("sealed");
         let error = world.store.accept_update(&update, sealed).await.expect_err("no tensor of the spec");
         assert!(error.code() == Code::InvalidCheckpoint && error.message().contains("spec"), "{error}");
-        assert_eq!(world.store.run("run").await.expect("read").expect("there").layout, None, "not fixed by it");
+        assert_eq!(
+            world.store.run("run").await.expect("read").expect("there").layout,
+            None,
+            "not fixed by it"
+        );
         world.upload("a", 1, 1.0).await.expect("a good one is taken");
     });
 }
@@ -479,6 +488,66 @@ fn a_lease_is_exclusive_until_it_expires_and_an_old_fence_cannot_write() {
 }
 
 #[test]
+fn two_processes_on_one_database_do_each_piece_of_work_once() {
+    on_both(async |world| {
+        let sites = ["a", "b", "c", "d", "e"];
+        world.run(&sites, policy(1, 5)).await;
+        for (site, value) in sites.iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
+            world.upload(site, 1, value).await.expect("accepted");
+        }
+        let second = Store::open(&world.config).await.expect("another on the same database");
+        let done = std::cell::RefCell::new(Vec::new());
+        let work = async |store: &Store| {
+            let over = async || store.run("run").await.expect("read").expect("there").state != RunState::Open;
+            while !over().await {
+                let run = store.run("run").await.expect("read").expect("there");
+                store.reconcile_run(&run).await.expect("reconciled");
+                if let Some(lease) = store.lease_alignment(LEASE).await.expect("asked") {
+                    done.borrow_mut().push(lease.work.update.id.clone());
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    assert!(store.finish_alignment(&lease, &identity(), &report()).await.expect("finished"));
+                }
+                if let Some(lease) = store.lease_merge(LEASE).await.expect("asked") {
+                    done.borrow_mut().push("the merge".to_owned());
+                    assert_eq!(lease.work.inputs.len(), 5, "all of them");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    let model = world.sealed("model", 3.0);
+                    assert!(store.finish_merge(&lease, &model, &[]).await.expect("finished").is_some());
+                }
+            }
+        };
+        tokio::join!(work(&world.store), work(&second));
+        let mut done = done.into_inner();
+        done.sort();
+        assert_eq!(done.len(), 6, "five alignments and a merge: {done:?}");
+        done.dedup();
+        assert_eq!(done.len(), 6, "each once: {done:?}");
+        assert_eq!(world.store.run("run").await.expect("read").expect("there").rounds_published, 1);
+    });
+}
+
+#[test]
+fn both_databases_have_the_same_schema() {
+    // One set of statements is for both: a migration is written twice, and differs in its comments at the most.
+    let read = |dialect: &str| -> Vec<(String, String)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").join(dialect);
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .expect("migrations")
+            .map(|entry| {
+                let path = entry.expect("a file").path();
+                let text = std::fs::read_to_string(&path).expect("text");
+                let code = text.lines().map(|line| line.split("--").next().unwrap_or_default());
+                let words: Vec<&str> = code.flat_map(str::split_whitespace).collect();
+                (path.file_name().expect("a name").to_string_lossy().into_owned(), words.join(" "))
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    assert_eq!(read("postgres"), read("sqlite"));
+}
+
+#[test]
 fn a_round_fails_when_its_merge_failed_too_often_and_the_run_with_it() {
     on_both(async |world| {
         world.run(&["a"], policy(1, 1)).await;
@@ -555,7 +624,10 @@ fn work_that_is_given_back_was_not_tried() {
         }
         let lease = world.store.lease_merge(LEASE).await.expect("asked").expect("leased");
         world.store.give_back(lease.token(), LEASE).await.expect("given back");
-        assert!(world.store.lease_merge(LEASE).await.expect("asked").is_none(), "not before its pause is over");
+        assert!(
+            world.store.lease_merge(LEASE).await.expect("asked").is_none(),
+            "not before its pause is over"
+        );
         assert_eq!(world.round(1).await.round.attempts, 0);
     });
 }

@@ -157,7 +157,10 @@ impl Store {
         if update.size != sealed.size {
             return Err(Error::new(
                 Code::Conflict,
-                format!("{} bytes were announced meanwhile, {} are here; begin again", update.size, sealed.size),
+                format!(
+                    "{} bytes were announced meanwhile, {} are here; begin again",
+                    update.size, sealed.size
+                ),
             ));
         }
         if let Some(held) = self.held_update(&mut tx, &update.site_id, &update.run_id, update.round).await? {

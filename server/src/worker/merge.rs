@@ -5,8 +5,9 @@ use std::{fs::File, io::BufWriter, path::Path, time::Duration};
 use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions};
 
 use super::{
+    Worker,
     align::{checked_spec, match_options},
-    Worker, cpu,
+    cpu,
 };
 use crate::{
     config::Work,
