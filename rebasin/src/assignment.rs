@@ -96,6 +96,25 @@ struct Solver<'a> {
     row_of: Vec<usize>,
 }
 
+/// The whole of a solver's work as one inlined call, so that all of it is compiled for those vectors.
+struct Run<'s, 'a>(&'s mut Solver<'a>);
+
+impl pulp::NullaryFnOnce for Run<'_, '_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn call(self) -> bool {
+        let solver = self.0;
+        solver.greedy();
+        if solver.column_of.iter().all(|&column| column != NONE) {
+            return true;
+        }
+        solver.reduce();
+        solver.augment_all();
+        false
+    }
+}
+
 /// Columns that are looked at side by side.
 const LANES: usize = 16;
 
@@ -106,15 +125,7 @@ impl<'a> Solver<'a> {
 
     /// Solves, compiled for the vectors that this machine has; tells whether each row got its best column.
     fn run(&mut self) -> bool {
-        pulp::Arch::new().dispatch(|| {
-            self.greedy();
-            if self.column_of.iter().all(|&column| column != NONE) {
-                return true;
-            }
-            self.reduce();
-            self.augment_all();
-            false
-        })
+        pulp::Arch::new().dispatch(Run(self))
     }
 
     #[inline(always)]
@@ -141,7 +152,10 @@ impl<'a> Solver<'a> {
                 }
             }
             let best = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &gain| best.max(gain));
-            let column = gains.iter().position(|&gain| gain == best).unwrap_or(0);
+            let chunk =
+                chunks.iter().position(|chunk| any(chunk, |&gain| gain == best)).unwrap_or(chunks.len());
+            let begin = chunk * LANES;
+            let column = begin + gains[begin..].iter().position(|&gain| gain == best).unwrap_or(0);
             if self.row_of[column] == NONE {
                 self.set(row, column);
             }
@@ -201,8 +215,17 @@ impl<'a> Solver<'a> {
             next = next.max(worth.min(best));
             best = best.max(worth);
         }
-        let column = gains.iter().zip(&self.bonus).position(|(&gain, bonus)| f64::from(gain) + bonus == best);
-        (column.unwrap_or(0), if next.is_finite() { best - next } else { 0.0 })
+        let is_best = |(gains, bonuses): (&[f32; LANES], &[f64; LANES])| {
+            let mut found = false;
+            for lane in 0..LANES {
+                found |= f64::from(gains[lane]) + bonuses[lane] == best;
+            }
+            found
+        };
+        let begin = LANES * chunks.iter().zip(bonuses).position(is_best).unwrap_or(chunks.len());
+        let mut tail = gains[begin..].iter().zip(&self.bonus[begin..]);
+        let column = begin + tail.position(|(&gain, bonus)| f64::from(gain) + bonus == best).unwrap_or(0);
+        (column, if next.is_finite() { best - next } else { 0.0 })
     }
 
     #[inline(always)]
@@ -313,16 +336,30 @@ impl Search {
     #[inline(always)]
     fn at(&self, nearest: f64, row_of: &[usize]) -> usize {
         let mut found = NONE;
-        for (column, &distance) in self.distance.iter().enumerate() {
-            if distance == nearest {
-                if row_of[column] == NONE {
+        for (chunk, distances) in self.distance.chunks(LANES).enumerate() {
+            if !any(distances, |&distance| distance == nearest) {
+                continue;
+            }
+            for (lane, &distance) in distances.iter().enumerate() {
+                let column = chunk * LANES + lane;
+                if distance == nearest && row_of[column] == NONE {
                     return column;
                 }
-                if found == NONE {
+                if distance == nearest && found == NONE {
                     found = column;
                 }
             }
         }
         found
     }
+}
+
+/// Whether something holds of any element, without stopping early: one vector's worth.
+#[inline(always)]
+fn any<T>(values: &[T], holds: impl Fn(&T) -> bool) -> bool {
+    let mut found = false;
+    for value in values {
+        found |= holds(value);
+    }
+    found
 }
