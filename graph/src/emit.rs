@@ -46,6 +46,7 @@ fn express(domain: &mut Domain, parameters: &[Parameter]) -> Result<Vec<Vec<Form
         for parameter in parameters {
             forms.push(parameter.axes.iter().map(|&axis| flat(domain, axis)).collect());
         }
+        domain.unify_all(&[]);
         if domain.changes == before {
             one_level(domain, &forms);
         }
@@ -54,6 +55,7 @@ fn express(domain: &mut Domain, parameters: &[Parameter]) -> Result<Vec<Vec<Form
                 placed(domain, axes);
             }
         }
+        domain.unify_all(&[]);
         if domain.changes == before {
             return Ok(forms);
         }

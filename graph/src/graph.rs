@@ -46,6 +46,8 @@ pub(crate) struct Value {
     pub(crate) dtype: i64,
     /// `None`: an operator gives it that is not known.
     pub(crate) shape: Option<Vec<usize>>,
+    /// Whether the shape is only what the file says, and does not follow from the operator.
+    pub(crate) declared: bool,
     pub(crate) origin: Origin,
     pub(crate) tensor: Option<onnx::Tensor>,
     pub(crate) known: Option<Known>,
@@ -339,6 +341,7 @@ impl Builder<'_> {
                 name: input.name.clone(),
                 dtype: input.dtype,
                 shape: Some(shape),
+                declared: false,
                 origin: Origin::Input,
                 tensor: None,
                 known: None,
@@ -407,7 +410,8 @@ impl Builder<'_> {
         if value.dtype == 0 {
             value.dtype = info.dtype;
         }
-        if value.shape.is_none() {
+        if value.shape.is_none() && value.parts.is_none() {
+            value.declared = true;
             let dims = info.shape.iter().flatten().map(|dim| match dim {
                 Dim::Known(size) => Some(*size),
                 Dim::Named(name) => {
@@ -427,6 +431,7 @@ fn constant(name: &str, tensor: &onnx::Tensor, origin: Origin) -> Value {
         name: name.to_owned(),
         dtype: tensor.dtype,
         shape: Some(tensor.dims.clone()),
+        declared: false,
         origin,
         tensor: Some(tensor.clone()),
         known,

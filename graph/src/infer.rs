@@ -32,6 +32,7 @@ impl Inferred {
             name: name.to_owned(),
             dtype: self.dtype,
             shape: self.shape,
+            declared: false,
             origin,
             tensor: self.tensor,
             known: self.known,

@@ -37,8 +37,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) domain: Domain,
     /// For each value; `None` where the rank is not known.
     pub(crate) axes: Vec<Option<Axes>>,
-    /// Atoms that an operator makes, by operator, place and length: the same ones in each round.
-    made: HashMap<(usize, usize, usize), Atom>,
+    /// Atoms that an operator makes, by operator, place, length and whether they are open: the same ones in each round.
+    made: HashMap<(usize, usize, usize, bool), Atom>,
     operator: usize,
     place: usize,
 }
@@ -118,7 +118,8 @@ impl<'a> Rules<'a> {
         }
         let taken = op.op == "SequenceAt" && self.parts_of(op.inputs.first()).is_some();
         let opaque = !taken && op.inputs.iter().flatten().any(|&id| self.axes[id].is_none());
-        let outputs = if opaque { None } else { self.rule(op)? };
+        let declared = op.outputs.iter().flatten().any(|&id| self.graph.values[id].declared);
+        let outputs = if opaque || declared { None } else { self.rule(op)? };
         match outputs {
             Some(outputs) if self.fits(op, &outputs) => {
                 for (&id, axes) in op.outputs.iter().zip(outputs) {
@@ -179,17 +180,17 @@ impl<'a> Rules<'a> {
 
     /// Pinned: a new atom of this operator's, the same in each round.
     fn pinned(&mut self, extent: usize) -> Atom {
-        self.make(extent, |domain| domain.pinned(extent))
+        self.make(extent, false, |domain| domain.pinned(extent))
     }
 
     /// Free: for positions that all hold the same.
     fn neutral(&mut self, extent: usize, within: &[Atom]) -> Atom {
-        self.make(extent, |domain| domain.fresh(extent, within))
+        self.make(extent, true, |domain| domain.fresh(extent, within))
     }
 
-    fn make(&mut self, extent: usize, make: impl FnOnce(&mut Domain) -> Atom) -> Atom {
+    fn make(&mut self, extent: usize, open: bool, make: impl FnOnce(&mut Domain) -> Atom) -> Atom {
         self.place += 1;
-        let key = (self.operator, self.place, extent);
+        let key = (self.operator, self.place, extent, open);
         if let Some(&atom) = self.made.get(&key) {
             return atom;
         }

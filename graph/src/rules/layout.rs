@@ -336,7 +336,9 @@ impl Rules<'_> {
     }
 
     fn resize(&mut self, inputs: &Inputs<'_>, x: &Axes, shape: &[usize]) -> Option<Axes> {
-        if inputs.op.text("coordinate_transformation_mode") == Some("tf_crop_and_resize") {
+        if inputs.op.text("coordinate_transformation_mode") == Some("tf_crop_and_resize")
+            || inputs.op.attributes.contains_key("axes")
+        {
             return None;
         }
         let index = if inputs.op.op == "Resize" && self.graph.opset > 10 { 2 } else { 1 };

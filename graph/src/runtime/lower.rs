@@ -289,7 +289,7 @@ fn rnn(lower: &mut Lower<'_>) -> Option<()> {
     }
     let reverse = lower.op.text("direction") == Some("reverse");
     let (mut sequences, mut lasts) = (Vec::new(), Vec::new());
-    for direction in 0..directions {
+    for (direction, activation) in activations.iter().enumerate() {
         let part = |lower: &mut Lower<'_>, index: usize, dims: &[usize]| -> Option<String> {
             let whole = lower.input(index)?.name.clone();
             let own = lower.slice(&whole, 0, direction, direction + 1, 1);
@@ -317,7 +317,7 @@ fn rnn(lower: &mut Lower<'_>) -> Option<()> {
             let from_input = lower.made("Gemm", &[&now, &w, &wb], &[Attr::Int("transB", 1)]);
             let from_state = lower.made("Gemm", &[&state, &r, &rb], &[Attr::Int("transB", 1)]);
             let sum = lower.made("Add", &[&from_input, &from_state], &[]);
-            state = lower.made(&activations[direction], &[&sum], &[]);
+            state = lower.made(activation, &[&sum], &[]);
             outputs[at] = lower.reshape(&state, &[1, 1, batch, hidden]);
         }
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
