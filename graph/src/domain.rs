@@ -60,7 +60,8 @@ pub(crate) struct Domain {
     pending: Vec<(Vec<Atom>, Atom)>,
     known: HashMap<(u8, Vec<Atom>), Atom>,
     steps: usize,
-    /// Whether to give up what only refines pinned structures.
+    /// Whether to leave the structure of pinned atoms alone: two operators that see it in different ways would otherwise undo
+    /// each other's work for ever.
     pub(crate) coarse: bool,
 }
 
@@ -87,7 +88,11 @@ impl Domain {
 
     /// A new free atom.
     pub(crate) fn fresh(&mut self, extent: usize, within: &[Atom]) -> Atom {
-        if extent == 1 { UNIT } else { self.push(extent, State::Free, within.to_vec()) }
+        match extent {
+            0 => self.pinned(0),
+            1 => UNIT,
+            _ => self.push(extent, State::Free, within.to_vec()),
+        }
     }
 
     /// A new pinned atom.
@@ -270,7 +275,7 @@ impl Domain {
     pub(crate) fn flatten(&mut self, atom: Atom) {
         self.pin(atom);
         let atom = self.find(atom);
-        if matches!(self.nodes[atom].state, State::Pinned(_)) {
+        if self.coarse || matches!(self.nodes[atom].state, State::Pinned(_)) {
             return;
         }
         self.collapse_over(atom);
@@ -290,14 +295,16 @@ impl Domain {
 
     /// Whether an atom is cases over one of these.
     pub(crate) fn is_case_over(&self, atom: Atom, these: &BTreeSet<Atom>) -> bool {
-        matches!(self.state(atom), State::Cases { over, .. } if these.contains(&self.find(*over)))
+        let found =
+            matches!(self.state(atom), State::Cases { over, .. } if these.contains(&self.find(*over)));
+        found && !self.is_pinned(atom)
     }
 
     /// Whether something is within one of these, or cases over one.
-    fn matter(&self, these: &BTreeSet<Atom>) -> bool {
+    pub(crate) fn matter(&self, these: &BTreeSet<Atom>) -> bool {
         (0..self.nodes.len()).any(|atom| {
             self.within(atom).iter().any(|outer| these.contains(outer))
-                || matches!(self.nodes[atom].state, State::Cases { over, .. } if these.contains(&self.find(over)))
+                || (matches!(self.nodes[atom].state, State::Cases { .. }) && self.is_case_over(atom, these))
         })
     }
 
@@ -353,6 +360,20 @@ impl Domain {
             {
                 self.collapse(inner);
             }
+        }
+    }
+    pub(crate) fn show(&self, atom: Atom) -> String {
+        let atom = self.find(atom);
+        let list = |parts: &[Atom]| parts.iter().map(|&p| self.show(p)).collect::<Vec<_>>().join(" ");
+        match self.state(atom) {
+            State::Free => format!("f{atom}:{}{:?}", self.extent(atom), self.within(atom)),
+            State::Pinned(_) => format!("p{atom}:{}", self.extent(atom)),
+            State::Product(p) => format!("({})", list(p)),
+            State::Sum(p) => format!("[{atom}: {}]", list(p)),
+            State::Cases { over, members } => {
+                format!("<{atom} over {}: {}>", self.find(*over), list(members))
+            }
+            State::Link(_) => String::new(),
         }
     }
 }

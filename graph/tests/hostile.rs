@@ -1,66 +1,14 @@
 //! Files that nobody should trust: errors within bounds, never a panic.
 
+mod build;
+
 use std::{fs, time::Instant};
 
+use build::{Message, model, node, tensor, value};
 use fedbasin_graph::{Graph, GraphError, VerifyOptions, derive, verify};
 
 fn zoo(name: &str) -> Vec<u8> {
     fs::read(format!("{}/zoo/{name}.onnx", env!("CARGO_MANIFEST_DIR"))).expect("a file of the zoo")
-}
-
-/// Protobuf by hand: fields of bytes and numbers.
-#[derive(Default, Clone)]
-struct Message(Vec<u8>);
-
-impl Message {
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push((value as u8) | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
-    }
-
-    fn int(mut self, number: u64, value: i64) -> Self {
-        self.varint(number << 3);
-        self.varint(value as u64);
-        self
-    }
-
-    fn bytes(mut self, number: u64, value: &[u8]) -> Self {
-        self.varint(number << 3 | 2);
-        self.varint(value.len() as u64);
-        self.0.extend_from_slice(value);
-        self
-    }
-
-    fn message(self, number: u64, inner: &Self) -> Self {
-        self.bytes(number, &inner.0)
-    }
-}
-
-fn value(name: &str, dims: &[i64]) -> Message {
-    let shape =
-        dims.iter().fold(Message::default(), |shape, &dim| shape.message(1, &Message::default().int(1, dim)));
-    let tensor = Message::default().int(1, 1).message(2, &shape);
-    Message::default().bytes(1, name.as_bytes()).message(2, &Message::default().message(1, &tensor))
-}
-
-fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> Message {
-    let node = inputs.iter().fold(Message::default(), |node, input| node.bytes(1, input.as_bytes()));
-    outputs.iter().fold(node, |node, output| node.bytes(2, output.as_bytes())).bytes(4, op.as_bytes())
-}
-
-fn tensor(name: &str, dims: &[i64]) -> Message {
-    let elements = dims.iter().product::<i64>() as usize;
-    let tensor = dims.iter().fold(Message::default(), |tensor, &dim| tensor.int(1, dim));
-    let data: Vec<u8> = (0..elements).flat_map(|at| ((at % 7) as f32 - 3.0).to_le_bytes()).collect();
-    tensor.int(2, 1).bytes(8, name.as_bytes()).bytes(9, &data)
-}
-
-fn model(opset: i64, graph: &Message) -> Vec<u8> {
-    let import = Message::default().bytes(1, b"").int(2, opset);
-    Message::default().int(1, 8).message(8, &import).message(7, graph).0
 }
 
 fn small(nodes: &[Message]) -> Message {

@@ -28,9 +28,16 @@ impl Domain {
                 (pinned(extent / inner), pinned(inner))
             }
             State::Product(_) => return self.split_product(atom, inner),
+            State::Sum(_) if self.is_plain(atom) => {
+                if self.coarse {
+                    return None;
+                }
+                self.flatten(atom);
+                return self.split(atom, inner);
+            }
             State::Sum(parts) => match self.split_sum(atom, &parts, inner) {
                 Some(parts) => parts,
-                None if self.is_pinned(atom) => {
+                None if self.is_pinned(atom) && !self.coarse => {
                     self.flatten(atom);
                     return self.split(atom, inner);
                 }
@@ -46,6 +53,11 @@ impl Domain {
         let atom = self.find(atom);
         self.set(atom, State::Product(vec![parts.0, parts.1]));
         Some(parts)
+    }
+
+    /// Pinned, and nothing that moves asks how it is made up.
+    pub(crate) fn is_plain(&self, atom: Atom) -> bool {
+        self.is_pinned(atom) && (self.coarse || !self.matter(&self.atoms_of(&[atom])))
     }
 
     fn split_product(&mut self, atom: Atom, inner: usize) -> Option<(Atom, Atom)> {
@@ -111,27 +123,48 @@ impl Domain {
         Some((outer, inner))
     }
 
-    /// Where its stretches meet, nested sums included.
+    /// Where its stretches meet: of a sum, nested ones included, and of a product whose major factor is one.
     pub(super) fn points(&self, atom: Atom, start: usize) -> Vec<usize> {
-        let State::Sum(parts) = self.state(atom) else { return Vec::new() };
         let mut out = Vec::new();
-        let mut at = start;
-        for (index, &part) in parts.iter().enumerate() {
-            if index > 0 {
-                out.push(at);
+        match self.state(atom) {
+            State::Sum(parts) => {
+                let mut at = start;
+                for (index, &part) in parts.iter().enumerate() {
+                    if index > 0 {
+                        out.push(at);
+                    }
+                    out.extend(self.points(part, at));
+                    at += self.extent(part);
+                }
             }
-            out.extend(self.points(part, at));
-            at += self.extent(part);
+            State::Product(_) => {
+                let major = self.factors(atom)[0];
+                let inner = self.extent(atom) / self.extent(major);
+                out.extend(self.points(major, 0).into_iter().map(|point| start + point * inner));
+            }
+            _ => {}
         }
         out
     }
 
-    /// Its stretches, nested sums included.
-    pub(super) fn stretches(&self, atom: Atom) -> Vec<Atom> {
-        match self.state(atom) {
-            State::Sum(parts) => parts.iter().flat_map(|&part| self.stretches(part)).collect(),
-            _ => vec![self.find(atom)],
-        }
+    /// Its stretches, between those points.
+    pub(super) fn stretches(&mut self, atom: Atom) -> Vec<Atom> {
+        let parts = match self.state(atom).clone() {
+            State::Sum(parts) => parts,
+            State::Product(_) => {
+                let factors = self.factors(atom);
+                let State::Sum(parts) = self.state(factors[0]).clone() else { return vec![self.find(atom)] };
+                let mut out = Vec::new();
+                for (index, part) in parts.into_iter().enumerate() {
+                    let mut product = vec![part];
+                    product.extend(factors[1..].iter().map(|&factor| self.case(factor, factors[0], index)));
+                    out.push(self.product(&product));
+                }
+                out
+            }
+            _ => return vec![self.find(atom)],
+        };
+        parts.into_iter().flat_map(|part| self.stretches(part)).collect()
     }
 
     /// Makes an atom a sum with boundaries at these points, each inside of it. Where that does not fit its structure it is
@@ -139,9 +172,11 @@ impl Domain {
     pub(crate) fn cut(&mut self, atom: Atom, points: &[usize]) {
         let atom = self.find(atom);
         let extent = self.extent(atom);
-        let inside: Vec<usize> =
+        let mut inside: Vec<usize> =
             points.iter().copied().filter(|&point| point > 0 && point < extent).collect();
-        if inside.is_empty() {
+        inside.sort_unstable();
+        inside.dedup();
+        if inside.is_empty() || (self.coarse && self.is_pinned(atom)) {
             return;
         }
         match self.nodes[atom].state.clone() {
@@ -191,43 +226,17 @@ impl Domain {
         parts
     }
 
-    /// A product is cut through its major factor.
+    /// A product is cut through its major factor. It stays a product, so that a rule that splits and one that cuts do not
+    /// undo each other's work.
     fn cut_product(&mut self, atom: Atom, points: &[usize]) {
-        let factors = self.factors(atom);
-        let (major, minor) = (factors[0], &factors[1..]);
-        let inner: usize = minor.iter().map(|&factor| self.extent(factor)).product();
-        let fits = points.iter().all(|point| point % inner == 0);
-        if fits {
+        let major = self.factors(atom)[0];
+        let inner = self.extent(atom) / self.extent(major);
+        if points.iter().all(|point| point.is_multiple_of(inner)) {
             let points: Vec<usize> = points.iter().map(|point| point / inner).collect();
-            self.name_factors(atom, &factors);
             self.cut(major, &points);
-        }
-        let State::Sum(stretches) = self.state(major).clone() else {
+        } else {
             self.flatten(atom);
-            return self.cut(atom, points);
-        };
-        if !fits {
-            self.flatten(atom);
-            return self.cut(atom, points);
-        }
-        let mut parts = Vec::new();
-        for (index, &stretch) in stretches.iter().enumerate() {
-            let mut product = vec![stretch];
-            product.extend(minor.iter().map(|&factor| self.case(factor, major, index)));
-            parts.push(self.product(&product));
-        }
-        let atom = self.find(atom);
-        self.set(atom, State::Sum(parts));
-    }
-
-    /// Lets what is within a product be within its factors by name, before the product becomes something else.
-    fn name_factors(&mut self, product: Atom, factors: &[Atom]) {
-        for atom in 0..self.nodes.len() {
-            let resolved: Vec<Atom> = self.nodes[atom].within.iter().map(|&outer| self.find(outer)).collect();
-            if resolved.contains(&product) {
-                let kept = resolved.into_iter().filter(|&outer| outer != product);
-                self.nodes[atom].within = kept.chain(factors.iter().copied()).collect();
-            }
+            self.cut(atom, points);
         }
     }
 
@@ -294,9 +303,26 @@ impl Domain {
         if start == 0 && length == self.extent(atom) {
             return self.find(atom);
         }
-        let State::Sum(parts) = self.state(atom).clone() else {
-            self.flatten(atom);
-            return self.pinned(length);
+        let parts = match self.state(atom).clone() {
+            State::Sum(parts) => parts,
+            State::Product(_) => {
+                let factors = self.factors(atom);
+                let inner = self.extent(atom) / self.extent(factors[0]);
+                if start.is_multiple_of(inner) && length.is_multiple_of(inner) {
+                    let (from, count) = (start / inner, length / inner);
+                    let mut product = vec![self.piece(factors[0], from, count)];
+                    product.extend(
+                        factors[1..].iter().map(|&factor| self.select(factor, factors[0], from, count)),
+                    );
+                    return self.product(&product);
+                }
+                self.flatten(atom);
+                return self.pinned(length);
+            }
+            _ => {
+                self.flatten(atom);
+                return self.pinned(length);
+            }
         };
         let mut out = Vec::new();
         for (part, from, count) in self.overlaps(&parts, start, length) {

@@ -48,11 +48,8 @@ impl Domain {
         // Two that are pinned already need one name only where something is within them; without it that something is
         // forgotten, which is right too. So a structure of pinned parts cannot keep the rules busy.
         let structured = |atom: Atom| !matches!(self.nodes[atom].state, State::Pinned(_));
-        if structured(a) && structured(b) && self.is_pinned(a) && self.is_pinned(b) {
-            let atoms = self.atoms_of(&[a, b]);
-            if self.coarse || !self.matter(&atoms) {
-                return;
-            }
+        if structured(a) && structured(b) && self.is_plain(a) && self.is_plain(b) {
+            return;
         }
         let (left, right) = (self.nodes[a].state.clone(), self.nodes[b].state.clone());
         match (left, right) {
@@ -174,26 +171,34 @@ impl Domain {
         points.dedup();
         self.cut(a.0, &points);
         self.cut(b.0, &points);
-        let (left, right) = (self.stretches(a.0), self.stretches(b.0));
+        self.stretch_by_stretch(a.0, b.0);
+    }
+
+    fn product_and_sum(&mut self, product: Atom, sum: Atom) {
+        self.cut(product, &self.points(sum, 0));
+        self.cut(sum, &self.points(product, 0));
+        let still =
+            matches!(self.state(product), State::Product(_)) && matches!(self.state(sum), State::Sum(_));
+        if still {
+            self.stretch_by_stretch(product, sum);
+        } else {
+            self.unify(product, sum);
+        }
+    }
+
+    /// Identifies the stretches of two atoms, if they meet at the same points.
+    fn stretch_by_stretch(&mut self, a: Atom, b: Atom) {
+        let (left, right) = (self.stretches(a), self.stretches(b));
         let lengths = |parts: &[Atom]| parts.iter().map(|&part| self.extent(part)).collect::<Vec<_>>();
-        if lengths(&left) == lengths(&right) {
+        if left.len() > 1 && lengths(&left) == lengths(&right) {
             for (x, y) in left.into_iter().zip(right) {
                 self.unify(x, y);
             }
         } else {
-            self.flatten(a.0);
-            self.flatten(b.0);
-            self.unify(a.0, b.0);
+            self.flatten(a);
+            self.flatten(b);
+            self.unify(a, b);
         }
-    }
-
-    fn product_and_sum(&mut self, product: Atom, sum: Atom) {
-        let points = self.points(sum, 0);
-        self.cut(product, &points);
-        if matches!(self.state(product), State::Product(_)) {
-            self.flatten(product);
-        }
-        self.unify(product, sum);
     }
 
     fn cases_and(&mut self, cases: Atom, other: Atom) {

@@ -243,8 +243,9 @@ impl Rules<'_> {
         if let Some(parts) = self.domain.split(atom, inner) {
             return parts;
         }
-        self.domain.flatten(atom);
-        self.domain.split(atom, inner).unwrap_or((atom, UNIT))
+        self.domain.pin(atom);
+        let extent = self.domain.extent(atom);
+        (self.pinned(extent.checked_div(inner).unwrap_or(0)), self.pinned(inner))
     }
 
     pub(super) fn pool(&mut self, op: &Op, x: &Axes) -> Axes {

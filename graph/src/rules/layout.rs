@@ -185,7 +185,7 @@ impl Rules<'_> {
         let inside = self.domain.atoms_of(&[atom]);
         let plain = length == 0 || self.domain.is_pinned(atom);
         let others: Vec<Atom> = (0..x.len()).filter(|&at| at != axis).map(|at| x[at]).collect();
-        if plain && !self.depends(&others, &inside) {
+        if plain && (self.domain.coarse || !self.depends(&others, &inside)) {
             out[axis] = self.pinned(length);
             return out;
         }
