@@ -21,7 +21,7 @@ use crate::{
         write_error, write_json,
     },
     graph::is_verified,
-    progress::Screen,
+    progress::{Screen, SearchLine},
 };
 use report::{Stopwatch, align_json, axes_text};
 
@@ -177,11 +177,18 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
     }
     let (reference, update) = (load(&reference_source, &job.reference)?, load(&source, &job.input)?);
     let mut stopwatch = Stopwatch::start(spec.groups().len());
-    let aligned = rebasin::align(&spec, &reference, &update, &options, &mut |event| stopwatch.see(&event))
-        .map_err(|error| {
-            Error::failed(error, job.input.display(), "check that both come from one architecture")
-        })?;
+    let mut progress = SearchLine::new(screen, "aligning");
+    let aligned = rebasin::align(&spec, &reference, &update, &options, &mut |event| {
+        progress.see(&event);
+        stopwatch.see(&event)
+    })
+    .map_err(|error| {
+        Error::failed(error, job.input.display(), "check that both come from one architecture")
+    })?;
+    drop(progress);
     let seconds = stopwatch.stop();
+    let agreement = rebasin::agreement(&spec, &reference, &update, &aligned.alignment)
+        .map_err(|error| Error::failed(error, job.input.display(), BAD_CHECKPOINT))?;
     let output = aligned
         .alignment
         .apply(&spec, &update)
@@ -189,6 +196,7 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
     let digest = write_checkpoint(&output, &job.output)?;
     if let Some(path) = &job.report {
         let mut value = align_json(&aligned.report, &seconds)?;
+        report::add_agreement(&mut value, &agreement, &spec);
         value["reference_digest"] = json!(digests[0].to_string());
         value["input_digest"] = json!(digests[1].to_string());
         value["output_digest"] = json!(digest.to_string());
@@ -200,6 +208,9 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
         job.output.display(),
         report::align_text(&aligned.report, seconds.total)
     ));
+    for line in report::warnings(&aligned.report, &agreement) {
+        screen.say(line);
+    }
     Ok(())
 }
 
@@ -231,7 +242,7 @@ pub fn merge(job: &MergeJob, screen: &Screen) -> Result<()> {
     };
     let mut extra = json!({});
     let alignments = match (job.method, &spec) {
-        (Method::Aligned, Some(spec)) => Some(align_all(job, spec, &inputs, &mut extra)?),
+        (Method::Aligned, Some(spec)) => Some(align_all(job, spec, &inputs, &mut extra, screen)?),
         (Method::MergeMany, Some(spec)) => Some(merge_many(job, spec, &inputs, &mut extra)?),
         _ => None,
     };
@@ -301,6 +312,7 @@ fn align_all(
     spec: &CheckedSpec,
     inputs: &Inputs,
     extra: &mut Value,
+    screen: &Screen,
 ) -> Result<Vec<Alignment>> {
     let reference = load(&inputs.sources[0], &job.inputs[0])?;
     let mut alignments = vec![Alignment::identity(spec)];
@@ -309,10 +321,12 @@ fn align_all(
         let update = load(&inputs.sources[i], path)?;
         let options = options(&[inputs.digests[0], inputs.digests[i]]);
         let mut stopwatch = Stopwatch::start(spec.groups().len());
-        let aligned = rebasin::align(spec, &reference, &update, &options, &mut |event| stopwatch.see(&event))
-            .map_err(|error| {
-                Error::failed(error, path.display(), "check that all come from one architecture")
-            })?;
+        let mut progress = SearchLine::new(screen, &format!("aligning {}", path.display()));
+        let aligned = rebasin::align(spec, &reference, &update, &options, &mut |event| {
+            progress.see(&event);
+            stopwatch.see(&event)
+        })
+        .map_err(|error| Error::failed(error, path.display(), "check that all come from one architecture"))?;
         reports.push(align_json(&aligned.report, &stopwatch.stop())?);
         alignments.push(aligned.alignment);
     }

@@ -71,6 +71,56 @@ impl Screen {
     }
 }
 
+/// The progress of a search: start, sweep, objective and the time it has taken. On a terminal only: elsewhere the outcome is one
+/// line. Gone from the screen when dropped.
+#[derive(Debug)]
+pub struct SearchLine {
+    bar: Option<ProgressBar>,
+    label: String,
+    start: (usize, usize),
+}
+
+impl SearchLine {
+    /// Begins to show a search.
+    #[must_use]
+    pub fn new(screen: &Screen, label: &str) -> Self {
+        let bar = screen.bars.as_ref().map(|bars| {
+            let bar = bars.add(ProgressBar::new_spinner());
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar.set_message(label.to_owned());
+            bar
+        });
+        Self { bar, label: label.to_owned(), start: (0, 0) }
+    }
+
+    /// Notes an event.
+    pub fn see(&mut self, event: &rebasin::Progress) {
+        let Some(bar) = &self.bar else { return };
+        match event {
+            rebasin::Progress::Start { start, starts } => self.start = (start + 1, *starts),
+            rebasin::Progress::Sweep { sweep, objective } => {
+                let (start, starts) = self.start;
+                let label = &self.label;
+                bar.set_message(format!(
+                    "{label}: start {start} of at most {starts}, sweep {sweep}, objective {objective:.4}"
+                ));
+            }
+            rebasin::Progress::Group { .. } => {}
+        }
+    }
+}
+
+impl Drop for SearchLine {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// How often a plain line may be said.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 

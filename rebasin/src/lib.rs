@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod activations;
+mod agreement;
 mod alignment;
 mod assignment;
 mod checkpoint;
@@ -24,6 +25,7 @@ mod straight_through;
 
 pub use self::{
     activations::{ActivationError, Activations, Agreement},
+    agreement::{GroupAgreement, agreement},
     alignment::Alignment,
     assignment::{Assignment, assign},
     checkpoint::{Checkpoint, CheckpointError, Tensor},

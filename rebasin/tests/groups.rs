@@ -3,7 +3,7 @@
 mod common;
 
 use common::{checkpoint, layout};
-use rebasin::{Alignment, CheckedSpec, Checkpoint, MatchOptions, Spec, Tensor, align, quietly};
+use rebasin::{Alignment, CheckedSpec, Checkpoint, MatchOptions, Spec, Tensor, agreement, align, quietly};
 
 /// A spec and the tensors that it is for.
 type Form = (&'static str, &'static [(&'static str, &'static [usize])]);
@@ -164,5 +164,23 @@ fn an_axis_within_a_group_on_another_axis_moves_by_that_groups_unit() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn matched_units_agree_wholly_and_unmatched_ones_little() {
+    for form in ALL {
+        let spec = bound(form);
+        let reference = checkpoint(spec.layout(), 3);
+        let planted = Alignment::random(&spec, 5);
+        let update = planted.apply(&spec, &reference).expect("applies");
+        let matched = agreement(&spec, &reference, &update, &planted.inverse()).expect("measured");
+        let before = agreement(&spec, &reference, &update, &Alignment::identity(&spec)).expect("measured");
+        assert_eq!(matched.len(), spec.groups().len());
+        for (after, before) in matched.iter().zip(&before).filter(|(after, _)| after.units > 0) {
+            assert!(after.cosine_p5 > 1.0 - 1e-6, "{}: {after:?}", form.0);
+            assert!(before.cosine_mean <= after.cosine_mean + 1e-9);
+        }
+        assert!(before.iter().any(|group| group.cosine_mean < 0.9), "{}: {before:?}", form.0);
     }
 }

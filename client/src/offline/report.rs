@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rebasin::{AlignReport, Axis, CheckedSpec, Factor, Layout, Progress, Segment};
+use rebasin::{AlignReport, Axis, CheckedSpec, Factor, GroupAgreement, Layout, Progress, Segment};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -69,6 +69,39 @@ pub(super) fn align_json(report: &AlignReport, seconds: &Seconds) -> Result<Valu
         }
     }
     Ok(value)
+}
+
+/// Adds to each group of a report its kind and how its units agree.
+pub(super) fn add_agreement(report: &mut Value, agreement: &[GroupAgreement], spec: &CheckedSpec) {
+    let Some(groups) = report["groups"].as_array_mut() else { return };
+    for ((value, agreement), group) in groups.iter_mut().zip(agreement).zip(spec.groups()) {
+        value["kind"] = json!(group.kind);
+        value["within"] = json!(group.within.map(|parent| &spec.groups()[parent].name));
+        value["cosine_mean"] = json!(agreement.cosine_mean);
+        value["cosine_p5"] = json!(agreement.cosine_p5);
+    }
+}
+
+/// Matched units that agree less than this have hardly anything in common.
+const HARDLY: f64 = 0.05;
+
+/// What a person should know of an alignment before using it.
+pub(super) fn warnings(report: &AlignReport, agreement: &[GroupAgreement]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if report.moved == 0.0 {
+        let proof = if report.identity_certified { ", and no single step from there helps" } else { "" };
+        lines.push(format!("nothing moved: it is in the reference's frame already{proof}"));
+    }
+    let measured: Vec<&GroupAgreement> = agreement.iter().filter(|group| group.units > 0).collect();
+    let strangers = measured.iter().filter(|group| group.cosine_mean < HARDLY).count();
+    if strangers > 0 && 2 * strangers >= measured.len() {
+        lines.push(format!(
+            "in {strangers} of {} groups matched units have hardly anything in common (mean cosine below {HARDLY}): this looks \
+             like an unrelated or random model; evaluate the merge before you use it",
+            measured.len()
+        ));
+    }
+    lines
 }
 
 /// An alignment in one line.

@@ -1,0 +1,122 @@
+//! How well matched units agree, after an alignment.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::{AlignError, Alignment, Axis, CheckedSpec, Checkpoint, Factor};
+
+/// How much the units of a group have in common with their partners in the reference, over all weights that move with them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupAgreement {
+    /// The group.
+    pub name: String,
+    /// Units that have weights on both sides; the others do not count.
+    pub units: usize,
+    /// Mean cosine of matched units, -1 to 1; 1: the same up to scale.
+    pub cosine_mean: f64,
+    /// The cosine that 5 % of the units lie below.
+    pub cosine_p5: f64,
+}
+
+/// Measures each group's agreement. Groups whose axes depend on another axis (the inputs of a grouped convolution) are left out
+/// there. Two unrelated models, trained or not, agree little; what is little depends on the widths.
+///
+/// # Errors
+/// [`AlignError`] if checkpoints, spec and alignment do not belong together.
+pub fn agreement(
+    spec: &CheckedSpec,
+    reference: &Checkpoint,
+    update: &Checkpoint,
+    alignment: &Alignment,
+) -> Result<Vec<GroupAgreement>, AlignError> {
+    crate::scanner::compare(spec.layout(), reference.layout())?;
+    let aligned = alignment.apply(spec, update)?;
+    // For each group and unit: a·b, a·a, b·b.
+    let mut sums: Vec<Vec<[f64; 3]>> =
+        spec.groups().iter().map(|group| vec![[0.0; 3]; group.units]).collect();
+    let tensors: Vec<usize> = (0..spec.layout().tensors().len())
+        .filter(|&index| reference.tensor(index).info().dtype.is_float())
+        .collect();
+    let parts: Vec<Vec<(usize, Vec<[f64; 3]>)>> = tensors
+        .into_par_iter()
+        .map(|index| {
+            let shape = &reference.tensor(index).info().shape;
+            let (a, b) = (reference.tensor(index).to_f32(), aligned.tensor(index).to_f32());
+            let mut parts = Vec::new();
+            for (place, axis) in spec.axes(index).iter().enumerate() {
+                let Some(axis) = axis else { continue };
+                let mut groups: Vec<usize> = axis.groups().collect();
+                groups.sort_unstable();
+                groups.dedup();
+                let inner: usize = shape[place + 1..].iter().product();
+                for group in groups {
+                    let units = units(spec, axis, group);
+                    let mut sums = vec![[0.0; 3]; spec.groups()[group].units];
+                    for (row, (a, b)) in a.chunks(inner.max(1)).zip(b.chunks(inner.max(1))).enumerate() {
+                        let Some(unit) = units[row % shape[place]] else { continue };
+                        for (&a, &b) in a.iter().zip(b) {
+                            let (a, b) = (f64::from(a), f64::from(b));
+                            sums[unit][0] += a * b;
+                            sums[unit][1] += a * a;
+                            sums[unit][2] += b * b;
+                        }
+                    }
+                    parts.push((group, sums));
+                }
+            }
+            parts
+        })
+        .collect();
+    for (group, part) in parts.into_iter().flatten() {
+        for (sum, part) in sums[group].iter_mut().zip(part) {
+            for (sum, part) in sum.iter_mut().zip(part) {
+                *sum += part;
+            }
+        }
+    }
+    Ok(spec.groups().iter().zip(sums).map(|(group, sums)| summary(&group.name, &sums)).collect())
+}
+
+/// For each position of an axis: the unit of a group that stands there.
+fn units(spec: &CheckedSpec, axis: &Axis, group: usize) -> Vec<Option<usize>> {
+    let mut units = Vec::new();
+    let parent = spec.groups()[group].within;
+    for segment in &axis.segments {
+        for position in 0..segment.length {
+            let digit = |wanted: usize| {
+                let mut stride = segment.length;
+                segment.factors.iter().find_map(|factor| {
+                    stride /= factor.extent();
+                    (factor.group() == Some(wanted)).then(|| position / stride % factor.extent())
+                })
+            };
+            let elsewhere = segment.factors.iter().any(|factor| {
+                matches!(factor, Factor::Group { group: found, parent_axis: Some(_), .. } if *found == group)
+            });
+            units.push(match (digit(group), parent) {
+                (Some(_), Some(_)) if elsewhere => None,
+                (Some(own), Some(parent)) => {
+                    digit(parent).map(|block| block * spec.groups()[group].size + own)
+                }
+                (own, _) => own,
+            });
+        }
+    }
+    units
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of units are far below 2^52")]
+fn summary(name: &str, sums: &[[f64; 3]]) -> GroupAgreement {
+    let mut cosines: Vec<f64> = sums
+        .iter()
+        .filter(|sum| sum[1] > 0.0 && sum[2] > 0.0)
+        .map(|[ab, aa, bb]| ab / (aa * bb).sqrt())
+        .collect();
+    cosines.sort_by(f64::total_cmp);
+    let units = cosines.len();
+    let (mean, p5) = match units {
+        0 => (0.0, 0.0),
+        _ => (cosines.iter().sum::<f64>() / units as f64, cosines[units / 20]),
+    };
+    GroupAgreement { name: name.to_owned(), units, cosine_mean: mean, cosine_p5: p5 }
+}
