@@ -89,6 +89,13 @@ impl Error {
         self
     }
 
+    /// The same error, with another way out.
+    #[must_use]
+    pub(crate) fn with_remedy(mut self, remedy: impl fmt::Display) -> Self {
+        self.remedy = remedy.to_string();
+        self
+    }
+
     /// The server's stable code string (`conflict`, `round-closed`, ...), when a server said one.
     #[must_use]
     pub fn code(&self) -> Option<&str> {

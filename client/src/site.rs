@@ -220,9 +220,17 @@ impl Site {
 
     fn metrics(&self, dir: &RoundDir, number: u32) -> Result<Metrics> {
         let (metrics, left_out) = Metrics::read(&dir.metrics(), self.options.num_examples)?;
-        if left_out > 0 {
-            self.screen
-                .say(format_args!("round {number}: {left_out} metrics are left out: at most 64, finite"));
+        if !left_out.no_numbers.is_empty() {
+            self.screen.say(format_args!(
+                "round {number}: left out, because they are no finite numbers: {}",
+                few_names(&left_out.no_numbers)
+            ));
+        }
+        if left_out.over_limits > 0 {
+            self.screen.say(format_args!(
+                "round {number}: {} metrics are left out: at most 64 are sent",
+                left_out.over_limits
+            ));
         }
         Ok(metrics)
     }
@@ -305,6 +313,17 @@ impl Site {
             }
         }
     }
+}
+
+/// Names on one line, however many there are and however long they are.
+fn few_names(names: &[String]) -> String {
+    const MOST: usize = 8;
+    let mut parts: Vec<String> =
+        names.iter().take(MOST).map(|name| name.chars().take(64).collect()).collect();
+    if names.len() > MOST {
+        parts.push(format!("and {} more", names.len() - MOST));
+    }
+    parts.join(", ")
 }
 
 /// The digest of a round's reference; `None` in a founding round.

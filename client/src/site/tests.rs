@@ -29,3 +29,10 @@ fn a_reference_is_a_digest_or_absent() {
     let round = RoundStatus { reference_digest: "abc".into(), ..RoundStatus::default() };
     assert!(parse_reference(&round).is_err());
 }
+
+#[test]
+fn many_long_names_stay_on_one_line() {
+    let names: Vec<String> = (0..20).map(|i| format!("{i}{}", "x".repeat(500))).collect();
+    let line = few_names(&names);
+    assert!(line.len() < 700 && line.ends_with("and 12 more"), "{line}");
+}

@@ -137,23 +137,38 @@ pub(super) struct Metrics {
     pub(super) metrics: MetricMap,
 }
 
+/// What to do about a metrics file that was kept: the training is done, only its figures are not known.
+const MEND_METRICS: &str =
+    "correct this file, or remove it and give --num-examples N, and start again; nothing is trained again";
+
+/// Metrics that were written but are not sent.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// Names of those that are no finite number.
+    pub(super) no_numbers: Vec<String>,
+    /// How many did not fit into the contract's limits.
+    pub(super) over_limits: usize,
+}
+
 impl Metrics {
     /// Reads the trainer's JSON: `{"num_examples": 9, "metrics": {"loss": 0.5}}`, or flat: `{"num_examples": 9, "loss": 0.5}`.
-    /// The file may be absent if `fallback` says the number of examples. Returns also how many metrics did not fit.
+    /// The file may be absent if `fallback` says the number of examples. Returns also what is left out.
     ///
     /// # Errors
     /// A file that is not such JSON, no valid number of examples anywhere, or a metric whose name no server takes.
-    pub(super) fn read(path: &Path, fallback: Option<u64>) -> Result<(Self, usize)> {
-        let text = if path.exists() { read_text(path, MAX_METRICS_BYTES)? } else { "{}".to_owned() };
+    pub(super) fn read(path: &Path, fallback: Option<u64>) -> Result<(Self, LeftOut)> {
+        let text = if path.exists() {
+            read_text(path, MAX_METRICS_BYTES).map_err(|error| error.with_remedy(MEND_METRICS))?
+        } else {
+            "{}".to_owned()
+        };
         Self::parse(&text, fallback, &path.display().to_string())
     }
 
-    fn parse(text: &str, fallback: Option<u64>, place: &str) -> Result<(Self, usize)> {
-        const REMEDY: &str =
-            "write {\"num_examples\": 1000, \"metrics\": {\"loss\": 0.5}} to $FEDBASIN_METRICS";
-        let wrong = |what: &str| Error::failed(what, place, REMEDY);
+    fn parse(text: &str, fallback: Option<u64>, place: &str) -> Result<(Self, LeftOut)> {
+        let wrong = |what: &str| Error::failed(what, place, MEND_METRICS);
         let value: Value =
-            serde_json::from_str(text).map_err(|error| wrong(&format!("not JSON: {error}")))?;
+            serde_json::from_str(&without_nan(text)).map_err(|error| wrong(&format!("not JSON: {error}")))?;
         let Value::Object(object) = value else { return Err(wrong("not a JSON object")) };
         let num_examples = match object.get("num_examples") {
             None | Some(Value::Null) => fallback.ok_or_else(|| {
@@ -169,15 +184,21 @@ impl Metrics {
             return Err(wrong("num_examples is no whole number from 1 to 10^12"));
         }
         let mut metrics = BTreeMap::new();
-        let numbers = |map: &serde_json::Map<String, Value>, metrics: &mut MetricMap| {
-            let found = map.iter().filter(|(name, _)| *name != "num_examples");
-            metrics.extend(found.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))));
-        };
-        numbers(&object, &mut metrics);
-        match object.get("metrics") {
-            Some(Value::Object(inner)) => numbers(inner, &mut metrics),
-            None | Some(Value::Null | Value::Number(_)) => {}
-            Some(_) => return Err(wrong("\"metrics\" is not an object of numbers")),
+        let mut left_out = LeftOut::default();
+        for (name, value) in object.iter().filter(|(name, _)| *name != "num_examples") {
+            match value {
+                Value::Object(inner) if name == "metrics" => {
+                    for (name, value) in inner.iter().filter(|(name, _)| *name != "num_examples") {
+                        left_out.take(name, value, &mut metrics);
+                    }
+                }
+                // Python's None: there are none.
+                Value::Null if name == "metrics" => {}
+                Value::Array(_) | Value::String(_) | Value::Bool(_) if name == "metrics" => {
+                    return Err(wrong("\"metrics\" is not an object of numbers"));
+                }
+                _ => left_out.take(name, value, &mut metrics),
+            }
         }
         if let Some(name) = bad_metric_name(&metrics) {
             return Err(Error::failed(
@@ -186,9 +207,48 @@ impl Metrics {
                 "rename it in this file (nothing is trained again) and in the trainer, then start the same command again",
             ));
         }
-        let left_out = limit_metrics(&mut metrics);
+        left_out.over_limits = limit_metrics(&mut metrics);
         Ok((Self { num_examples, metrics }, left_out))
     }
+}
+
+impl LeftOut {
+    /// A number becomes a metric; of anything else the name is noted.
+    fn take(&mut self, name: &str, value: &Value, metrics: &mut MetricMap) {
+        match value.as_f64() {
+            Some(number) => {
+                metrics.insert(name.to_owned(), number);
+            }
+            None => self.no_numbers.push(name.to_owned()),
+        }
+    }
+}
+
+/// Python's `json.dump` writes NaN, Infinity and -Infinity, which JSON does not have: they become null.
+fn without_nan(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut in_string = false;
+    while let Some(first) = rest.chars().next() {
+        let token = ["NaN", "Infinity", "-Infinity"].into_iter().find(|token| rest.starts_with(token));
+        let length = match (first, token) {
+            (_, Some(token)) if !in_string => {
+                out.push_str("null");
+                rest = &rest[token.len()..];
+                continue;
+            }
+            ('"', _) => {
+                in_string = !in_string;
+                1
+            }
+            // What is escaped does not end the string.
+            ('\\', _) if in_string => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            _ => first.len_utf8(),
+        };
+        out.push_str(&rest[..length]);
+        rest = &rest[length..];
+    }
+    out
 }
 
 /// What is wrong with a bad name of a metric.

@@ -1,6 +1,6 @@
 use super::*;
 
-fn parse(text: &str, fallback: Option<u64>) -> Result<(Metrics, usize)> {
+fn parse(text: &str, fallback: Option<u64>) -> Result<(Metrics, LeftOut)> {
     Metrics::parse(text, fallback, "metrics.json")
 }
 
@@ -9,10 +9,10 @@ fn nested_and_flat_metrics_mean_the_same() {
     let expected = Metrics { num_examples: 9, metrics: [("loss".to_owned(), 0.5)].into() };
     for text in [
         r#"{"num_examples": 9, "metrics": {"loss": 0.5}}"#,
-        r#"{"num_examples": 9, "loss": 0.5, "note": "not a number"}"#,
+        r#"{"num_examples": 9, "loss": 0.5, "metrics": null}"#,
         r#"{"num_examples": 9.0, "loss": 0.5}"#,
     ] {
-        assert_eq!(parse(text, None).unwrap(), (expected.clone(), 0), "{text}");
+        assert_eq!(parse(text, None).unwrap(), (expected.clone(), LeftOut::default()), "{text}");
     }
 }
 
@@ -39,10 +39,44 @@ fn absurd_numbers_and_other_json_are_refused() {
         r#"{"num_examples": 9, "metrics": [1]}"#,
         "[]",
         "nothing",
-        r#"{"num_examples": 9, "loss": NaN}"#,
+        r#"{"num_examples": 9, "loss": NaN1}"#,
+        r#"{"num_examples": 9, "loss": "#,
     ] {
-        assert!(parse(text, None).is_err(), "{text}");
+        let error = parse(text, None).unwrap_err().to_string();
+        assert!(error.contains("metrics.json") && error.contains("nothing is trained again"), "{error}");
+        assert!(error.contains("remove it and give --num-examples N"), "{error}");
     }
+}
+
+#[test]
+fn metrics_that_are_no_finite_numbers_are_left_out_by_name() {
+    let text = r#"{"num_examples": 9, "loss": NaN, "note": "NaN \" Infinity",
+        "metrics": {"best": Infinity, "worst": -Infinity, "f1": 0.5, "matrix": [[1, NaN]], "nothing": null}}"#;
+    let (metrics, mut left_out) = parse(text, None).unwrap();
+    assert_eq!(metrics.metrics, [("f1".to_owned(), 0.5)].into());
+    left_out.no_numbers.sort();
+    assert_eq!(left_out.no_numbers, ["best", "loss", "matrix", "note", "nothing", "worst"]);
+    assert_eq!(left_out.over_limits, 0);
+}
+
+#[test]
+fn a_name_that_reads_like_nan_stays_as_it_is() {
+    for text in [r#"{"NaN": 1, "a\\": -Infinity}"#, r#"{"Infinity\"NaN": "ö NaN"}"#] {
+        let mended = without_nan(text);
+        assert_eq!(mended, text.replace(": -Infinity", ": null"));
+        assert!(serde_json::from_str::<Value>(&mended).is_ok(), "{mended}");
+    }
+}
+
+#[test]
+fn a_metrics_file_that_is_no_text_does_not_need_the_training_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.json");
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    let error = Metrics::read(&path, Some(5)).unwrap_err().to_string();
+    assert!(error.contains("metrics.json") && error.ends_with(MEND_METRICS), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(Metrics::read(&path, Some(5)).unwrap().0.num_examples, 5);
 }
 
 #[test]
