@@ -14,37 +14,36 @@ use crate::error::{Error, Result};
 /// How much is read at once.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Writes `path` by `fill`, atomically: a reader sees the old file or the whole new one, also after a power cut.
+/// Writes `path` by `fill`, atomically: a reader sees the old file or the whole new one, also after a power cut. Its mode is
+/// that of the file it replaces, otherwise what the umask leaves.
 ///
 /// # Errors
 /// What `fill` returns, or a failure to create, sync or rename; then the temporary file is removed and `path` is as it was.
 pub fn write_atomically<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
     let folder = folder_of(path);
     let trouble = |error: io::Error| write_error(path, &error);
-    let temporary =
-        tempfile::Builder::new().prefix(".fedbasin-").suffix(".part").tempfile_in(folder).map_err(trouble)?;
+    let old = fs::metadata(path).ok().map(|old| old.permissions());
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".fedbasin-").suffix(".part");
+    // A new file gets the mode of any file made here. What replaces a private file is private from its first byte.
+    #[cfg(unix)]
+    if old.is_none() {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let temporary = builder.tempfile_in(folder).map_err(trouble)?;
     let mut writer = BufWriter::with_capacity(BLOCK_BYTES, temporary);
     let value = fill(&mut writer)?;
     let temporary = writer.into_inner().map_err(|error| trouble(error.into_error()))?;
     temporary.as_file().sync_all().map_err(trouble)?;
-    make_ordinary(temporary.as_file(), path).map_err(trouble)?;
+    if cfg!(unix)
+        && let Some(old) = old
+    {
+        temporary.as_file().set_permissions(old).map_err(trouble)?;
+    }
     temporary.persist(path).map_err(|error| trouble(error.error))?;
     sync_folder(folder).map_err(trouble)?;
     Ok(value)
-}
-
-/// Temporary files are private to their owner. What a person asked for gets the mode it would have had: that of the file
-/// it replaces, otherwise rw for the owner and r for the others.
-#[cfg(unix)]
-fn make_ordinary(file: &File, path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode = fs::metadata(path).map_or(0o644, |old| old.permissions().mode() & 0o7777);
-    file.set_permissions(fs::Permissions::from_mode(mode))
-}
-
-#[cfg(not(unix))]
-fn make_ordinary(_file: &File, _path: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// Makes a rename in `folder` last.

@@ -338,3 +338,21 @@ fn an_output_in_no_folder_is_named() {
     assert!(line.contains("no/out") && line.contains("folder"), "{line}");
     assert!(!Path::new("no").exists());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_new_file_gets_the_mode_that_the_umask_leaves() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    for (umask, expected) in [("077", 0o600), ("027", 0o640), ("002", 0o664)] {
+        let script = format!("umask {umask}; \"$0\" spec mlp a -o umask-{umask}.json");
+        let output = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_fedbasin")])
+            .current_dir(bench.folder.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let made = fs::metadata(bench.path(&format!("umask-{umask}.json"))).unwrap();
+        assert_eq!(made.permissions().mode() & 0o777, expected, "umask {umask}");
+    }
+}

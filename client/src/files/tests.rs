@@ -43,10 +43,16 @@ fn partial_files_of_two_digests_do_not_meet() {
 
 #[cfg(unix)]
 #[test]
-fn what_was_written_is_readable_by_others() {
+fn a_replaced_file_keeps_its_mode_and_a_new_one_gets_that_of_any_new_file() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("out");
-    write_bytes(&path, b"x").unwrap();
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+    let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o7777;
+    fs::write(folder.path().join("plain"), b"x").unwrap();
+    write_bytes(&folder.path().join("new"), b"x").unwrap();
+    assert_eq!(mode("new"), mode("plain"));
+    for wanted in [0o600, 0o664] {
+        fs::set_permissions(folder.path().join("new"), fs::Permissions::from_mode(wanted)).unwrap();
+        write_bytes(&folder.path().join("new"), b"y").unwrap();
+        assert_eq!(mode("new"), wanted);
+    }
 }

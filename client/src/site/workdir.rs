@@ -35,7 +35,7 @@ impl WorkDir {
     /// Another process works in it, it belongs to another run, or it cannot be written.
     pub(super) fn open(path: &Path, run_id: &str) -> Result<Self> {
         let trouble = |error: io::Error| write_error(path, &error);
-        fs::create_dir_all(path).map_err(trouble)?;
+        create_private(path).map_err(trouble)?;
         let lock = File::create(path.join("lock")).map_err(trouble)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -75,6 +75,19 @@ impl WorkDir {
     pub(super) fn global(&self) -> PathBuf {
         self.path.join("global.safetensors")
     }
+}
+
+/// Creates a folder that only its owner may enter: what a site trained tells of the data it trained on. A folder that is
+/// there stays as it is.
+fn create_private(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(path)
 }
 
 /// The folder of one round.

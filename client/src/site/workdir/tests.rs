@@ -59,3 +59,17 @@ fn what_a_trainer_wrote_gets_its_name_once_it_is_kept() {
     dir.keep(&attempt).unwrap();
     assert!(!dir.metrics().exists());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_new_work_folder_is_its_owners_alone_and_an_old_one_stays_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let new = folder.path().join("new");
+    drop(WorkDir::open(&new, "r").unwrap());
+    assert_eq!(mode(&new), 0o700);
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o750)).unwrap();
+    drop(WorkDir::open(&new, "r").unwrap());
+    assert_eq!(mode(&new), 0o750);
+}
