@@ -18,7 +18,7 @@ use ureq::{
 
 use crate::{
     connect::{Address, Token},
-    error::{CERTIFICATE_REMEDY, Error, Result, one_line},
+    error::{CERTIFICATE_REMEDY, CLEAR_TEXT, CLEAR_TEXT_REMEDY, Error, Result, one_line},
     files::{read_error, write_atomically, write_error},
     progress::Screen,
 };
@@ -229,6 +229,8 @@ impl Admin {
             let text = error.to_string();
             let remedy = if text.contains("certificate") {
                 CERTIFICATE_REMEDY
+            } else if text.contains(CLEAR_TEXT) {
+                CLEAR_TEXT_REMEDY
             } else {
                 "check the address and that the server runs (--server is its HTTP port)"
             };

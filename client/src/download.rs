@@ -100,8 +100,8 @@ async fn fetch_all(
             ));
         }
         if !backoff.wait().await {
-            return Err(Error::failed(
-                format_args!("gave up: {}", status_text(&status)),
+            return Err(Error::gave_up(
+                &status,
                 format_args!("downloading checkpoint {digest}"),
                 "start the same command again; it goes on from what is here",
             ));

@@ -76,7 +76,8 @@ impl Error {
             _ => "see the message before",
         };
         let (text, code) = (status_text(status), status_code_string(status));
-        let remedy = if code.is_none() && text.contains("certificate") { CERTIFICATE_REMEDY } else { remedy };
+        let transport = if code.is_none() { transport_remedy(status) } else { None };
+        let remedy = transport.unwrap_or(remedy);
         let mut error = Self::failed(text, place, remedy);
         error.code = code;
         error
@@ -87,6 +88,12 @@ impl Error {
     pub fn with_code(mut self, code: Option<String>) -> Self {
         self.code = code;
         self
+    }
+
+    /// A call that went on failing until patience was spent. `remedy` is what to do where the failure itself says no better.
+    pub(crate) fn gave_up(status: &Status, place: impl fmt::Display, remedy: &str) -> Self {
+        let text = format!("gave up: {}", status_text(status));
+        Self::failed(text, place, transport_remedy(status).unwrap_or(remedy))
     }
 
     /// The same error, with another way out.
@@ -122,6 +129,28 @@ impl Error {
 pub(crate) fn status_code_string(status: &Status) -> Option<String> {
     status.metadata().get(CODE_METADATA_KEY).and_then(|v| v.to_str().ok()).map(str::to_owned)
 }
+
+/// What to do about an answer that shows that the address is not the right one; `None` where it shows no such thing.
+fn transport_remedy(status: &Status) -> Option<&'static str> {
+    let text = status_text(status);
+    let remedies = [
+        ("certificate", CERTIFICATE_REMEDY),
+        (CLEAR_TEXT, CLEAR_TEXT_REMEDY),
+        // An answer of HTTP where a message of gRPC should be.
+        (
+            "invalid compression flag",
+            "this looks like an HTTP port: is this the gRPC port? (the server says both when it starts)",
+        ),
+    ];
+    remedies.into_iter().find(|(sign, _)| text.contains(sign)).map(|(_, remedy)| remedy)
+}
+
+/// What rustls says when clear text comes where a handshake should. rustls is not a dependency of ours to compare types with.
+pub(crate) const CLEAR_TEXT: &str = "corrupt message of type InvalidContentType";
+
+/// What to do about it.
+pub(crate) const CLEAR_TEXT_REMEDY: &str =
+    "this port speaks clear text and https:// was asked: write http://, or name the port that has TLS";
 
 /// A status in words: its message, or for a broken connection the innermost cause, which says more.
 pub(crate) fn status_text(status: &Status) -> String {

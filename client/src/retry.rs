@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 
-use crate::error::status_code_string;
+use crate::error::{CLEAR_TEXT, status_code_string};
 
 /// What to do about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Verdict {
 ///
 /// A status with the server's own code string is judged by its code alone. One without comes from the transport, or
 /// from a proxy between: then also UNKNOWN, INTERNAL and CANCELLED mean a broken connection. A certificate that does not
-/// verify is final, whatever its code: waiting does not mend it.
+/// verify is final, whatever its code, and so is the server's other port: waiting does not mend it.
 #[must_use]
 pub fn verdict(status: &Status) -> Verdict {
     let server_code = status_code_string(status);
@@ -35,7 +35,7 @@ pub fn verdict(status: &Status) -> Verdict {
         (Code::Unavailable | Code::DeadlineExceeded, Some(_)) => Verdict::Retry,
         (Code::Internal, Some(_)) => Verdict::Once,
         (_, Some(_)) => Verdict::Final,
-        (_, None) if is_certificate_trouble(status) => Verdict::Final,
+        (_, None) if is_certificate_trouble(status) || is_http_port(status) => Verdict::Final,
         (
             Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal | Code::Cancelled,
             None,
@@ -52,12 +52,19 @@ fn is_certificate_trouble(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         let text = error.to_string();
-        if text.contains("certificate") || text.contains("corrupt message of type InvalidContentType") {
+        if text.contains("certificate") || text.contains(CLEAR_TEXT) {
             return true;
         }
         cause = error.source();
     }
     false
+}
+
+/// Whether the server's HTTP port answered: 404 and a problem document, whose first byte `{` (123) tonic takes for the flag
+/// of a message. Pages of a proxy that stands before a server while it restarts begin otherwise, or have another status.
+fn is_http_port(status: &Status) -> bool {
+    let text = status.message();
+    text.contains("invalid compression flag: 123 ") && text.contains("404")
 }
 
 /// How patiently to retry.

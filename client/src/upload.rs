@@ -105,23 +105,26 @@ pub async fn upload(
         if attempt.held > held_before {
             backoff.reset();
         }
-        let reason = match trouble {
+        let status = match trouble {
             Trouble::Final(error) => return Err(error),
-            Trouble::Short => "the server ended the stream early".to_owned(),
+            Trouble::Short => Status::unavailable("the server ended the stream early"),
             Trouble::Status(call, status) => {
                 if let Some(outcome) = decided(update, call, &status, &mut backoff) {
                     return outcome;
                 }
-                status_text(&status)
+                status
             }
         };
         if backoff.failures() == 0 {
-            screen
-                .say(format_args!("round {}: sending is interrupted, trying again: {reason}", update.round));
+            screen.say(format_args!(
+                "round {}: sending is interrupted, trying again: {}",
+                update.round,
+                status_text(&status)
+            ));
         }
         if !backoff.wait().await {
-            return Err(Error::failed(
-                format_args!("gave up: {reason}"),
+            return Err(Error::gave_up(
+                &status,
                 place(update, "sending"),
                 "start the same command again; it goes on from what the server holds",
             ));

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     connect::{Address, Client, connect},
     download::download,
-    error::{Error, Result, status_text},
+    error::{Error, Result},
     files::check_checkpoint,
     progress::Screen,
     retry::{Backoff, Patience, verdict},
@@ -109,10 +109,10 @@ impl Server {
                 return Err(Error::from_status(&status, "listing this site's runs"));
             }
             if !backoff.wait().await {
-                return Err(Error::failed(
-                    format_args!("gave up: {}", status_text(&status)),
+                return Err(Error::gave_up(
+                    &status,
                     "listing this site's runs",
-                    "check that the address is the server's gRPC port, and that the server runs",
+                    "check the address (the gRPC port? https://?) and that the server runs, then start the same command again",
                 ));
             }
         }

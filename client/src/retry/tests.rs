@@ -69,6 +69,20 @@ fn a_bad_certificate_is_final() {
 }
 
 #[test]
+fn the_servers_http_port_is_final_and_a_proxys_page_is_not() {
+    let answer = |flag: u8, status: &str| {
+        Status::internal(format!(
+            "protocol error: received message with invalid compression flag: {flag} (valid flags are 0 and 1) while \
+             receiving response with status: {status}"
+        ))
+    };
+    assert_eq!(verdict(&answer(b'{', "404 Not Found")), Verdict::Final);
+    assert_eq!(verdict(&answer(b'{', "503 Service Unavailable")), Verdict::Retry);
+    assert_eq!(verdict(&answer(b'<', "502 Bad Gateway")), Verdict::Retry);
+    assert_eq!(verdict(&answer(b'd', "404 Not Found")), Verdict::Retry);
+}
+
+#[test]
 fn codes_without_a_cause_and_without_a_string_are_final_unless_transient() {
     assert_eq!(verdict(&Status::unimplemented("")), Verdict::Final);
     assert_eq!(verdict(&Status::unauthenticated("")), Verdict::Final);

@@ -93,10 +93,10 @@ impl Watch {
                 ));
             }
             if !self.backoff.wait().await {
-                return Err(Error::failed(
-                    format_args!("gave up: {}", status_text(&status)),
+                return Err(Error::gave_up(
+                    &status,
                     place,
-                    "check the address and that the server runs, then start the same command again",
+                    "check the address (the gRPC port? https://?) and that the server runs, then start the same command again",
                 ));
             }
         }
