@@ -1,6 +1,13 @@
 //! The connection to a server: address, TLS, token.
 
-use std::{fmt, fs, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs,
+    net::IpAddr,
+    ops::{Deref, DerefMut},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use fedbasin_proto::{MAX_MESSAGE_BYTES, v1::fed_basin_client::FedBasinClient};
 use tonic::{
@@ -15,8 +22,38 @@ use crate::{
     files::read_error,
 };
 
-/// A connected stub that sends the site's token with every call. Cheap to clone; all clones share one connection.
-pub type Client = FedBasinClient<InterceptedService<Channel, TokenInterceptor>>;
+/// The generated stub, with the site's token.
+pub type Stub = FedBasinClient<InterceptedService<Channel, TokenInterceptor>>;
+
+/// A connected stub that sends the site's token with every call, and the address it calls, so that a failure can name it.
+/// Cheap to clone; all clones share one connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    stub: Stub,
+    url: Arc<str>,
+}
+
+impl Client {
+    /// The address as it was given.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Deref for Client {
+    type Target = Stub;
+
+    fn deref(&self) -> &Stub {
+        &self.stub
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut Stub {
+        &mut self.stub
+    }
+}
 
 /// HTTP/2 windows. The default of 64 KiB would cap a link with 50 ms of round trip at 1.3 MB/s; with these it is 80 MB/s a
 /// stream. Only what the peer has sent and we have not read yet occupies memory.
@@ -169,9 +206,10 @@ pub fn connect(address: &Address, token: &Token) -> Result<Client> {
     })?;
     header.set_sensitive(true);
     let channel = endpoint.connect_lazy();
-    Ok(FedBasinClient::with_interceptor(channel, TokenInterceptor(header))
+    let stub = FedBasinClient::with_interceptor(channel, TokenInterceptor(header))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES))
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(Client { stub, url: address.url.as_str().into() })
 }
 
 #[cfg(test)]

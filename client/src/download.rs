@@ -73,6 +73,7 @@ async fn fetch_all(
 ) -> Result<()> {
     let digest = part.digest;
     let mut backoff = Backoff::new(patience);
+    let place = format!("downloading checkpoint {digest} at {}", client.url());
     let started_at = part.offset;
     let bar = screen.bytes(&format!("{label}: receiving"), 0);
     loop {
@@ -91,7 +92,7 @@ async fn fetch_all(
             continue;
         }
         if !backoff.allows(verdict(&status)) {
-            return Err(Error::from_status(&status, format_args!("downloading checkpoint {digest}")));
+            return Err(Error::from_status(&status, place));
         }
         if backoff.failures() == 0 {
             screen.say(format_args!(
@@ -102,7 +103,7 @@ async fn fetch_all(
         if !backoff.wait().await {
             return Err(Error::gave_up(
                 &status,
-                format_args!("downloading checkpoint {digest}"),
+                place,
                 "start the same command again; it goes on from what is here",
             ));
         }

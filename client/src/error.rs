@@ -96,6 +96,13 @@ impl Error {
         Self::failed(text, place, transport_remedy(status).unwrap_or(remedy))
     }
 
+    /// The same error, with the server's address behind its place.
+    #[must_use]
+    pub(crate) fn at(mut self, url: &str) -> Self {
+        self.place = format!("{} at {url}", self.place);
+        self
+    }
+
     /// The same error, with another way out.
     #[must_use]
     pub(crate) fn with_remedy(mut self, remedy: impl fmt::Display) -> Self {

@@ -110,7 +110,7 @@ pub async fn upload(
             Trouble::Short => Status::unavailable("the server ended the stream early"),
             Trouble::Status(call, status) => {
                 if let Some(outcome) = decided(update, call, &status, &mut backoff) {
-                    return outcome;
+                    return outcome.map_err(|error| error.at(client.url()));
                 }
                 status
             }
@@ -127,7 +127,8 @@ pub async fn upload(
                 &status,
                 place(update, "sending"),
                 "start the same command again; it goes on from what the server holds",
-            ));
+            )
+            .at(client.url()));
         }
     }
 }

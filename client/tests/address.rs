@@ -105,3 +105,18 @@ fn a_port_that_speaks_no_http2_is_asked_about_when_patience_is_spent() {
         assert!(error.contains("gave up") && error.contains("the gRPC port? https://?"), "{error}");
     }
 }
+
+#[test]
+fn an_error_names_the_address_that_was_tried() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    for (said, error) in fails(&server, "0") {
+        assert!(error.contains("gave up") && error.contains(&format!(" at {server}: ")), "{error}");
+        assert!(said.is_empty() || said.contains(&server), "{said}");
+    }
+    let server = format!("http://{}", listen(http_port));
+    for (_, error) in fails(&server, "600") {
+        assert!(error.contains(&format!(" at {server}: ")), "{error}");
+    }
+}

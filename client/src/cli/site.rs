@@ -98,6 +98,7 @@ impl Server {
     async fn runs(&self) -> Result<Vec<RunStatus>> {
         let mut client = self.client.clone();
         let mut backoff = Backoff::new(self.patience);
+        let place = format!("listing this site's runs at {}", client.url());
         loop {
             let mut request = Request::new(ListRunsRequest {});
             request.set_timeout(Duration::from_secs(30));
@@ -106,12 +107,12 @@ impl Server {
                 Err(status) => status,
             };
             if !backoff.allows(verdict(&status)) {
-                return Err(Error::from_status(&status, "listing this site's runs"));
+                return Err(Error::from_status(&status, place));
             }
             if !backoff.wait().await {
                 return Err(Error::gave_up(
                     &status,
-                    "listing this site's runs",
+                    place,
                     "check the address (the gRPC port? https://?) and that the server runs, then start the same command again",
                 ));
             }

@@ -80,15 +80,16 @@ impl Watch {
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 continue;
             }
-            let place = format!("watching run {}", self.run_id);
+            let place = format!("watching run {} at {}", self.run_id, self.client.url());
             if !self.backoff.allows(verdict(&status)) {
                 return Err(Error::from_status(&status, place));
             }
             // One lost connection is ordinary: the server was restarted, or a proxy ended an idle stream.
             if self.backoff.failures() == 1 {
                 self.screen.say(format_args!(
-                    "run {}: the server does not answer, trying again: {}",
+                    "run {}: the server at {} does not answer, trying again: {}",
                     self.run_id,
+                    self.client.url(),
                     status_text(&status)
                 ));
             }

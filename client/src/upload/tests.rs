@@ -131,3 +131,14 @@ fn a_receipt_about_something_else_is_refused() {
     assert!(check_receipt(Receipt { round: 2, ..receipt.clone() }, &update).is_err());
     assert!(check_receipt(Receipt { digest: Digest::of(b"y").to_string(), ..receipt }, &update).is_err());
 }
+
+#[tokio::test]
+async fn an_upload_that_gives_up_names_the_address() {
+    let address = crate::connect::Address { url: "http://127.0.0.1:1".into(), ca: None, insecure: false };
+    let client = crate::connect::connect(&address, &crate::connect::Token::new("t")).unwrap();
+    let patience = Patience::lasting(Duration::ZERO);
+    let update = announcement(1);
+    let result = upload(&client, &update, Path::new("x"), patience, &Screen::silent(), |_| Ok(())).await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("gave up") && error.contains(" at http://127.0.0.1:1: "), "{error}");
+}
