@@ -11,7 +11,10 @@ use fedbasin_proto::{MAX_METRIC_NAME_BYTES, MAX_METRICS, MAX_NUM_EXAMPLES, is_me
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::{MetricMap, workdir::RoundDir};
+use super::{
+    MetricMap,
+    workdir::{Attempt, RoundDir},
+};
 use crate::{
     error::{Error, Result},
     files::{read_error, read_text},
@@ -74,17 +77,32 @@ impl Trainer<'_> {
                 "see its output above, mend it, and start the same command again",
             ));
         }
-        if !attempt.output.exists() {
-            return Err(Error::failed(
-                "succeeded but wrote no checkpoint",
-                place,
-                "it must write a safetensors file to $FEDBASIN_OUTPUT",
-            ));
-        }
+        check_written(&attempt, &place)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.dir.keep(&attempt)?;
         Ok(seconds)
     }
+}
+
+/// A trainer that succeeded must have left a file, and may have left metrics; folders are neither.
+fn check_written(attempt: &Attempt, place: &str) -> Result<()> {
+    let wrong = |what, remedy| Err(Error::failed(what, place, remedy));
+    if attempt.output.is_dir() {
+        return wrong(
+            "wrote a folder; a safetensors file is wanted",
+            "write the file $FEDBASIN_OUTPUT itself, for instance by safetensors.torch.save_file",
+        );
+    }
+    if !attempt.output.is_file() {
+        return wrong(
+            "succeeded but wrote no checkpoint",
+            "it must write a safetensors file to $FEDBASIN_OUTPUT",
+        );
+    }
+    if attempt.metrics.exists() && !attempt.metrics.is_file() {
+        return wrong("wrote metrics that are no file", "write JSON to the file $FEDBASIN_METRICS itself");
+    }
+    Ok(())
 }
 
 /// A trainer that is ended with everything it started, unless it is over.

@@ -123,7 +123,11 @@ impl RoundDir {
         for entry in fs::read_dir(&self.path).map_err(trouble)? {
             let entry = entry.map_err(trouble)?;
             if entry.file_name().to_string_lossy().starts_with(ATTEMPT) {
-                fs::remove_file(entry.path()).map_err(trouble)?;
+                // Some trainers make folders of what they are told to write.
+                let is_folder = entry.file_type().map_err(trouble)?.is_dir();
+                let removed =
+                    if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+                removed.map_err(trouble)?;
             }
         }
         let tag =
