@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rebasin::{Digest, FileSource, Hasher, Header, Layout, Limits, Scanner};
+use rebasin::{CheckpointError, Digest, FileSource, Hasher, Header, Layout, Limits, Scanner};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -164,8 +164,17 @@ pub struct Checked {
 /// # Errors
 /// Not readable, not a safetensors file, another layout, or NaN or infinity in it.
 pub fn check_checkpoint(path: &Path, expected: Option<&Layout>) -> Result<Checked> {
-    let bad = |error: &dyn std::fmt::Display| {
-        Error::failed(error, path.display(), "write it as a finite, well-formed safetensors file")
+    let bad = |error: CheckpointError| {
+        let remedy = match &error {
+            CheckpointError::Missing { .. }
+            | CheckpointError::Extra { .. }
+            | CheckpointError::Differs { .. } => {
+                "save the state_dict of the run's architecture, with the same names, shapes and dtypes"
+            }
+            CheckpointError::NotFinite { .. } => "give a checkpoint with finite values only",
+            _ => "write it as a finite, well-formed safetensors file",
+        };
+        Error::failed(error, path.display(), remedy)
     };
     let mut file = File::open(path).map_err(|error| read_error(path, &error))?;
     let size = file.metadata().map_err(|error| read_error(path, &error))?.len();
@@ -180,9 +189,9 @@ pub fn check_checkpoint(path: &Path, expected: Option<&Layout>) -> Result<Checke
             Err(error) => return Err(read_error(path, &error)),
         };
         hasher.update(&block[..count]);
-        scanner.push(&block[..count]).map_err(|error| bad(&error))?;
+        scanner.push(&block[..count]).map_err(bad)?;
     }
-    scanner.finish().map_err(|error| bad(&error))?;
+    scanner.finish().map_err(bad)?;
     Ok(Checked { digest: hasher.finish(), size })
 }
 

@@ -1,3 +1,5 @@
+use rebasin::Source as _;
+
 use super::*;
 
 #[test]
@@ -55,4 +57,28 @@ fn a_replaced_file_keeps_its_mode_and_a_new_one_gets_that_of_any_new_file() {
         write_bytes(&folder.path().join("new"), b"y").unwrap();
         assert_eq!(mode("new"), wanted);
     }
+}
+
+/// A safetensors file with one tensor of two numbers.
+fn one_tensor(name: &str, dtype: &str, values: &[u8]) -> Vec<u8> {
+    let header =
+        format!(r#"{{"{name}":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,{}]}}}}"#, values.len());
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), values].concat()
+}
+
+#[test]
+fn another_layout_is_named_and_is_not_called_malformed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model");
+    write_bytes(&path, &one_tensor("w", "F32", &[0; 8])).unwrap();
+    let layout = open_checkpoint(&path).unwrap().header().layout().clone();
+    check_checkpoint(&path, Some(&layout)).unwrap();
+    for other in [one_tensor("w", "F16", &[0; 4]), one_tensor("v", "F32", &[0; 8])] {
+        write_bytes(&path, &other).unwrap();
+        let error = check_checkpoint(&path, Some(&layout)).unwrap_err().to_string();
+        assert!(error.contains("tensor w is ") && error.contains("state_dict of the run's"), "{error}");
+    }
+    write_bytes(&path, &one_tensor("w", "F32", &[0xff; 8])).unwrap();
+    let error = check_checkpoint(&path, Some(&layout)).unwrap_err().to_string();
+    assert!(error.contains("NaN") && !error.contains("well-formed"), "{error}");
 }
