@@ -19,7 +19,7 @@ use ureq::{
 use crate::{
     connect::{Address, Token},
     error::{CERTIFICATE_REMEDY, CLEAR_TEXT, CLEAR_TEXT_REMEDY, Error, Result, one_line},
-    files::{read_error, write_atomically, write_error},
+    files::{read_error, refuse_torch_save, write_atomically, write_error},
     progress::Screen,
 };
 use types::{Checkpoint, EnrolledSite, NewRun, Round, RoundList, Run, RunList, Site, SiteList};
@@ -100,6 +100,7 @@ impl Admin {
     /// # Errors
     /// Not readable, or not a checkpoint that the server takes.
     pub fn put_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
+        refuse_torch_save(path)?;
         let file = File::open(path).map_err(|error| read_error(path, &error))?;
         let url = self.url("/v1/checkpoints");
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
@@ -108,7 +109,7 @@ impl Admin {
         self.decode(&url, request.send(&file))
     }
 
-    /// Creates a run; its first round opens at once.
+    /// Creates a run; its first round opens within a second or so.
     ///
     /// # Errors
     /// As the server says: an unknown site or seed, a spec that does not fit, a run of that name.
@@ -259,6 +260,7 @@ fn problem_error(status: u16, reason: &str, text: &str, url: &str) -> Error {
         401 => "check the admin token (--token-file or FEDBASIN_ADMIN_TOKEN)",
         403 => "this token may not do that",
         404 => "check the name",
+        409 if url.ends_with("/v1/sites") => "see what is there with `fedbasin admin sites`",
         409 => "see what is there with `fedbasin admin runs` or `fedbasin admin round`",
         413 => "see the server's limits",
         422 | 400 => "correct it and try again",

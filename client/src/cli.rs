@@ -11,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, error::ErrorKind};
 
 use crate::{
     connect::{Address, Token},
@@ -25,9 +25,10 @@ use args::{Cli, Command, SpecCommand};
 /// Runs the whole command line; `args` begins with the program's name. Exit code 0: done; 2: wrong usage; 1: anything else,
 /// with one line on standard error that says what, where, and what to do.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, &args),
     };
     let screen = Screen::detect();
     match dispatch(cli.command, &screen) {
@@ -61,7 +62,7 @@ fn dispatch(command: Command, screen: &Screen) -> Result<()> {
 }
 
 /// Help and version are answers; anything else is wrong usage, in one line.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A closed pipe is no reason to fail.
@@ -69,7 +70,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            complain(&one_line(&["a command is missing", "arguments", "see `fedbasin --help`"]));
+            complain(&one_line(&["a command is missing", "arguments", &see_help(args)]));
             ExitCode::from(2)
         }
         _ => {
@@ -78,11 +79,23 @@ fn usage(error: &clap::Error) -> ExitCode {
             let what = what.trim_start_matches("error: ");
             // clap's tips are the what-to-do, where it has one.
             let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")).unwrap_or_default();
-            let remedy = if tip.is_empty() { "see `fedbasin --help`" } else { tip };
-            complain(&one_line(&[what, "arguments", remedy]));
+            let remedy = if tip.is_empty() { see_help(args) } else { tip.to_owned() };
+            complain(&one_line(&[what, "arguments", &remedy]));
             ExitCode::from(2)
         }
     }
+}
+
+/// Which help says more: that of the command that was meant, as far as it can be told.
+fn see_help(args: &[OsString]) -> String {
+    let mut command = &Cli::command();
+    let mut names = vec!["fedbasin"];
+    for argument in args.iter().skip(1).filter_map(|argument| argument.to_str()) {
+        let Some(found) = command.find_subcommand(argument) else { continue };
+        command = found;
+        names.push(argument);
+    }
+    format!("see `{} --help`", names.join(" "))
 }
 
 fn complain(line: &str) {

@@ -103,7 +103,10 @@ pub(crate) fn read_error(path: &Path, error: &io::Error) -> Error {
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     let file = File::open(path).map_err(|error| read_error(path, &error))?;
     let mut text = String::new();
-    file.take(limit + 1).read_to_string(&mut text).map_err(|error| read_error(path, &error))?;
+    file.take(limit + 1).read_to_string(&mut text).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => Error::failed("is no text", path.display(), "is this the right file?"),
+        _ => read_error(path, &error),
+    })?;
     if text.len() as u64 > limit {
         return Err(Error::failed(
             format_args!("larger than {limit} bytes"),
@@ -112,6 +115,35 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
         ));
     }
     Ok(text)
+}
+
+/// A spec larger than this is none.
+pub(crate) const MAX_SPEC_BYTES: u64 = 16 << 20;
+
+/// The text of a spec's file. A checkpoint, which stands beside it on many command lines, is no text or too large.
+///
+/// # Errors
+/// Not readable, or no spec.
+pub(crate) fn read_spec_text(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(|error| read_error(path, &error))?;
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file)
+        .take(MAX_SPEC_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| read_error(path, &error))?;
+    if bytes.len() as u64 > MAX_SPEC_BYTES {
+        return Err(no_spec(path, format_args!("larger than {MAX_SPEC_BYTES} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| no_spec(path, "not text"))
+}
+
+/// A file that is no spec, and why.
+pub(crate) fn no_spec(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::failed(
+        format_args!("this is no spec: {why}"),
+        path.display(),
+        "derive one with `fedbasin spec derive`, or `spec mlp` or `spec conv`",
+    )
 }
 
 /// A secret from a file: its content without the white space around it.
@@ -138,6 +170,24 @@ pub(crate) fn check_token(token: &str, place: &str) -> Result<String> {
 /// What to do about a file that is no checkpoint.
 pub(crate) const BAD_CHECKPOINT: &str = "give a well-formed, finite safetensors file";
 
+/// What `torch.save` writes is a ZIP archive, which no safetensors file of any use begins like: its header would have 64 MiB
+/// and more. It is the likeliest mistake, so it is named.
+///
+/// # Errors
+/// It is such a file. One that cannot be read is left to whoever reads it in full.
+pub(crate) fn refuse_torch_save(path: &Path) -> Result<()> {
+    let mut beginning = [0; 4];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut beginning));
+    if read.is_ok() && &beginning == b"PK\x03\x04" {
+        return Err(Error::failed(
+            "this looks like a file of torch.save",
+            path.display(),
+            "use safetensors.torch.save_file(model.state_dict(), PATH)",
+        ));
+    }
+    Ok(())
+}
+
 /// Opens a checkpoint file and checks its header.
 pub(crate) fn open_checkpoint(path: &Path) -> Result<FileSource> {
     let mut file = File::open(path).map_err(|error| read_error(path, &error))?;
@@ -145,6 +195,7 @@ pub(crate) fn open_checkpoint(path: &Path) -> Result<FileSource> {
     if metadata.is_dir() {
         return Err(Error::failed("is a folder", path.display(), BAD_CHECKPOINT));
     }
+    refuse_torch_save(path)?;
     let header = Header::read(&mut file, metadata.len())
         .map_err(|error| Error::failed(error, path.display(), BAD_CHECKPOINT))?;
     Ok(FileSource::new(file, header))
@@ -176,6 +227,7 @@ pub fn check_checkpoint(path: &Path, expected: Option<&Layout>) -> Result<Checke
         };
         Error::failed(error, path.display(), remedy)
     };
+    refuse_torch_save(path)?;
     let mut file = File::open(path).map_err(|error| read_error(path, &error))?;
     let size = file.metadata().map_err(|error| read_error(path, &error))?.len();
     let mut scanner = Scanner::new(expected.cloned(), size, Limits::default());

@@ -12,8 +12,10 @@ use rebasin::{AxisForm, Checkpoint, Layout, Spec};
 
 use crate::{
     error::{Error, Result},
-    files::{BAD_CHECKPOINT, open_checkpoint, read_error, read_text, write_bytes, write_json},
-    offline::MAX_SPEC_BYTES,
+    files::{
+        BAD_CHECKPOINT, MAX_SPEC_BYTES, no_spec, open_checkpoint, read_error, read_spec_text, read_text,
+        write_bytes, write_json,
+    },
     progress::Screen,
 };
 
@@ -144,9 +146,7 @@ fn tied(checkpoint: &Checkpoint, name: &str, spec: &Spec) -> Option<Vec<Option<A
 /// # Errors
 /// The spec is wrong, or cannot be verified; a file that cannot be read or written.
 pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Result<()> {
-    let text = read_text(spec, MAX_SPEC_BYTES)?;
-    let whole = Spec::from_json(&text)
-        .map_err(|error| Error::failed(error, spec.display(), "derive one with `fedbasin spec derive`"))?;
+    let whole = Spec::from_json(&read_spec_text(spec)?).map_err(|error| no_spec(spec, error))?;
     let graph = read_graph(model)?;
     let place = || format!("{} against {}", spec.display(), model.display());
     let trouble = |error: &dyn std::fmt::Display| {

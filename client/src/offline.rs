@@ -17,16 +17,13 @@ use serde_json::{Value, json};
 use crate::{
     error::{Error, Result},
     files::{
-        BAD_CHECKPOINT, check_checkpoint, open_checkpoint as open, read_text, write_atomically, write_bytes,
-        write_error, write_json,
+        BAD_CHECKPOINT, check_checkpoint, no_spec, open_checkpoint as open, read_spec_text, write_atomically,
+        write_bytes, write_error, write_json,
     },
     graph::is_verified,
     progress::{Screen, SearchLine},
 };
 use report::{Stopwatch, align_json, axes_text};
-
-/// A spec larger than this is none.
-pub(crate) const MAX_SPEC_BYTES: u64 = 16 << 20;
 
 /// An alignment of one file to another.
 #[derive(Debug, Clone)]
@@ -407,13 +404,7 @@ fn load(source: &FileSource, path: &Path) -> Result<Checkpoint> {
 }
 
 fn read_spec(path: &Path, source: &FileSource, checkpoint: &Path, screen: &Screen) -> Result<CheckedSpec> {
-    let spec = Spec::from_json(&read_text(path, MAX_SPEC_BYTES)?).map_err(|error| {
-        Error::failed(
-            error,
-            path.display(),
-            "derive one with `fedbasin spec derive`, or `spec mlp` or `spec conv`",
-        )
-    })?;
+    let spec = Spec::from_json(&read_spec_text(path)?).map_err(|error| no_spec(path, error))?;
     if !is_verified(path, &spec) {
         screen.say(format_args!(
             "{}: this spec was not verified; `fedbasin spec verify` runs its network to show that it is right",

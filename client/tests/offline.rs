@@ -332,6 +332,83 @@ fn wrong_usage_exits_with_two() {
 }
 
 #[test]
+fn wrong_usage_names_the_help_of_the_command_that_was_meant() {
+    let bench = Bench::new();
+    for (args, help) in [
+        (&["permute", "--spec", "spec.json", "a"][..], "see `fedbasin permute --help`"),
+        (&["site", "run", "--run", "r"], "see `fedbasin site run --help`"),
+        (&["admin", "create-run", "--rounds", "1"], "see `fedbasin admin create-run --help`"),
+        (&["site"], "see `fedbasin site --help`"),
+        (&[], "see `fedbasin --help`"),
+    ] {
+        let line = bench.fails(2, args);
+        assert!(line.contains(help), "{line}");
+    }
+}
+
+#[test]
+fn an_id_that_no_run_can_have_is_refused_before_anything_is_asked() {
+    let bench = Bench::new();
+    // Nobody listens there: with another id it would be tried for ten minutes.
+    let server = ["--server", "http://127.0.0.1:9"];
+    for id in ["PI LOT", "", "pilot_1", "-pilot"] {
+        let run = format!("--run={id}");
+        for call in [&["site", "run", "--train", "true"][..], &["site", "status"]] {
+            let line = bench.fails(2, &[call, &server, &[run.as_str()]].concat());
+            assert!(line.contains("no run can have this id"), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_torch_save_is_recognised() {
+    let bench = Bench::new();
+    fs::write(bench.path("model.pt"), [&b"PK\x03\x04\0\0\x08\x08"[..], &[0; 100]].concat()).unwrap();
+    let admin =
+        ["admin", "--token-file", "token", "--server", "http://127.0.0.1:9", "checkpoint", "model.pt"];
+    fs::write(bench.path("token"), "fba_x").unwrap();
+    for args in [
+        &["spec", "mlp", "model.pt", "-o", "out"][..],
+        &["permute", "--spec", "spec.json", "--seed", "1", "model.pt", "-o", "out"],
+        &admin,
+    ] {
+        let line = bench.fails(1, args);
+        assert!(line.contains("torch.save") && line.contains("safetensors.torch.save_file"), "{line}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_spec_is_said_to_be_none() {
+    let bench = Bench::new();
+    fs::write(bench.path("token"), "fba_x").unwrap();
+    fs::write(bench.path("bytes"), [0xff; 50]).unwrap();
+    for spec in ["a", "bytes"] {
+        for args in [
+            &["permute", "--spec", spec, "--seed", "1", "a", "-o", "out"][..],
+            &[
+                "admin",
+                "--token-file",
+                "token",
+                "create-run",
+                "--spec",
+                spec,
+                "--cohort",
+                "x",
+                "--rounds",
+                "1",
+                "--quorum",
+                "1",
+                "--deadline-seconds",
+                "9",
+            ],
+        ] {
+            let line = bench.fails(1, args);
+            assert!(line.contains("this is no spec") && line.contains("fedbasin spec mlp"), "{line}");
+        }
+    }
+}
+
+#[test]
 fn an_output_in_no_folder_is_named() {
     let bench = Bench::new();
     let line = bench.fails(1, &["permute", "--spec", "spec.json", "--seed", "1", "a", "-o", "no/out"]);

@@ -9,6 +9,13 @@ fn a_problem_becomes_one_line_and_keeps_its_code() {
 }
 
 #[test]
+fn a_conflict_points_at_the_list_that_shows_it() {
+    let error = |url| problem_error(409, "Conflict", "", url).to_string();
+    assert!(error("http://h/v1/sites").contains("admin sites"));
+    assert!(error("http://h/v1/runs").contains("admin runs"));
+}
+
+#[test]
 fn an_answer_that_is_no_problem_document_still_says_its_status() {
     let error = problem_error(502, "Bad Gateway", "<html>", "http://h/");
     assert!(error.to_string().starts_with("502 Bad Gateway: http://h/: "), "{error}");

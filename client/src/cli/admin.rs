@@ -18,12 +18,9 @@ use crate::{
     },
     connect::Address,
     error::{Error, Result},
-    files::read_text,
+    files::{no_spec, read_spec_text},
     progress::{Screen, bytes},
 };
-
-/// A spec larger than this is none.
-const MAX_SPEC_BYTES: u64 = 16 << 20;
 
 pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
     let address = Address { url: args.server, ca: args.ca, insecure: args.insecure };
@@ -110,10 +107,8 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
 }
 
 fn read_spec(path: &Path) -> Result<Value> {
-    let text = read_text(path, MAX_SPEC_BYTES)?;
-    serde_json::from_str(&text).map_err(|error| {
-        Error::failed(format_args!("not JSON: {error}"), path.display(), "make one with `fedbasin spec`")
-    })
+    let text = read_spec_text(path)?;
+    serde_json::from_str(&text).map_err(|error| no_spec(path, format_args!("not JSON: {error}")))
 }
 
 /// A digest stays one; a file is stored first.

@@ -253,7 +253,7 @@ pub(super) enum SiteCommand {
         #[command(flatten)]
         server: SiteServerArgs,
         /// Only this run
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = run_id)]
         run: Option<String>,
         /// Answer in JSON
         #[arg(long)]
@@ -266,7 +266,7 @@ pub(super) enum SiteCommand {
         #[command(flatten)]
         server: SiteServerArgs,
         /// The run
-        #[arg(long, value_name = "ID", required_unless_present = "digest")]
+        #[arg(long, value_name = "ID", value_parser = run_id, required_unless_present = "digest")]
         run: Option<String>,
         /// The reference of the run's newest round instead of the global model
         #[arg(long, conflicts_with = "digest", requires = "run")]
@@ -285,7 +285,7 @@ pub(super) struct SiteRunArgs {
     #[command(flatten)]
     pub(super) server: SiteServerArgs,
     /// The run
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = run_id)]
     pub(super) run: String,
     /// The trainer, run by `sh -c`
     #[arg(long, value_name = "COMMAND")]
@@ -306,7 +306,7 @@ pub(super) struct SiteUploadArgs {
     #[command(flatten)]
     pub(super) server: SiteServerArgs,
     /// The run
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = run_id)]
     pub(super) run: String,
     /// The round; by default the newest
     #[arg(long, value_name = "N")]
@@ -320,6 +320,18 @@ pub(super) struct SiteUploadArgs {
     /// The checkpoint
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
+}
+
+/// The server's rule for a run's id: what breaks it is no run, so there is nothing to wait for.
+fn run_id(text: &str) -> Result<String, String> {
+    let fits = (1..=63).contains(&text.len())
+        && !text.starts_with('-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err("no run can have this id: it is 1 to 63 of a-z, 0-9 and -, beginning with a letter or digit"
+        .to_owned())
 }
 
 fn metric(text: &str) -> Result<(String, f64), String> {

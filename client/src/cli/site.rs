@@ -1,6 +1,10 @@
 //! `fedbasin site ...`.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{
+    future::Future,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use fedbasin_proto::v1::{ListRunsRequest, RoundState, RunState, RunStatus, UpdateState};
@@ -255,17 +259,34 @@ fn update_state(state: UpdateState) -> &'static str {
     }
 }
 
+/// A round opens within a second or so after its run was created. A server that is busy may need longer.
+const FIRST_ROUND_WAIT: Duration = Duration::from_secs(10);
+
+/// The number of a run's newest round; waits for the first one.
+async fn newest_round(read: impl AsyncFn() -> Result<RunStatus>, wait: Duration) -> Result<u32> {
+    let begun = Instant::now();
+    loop {
+        let run = read().await?;
+        if let Some(round) = &run.round {
+            return Ok(round.number);
+        }
+        if run.state() != RunState::Open || begun.elapsed() >= wait {
+            return Err(Error::failed(
+                format_args!("has no round and is {}", run_state(run.state())),
+                format_args!("run {}", run.run_id),
+                "see `fedbasin site status`, and try again once a round is there",
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(200).min(wait)).await;
+    }
+}
+
 async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
     let server = Server::of(args.server)?;
     let checked = check_checkpoint(&args.file, None)?;
     let round = match args.round {
         Some(round) => round,
-        None => {
-            let run = server.run(&args.run).await?;
-            run.round.map(|round| round.number).ok_or_else(|| {
-                Error::failed("has no round yet", format_args!("run {}", args.run), "wait until one opens")
-            })?
-        }
+        None => newest_round(async || server.run(&args.run).await, FIRST_ROUND_WAIT).await?,
     };
     let mut metrics: site::MetricMap = args.metrics.into_iter().collect();
     if let Some(name) = bad_metric_name(&metrics) {
@@ -340,10 +361,4 @@ fn newest(run: &RunStatus, reference: bool) -> Result<Digest> {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn a_runs_name_becomes_one_plain_folder_name() {
-        assert_eq!(super::default_work_dir("run-7").to_str(), Some("fedbasin-run-7"));
-        assert_eq!(super::default_work_dir("../x").to_str(), Some("fedbasin-___x"));
-    }
-}
+mod tests;

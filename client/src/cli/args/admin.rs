@@ -49,7 +49,7 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Create a run; its first round opens at once
+    /// Create a run; its first round opens within a second or so
     CreateRun(CreateRunArgs),
     /// List the runs
     Runs,
