@@ -14,6 +14,9 @@ use crate::{
     runtime::{self, Data, Network},
 };
 
+/// How often the parameters' last bits are changed, to see what rounding does.
+const NUDGES: usize = 4;
+
 /// How to verify.
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
@@ -72,6 +75,8 @@ pub struct Certificate {
     pub groups: usize,
     /// The largest difference found, divided by the output's scale.
     pub residual: f64,
+    /// The difference that a change of each parameter's last bit makes, divided by the output's scale.
+    pub noise: f64,
     /// The largest that would have been taken for rounding.
     pub tolerance: f64,
     /// One for each group: an axis that was left out, and noticed.
@@ -111,6 +116,7 @@ pub fn verify(graph: &Graph, spec: &Spec, options: &VerifyOptions) -> Result<Cer
         elements: options.elements,
         groups: checked.groups().len(),
         residual,
+        noise: trial.noise,
         tolerance: options.tolerance,
         noticed,
         unnoticed,
@@ -155,6 +161,7 @@ struct Trial<'a> {
     expected: Vec<Vec<f32>>,
     names: Vec<String>,
     tolerance: f64,
+    noise: f64,
     rng: ChaCha8Rng,
 }
 
@@ -180,17 +187,20 @@ impl<'a> Trial<'a> {
         let names: Vec<String> =
             graph.outputs.iter().map(|&output| graph.values[output].name.clone()).collect();
         telling(&names, &expected, &other, graph.inputs.is_empty())?;
-        Ok(Self {
-            network,
-            spec,
-            checked,
-            weights,
-            inputs,
-            expected,
-            names,
-            tolerance: options.tolerance,
-            rng,
-        })
+        let tolerance = options.tolerance;
+        let mut trial =
+            Self { network, spec, checked, weights, inputs, expected, names, tolerance, noise: 0.0, rng };
+        for _ in 0..NUDGES {
+            let nudged = nudged(&trial.weights, &mut trial.rng)?;
+            trial.noise = trial.noise.max(trial.difference(&nudged)?.1);
+        }
+        if trial.noise * 10.0 > tolerance {
+            return Err(GraphError::Degenerate(format!(
+                "the last bit of each parameter changes them by {:.1e} of their scale: they are hardly more than rounding",
+                trial.noise
+            )));
+        }
+        Ok(trial)
     }
 
     /// Runs with other weights: the output that differs most, and by how much.
@@ -331,6 +341,17 @@ fn disturbed(weights: &Checkpoint, rng: &mut ChaCha8Rng) -> Result<Checkpoint, G
             (if zero { by } else { value * (1.0 + by) }).to_le_bytes()
         });
         tensors.push(Tensor::from_bytes(tensor.info(), bytes.collect())?);
+    }
+    Ok(Checkpoint::new(weights.layout().clone(), tensors)?)
+}
+
+/// Each parameter with its last bit flipped, or not: what rounding alone does.
+fn nudged(weights: &Checkpoint, rng: &mut ChaCha8Rng) -> Result<Checkpoint, GraphError> {
+    let mut tensors = Vec::new();
+    for tensor in weights.tensors() {
+        let flipped = |value: f32| (value.to_bits() ^ rng.random_range(0..2)).to_le_bytes();
+        let bytes = tensor.to_f32().into_iter().flat_map(flipped).collect();
+        tensors.push(Tensor::from_bytes(tensor.info(), bytes)?);
     }
     Ok(Checkpoint::new(weights.layout().clone(), tensors)?)
 }

@@ -91,7 +91,7 @@ impl Net {
         let at = self.values.len() - 1 - self.below(recent);
         let (x, shape) = self.values[at].clone();
         let axis = self.below(shape.len());
-        match self.below(17) {
+        match self.below(22) {
             0 | 1 => self.linear(at),
             2 => {
                 let w = self.weight(&shape[shape.len() - 1..]);
@@ -126,7 +126,8 @@ impl Net {
                     with_float(node, "epsilon", 0.05)
                 });
             }
-            _ => self.conv(&x, &shape),
+            16 => self.conv(&x, &shape),
+            _ => self.block(&x, &shape),
         }
     }
 
@@ -231,6 +232,68 @@ impl Net {
         let mut out = shape.to_vec();
         out[axis] = length;
         self.push("Gather", &[x, &places_name], out, |node| with_int(node, "axis", axis as i64));
+    }
+
+    /// Splits the last axis, does something to the parts, merges them again: where heads and groups come from.
+    fn block(&mut self, x: &str, shape: &[i64]) {
+        let last = shape.len() - 1;
+        let divisors: Vec<i64> = (2..shape[last]).filter(|by| shape[last] % by == 0).collect();
+        if divisors.is_empty() {
+            return;
+        }
+        let inner = divisors[self.below(divisors.len())];
+        let mut split = shape.to_vec();
+        split[last] /= inner;
+        split.push(inner);
+        let target = self.list(&split);
+        self.push("Reshape", &[x, &target], split.clone(), |node| node);
+        let (part, _) = self.values[self.values.len() - 1].clone();
+        let axis = last + self.below(2);
+        match self.below(6) {
+            0 => self.push("Softmax", &[&part], split.clone(), |node| with_int(node, "axis", axis as i64)),
+            1 => {
+                let axes = self.list(&[axis as i64]);
+                let mut mean = split.clone();
+                mean[axis] = 1;
+                self.push("ReduceMean", &[&part, &axes], mean, |node| node);
+                let (mean, _) = self.values[self.values.len() - 1].clone();
+                self.push("Sub", &[&part, &mean], split.clone(), |node| node);
+            }
+            2 => {
+                let from = last + self.below(2);
+                let w = self.weight(&split[from..]);
+                self.push("Mul", &[&part, &w], split.clone(), |node| node);
+            }
+            3 => self.roll(&part, &split, axis),
+            4 => {
+                let w = self.weight(&[split[last], inner, inner]);
+                let mut order: Vec<i64> = (0..split.len() as i64).collect();
+                order.swap(last - 1, last);
+                self.push(
+                    "Transpose",
+                    &[&part],
+                    order.iter().map(|&axis| split[axis as usize]).collect(),
+                    |node| with_ints(node, "perm", &order),
+                );
+                let (part, turned) = self.values[self.values.len() - 1].clone();
+                if turned.len() == 3 {
+                    self.push("MatMul", &[&part, &w], turned.clone(), |node| node);
+                }
+                let (part, _) = self.values[self.values.len() - 1].clone();
+                self.push("Transpose", &[&part], split.clone(), |node| with_ints(node, "perm", &order));
+            }
+            _ => self.slice(&part, &split, axis),
+        }
+        let (part, found) = self.values[self.values.len() - 1].clone();
+        if found.len() == split.len() {
+            let mut merged = found[..last].to_vec();
+            merged.push(found[last] * found[last + 1]);
+            let target = self.list(&merged);
+            self.push("Reshape", &[&part, &target], merged, |node| node);
+            if self.rng.random_bool(0.5) {
+                self.linear(self.values.len() - 1);
+            }
+        }
     }
 
     fn conv(&mut self, x: &str, shape: &[i64]) {
