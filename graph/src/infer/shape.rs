@@ -1,9 +1,16 @@
 //! Output shapes.
 
+mod moved;
+mod window;
+
+use self::{
+    moved::moved,
+    window::{conv, conv_transpose, pool},
+};
 use super::{Inferred, Inputs};
 use crate::{
     GraphError,
-    graph::{Known, Parts},
+    graph::Parts,
     onnx::dtype,
     rules::{self, einsum_terms},
 };
@@ -240,118 +247,6 @@ fn einsum(inputs: &Inputs<'_>, operands: &[Vec<u32>], output: &[u32]) -> Result<
         .collect()
 }
 
-/// Window, stride and dilation of each spatial axis, and padding before and after.
-struct Window {
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-    pads: Option<(usize, usize)>,
-}
-
-fn windows(inputs: &Inputs<'_>, kernel: &[usize]) -> Result<Vec<Window>, GraphError> {
-    let ints = |name: &str| inputs.op.ints(name).unwrap_or_default();
-    let get = |name: &str, index: usize, default: i64| {
-        let value = ints(name).get(index).copied().unwrap_or(default);
-        usize::try_from(value).or_else(|_| inputs.wrong(format!("a negative value in {name}")))
-    };
-    let automatic = !matches!(inputs.op.text("auto_pad").unwrap_or("NOTSET"), "NOTSET" | "");
-    let valid = inputs.op.text("auto_pad") == Some("VALID");
-    let rank = kernel.len();
-    let mut out = Vec::new();
-    for (axis, &kernel) in kernel.iter().enumerate() {
-        let (stride, dilation) = (get("strides", axis, 1)?, get("dilations", axis, 1)?);
-        if stride == 0 || kernel == 0 {
-            return inputs.wrong("a stride or kernel of 0");
-        }
-        let given = (get("pads", axis, 0)?, get("pads", axis + rank, 0)?);
-        let pads = if valid {
-            Some((0, 0))
-        } else if automatic {
-            None
-        } else {
-            Some(given)
-        };
-        out.push(Window { kernel, stride, dilation, pads });
-    }
-    Ok(out)
-}
-
-fn slide(inputs: &Inputs<'_>, length: usize, window: &Window, ceil: bool) -> Result<usize, GraphError> {
-    let Some((before, after)) = window.pads else { return Ok(length.div_ceil(window.stride)) };
-    let effective = window.dilation.checked_mul(window.kernel - 1).and_then(|reach| reach.checked_add(1));
-    let padded = length.checked_add(before).and_then(|sum| sum.checked_add(after));
-    match (effective, padded) {
-        (Some(effective), Some(padded)) if padded >= effective => {
-            let room = padded - effective;
-            let mut out = room / window.stride + 1;
-            // A last window may hang over, but must not begin in the padding behind.
-            if ceil && room % window.stride != 0 && out * window.stride < length + before {
-                out += 1;
-            }
-            Ok(out)
-        }
-        _ => inputs.wrong(format!("a window that is longer than an axis of {length} with its padding")),
-    }
-}
-
-fn conv(inputs: &Inputs<'_>, x: &[usize]) -> Result<Shape, GraphError> {
-    let w = inputs.shape(1).unwrap_or_default();
-    let groups = rules::groups(inputs.op);
-    if x.len() < 3 || w.len() != x.len() || groups == 0 {
-        return inputs.wrong(format!("a convolution of {x:?} with {w:?}"));
-    }
-    if w[1].checked_mul(groups) != Some(x[1]) || !w[0].is_multiple_of(groups) {
-        return inputs.wrong(format!("{} channels, a weight of {w:?} and {groups} groups", x[1]));
-    }
-    let mut out = vec![x[0], w[0]];
-    for (&length, window) in x[2..].iter().zip(&windows(inputs, &w[2..])?) {
-        out.push(slide(inputs, length, window, false)?);
-    }
-    Ok(out)
-}
-
-fn conv_transpose(inputs: &Inputs<'_>, x: &[usize]) -> Result<Shape, GraphError> {
-    let w = inputs.shape(1).unwrap_or_default();
-    let groups = rules::groups(inputs.op);
-    if x.len() < 3 || w.len() != x.len() || groups == 0 || w[0] != x[1] || !w[0].is_multiple_of(groups) {
-        return inputs.wrong(format!("a transposed convolution of {x:?} with {w:?} and {groups} groups"));
-    }
-    let channels = w[1].checked_mul(groups).map_or_else(|| inputs.wrong("too many channels"), Ok)?;
-    let mut out = vec![x[0], channels];
-    for (axis, window) in windows(inputs, &w[2..])?.iter().enumerate() {
-        let extra = inputs.op.ints("output_padding").and_then(|pads| pads.get(axis).copied()).unwrap_or(0);
-        let declared = inputs.op.ints("output_shape").and_then(|shape| shape.get(axis).copied());
-        let length = match (declared, window.pads) {
-            (Some(length), _) => length,
-            (None, Some((before, after))) => {
-                let long = |value: usize| i64::try_from(value).unwrap_or(i64::MAX / 8).min(1 << 32);
-                long(window.stride) * (long(x[axis + 2]) - 1).min(1 << 20)
-                    + extra
-                    + (long(window.kernel) - 1).min(1 << 20) * long(window.dilation).min(1 << 20)
-                    + 1
-                    - long(before)
-                    - long(after)
-            }
-            (None, None) => return inputs.wrong("automatic padding"),
-        };
-        out.push(usize::try_from(length).or_else(|_| inputs.wrong("an output of negative length"))?);
-    }
-    Ok(out)
-}
-
-fn pool(inputs: &Inputs<'_>, x: &[usize]) -> Result<Shape, GraphError> {
-    let kernel = sizes(inputs, inputs.op.ints("kernel_shape").unwrap_or_default())?;
-    if x.len() != kernel.len() + 2 {
-        return inputs.wrong(format!("a kernel {kernel:?} for {x:?}"));
-    }
-    let ceil = inputs.op.int("ceil_mode").unwrap_or(0) != 0;
-    let mut out = x[..2].to_vec();
-    for (&length, window) in x[2..].iter().zip(&windows(inputs, &kernel)?) {
-        out.push(slide(inputs, length, window, ceil)?);
-    }
-    Ok(out)
-}
-
 fn recurrent(inputs: &Inputs<'_>, x: &[usize], dtype: i64) -> Result<Vec<Inferred>, GraphError> {
     let r = inputs.shape(2).unwrap_or_default();
     let (&[steps, batch, _], &[directions, _, hidden]) = (x, r) else {
@@ -447,142 +342,4 @@ fn reduced(x: &[usize], axes: &[usize], keep: bool) -> Shape {
         }
     }
     out
-}
-
-/// Operators that move positions about.
-fn moved(inputs: &Inputs<'_>, op: &str, x: &[usize]) -> Result<Option<Shape>, GraphError> {
-    Ok(match op {
-        "Reshape" => inputs.ints(1).map(|target| reshape(inputs, x, &target)).transpose()?,
-        "Flatten" => {
-            let axis = inputs.op.int("axis").unwrap_or(1);
-            let axis =
-                if usize::try_from(axis) == Ok(x.len()) { x.len() } else { inputs.axis(axis, x.len())? };
-            Some(vec![x[..axis].iter().product(), x[axis..].iter().product()])
-        }
-        "Squeeze" => {
-            let axes = match inputs.ints_or_attribute(1, "axes") {
-                Some(axes) => inputs.axes(&axes, x.len())?,
-                None => (0..x.len()).filter(|&axis| x[axis] == 1).collect(),
-            };
-            if axes.iter().any(|&axis| x[axis] != 1) {
-                return inputs.wrong("squeezes an axis that is not 1 long");
-            }
-            Some(reduced(x, &axes, false))
-        }
-        "Unsqueeze" => match inputs.ints_or_attribute(1, "axes") {
-            Some(axes) => {
-                let rank = x.len() + axes.len();
-                let axes = inputs.axes(&axes, rank)?;
-                let mut rest = x.iter();
-                Some(
-                    (0..rank)
-                        .map(|at| if axes.contains(&at) { 1 } else { rest.next().copied().unwrap_or(1) })
-                        .collect(),
-                )
-            }
-            None => None,
-        },
-        "Expand" => match inputs.ints(1) {
-            Some(target) => Some(broadcast(inputs, x, &sizes(inputs, &target)?)?),
-            None => None,
-        },
-        "Tile" => match inputs.ints(1) {
-            Some(repeats) if repeats.len() == x.len() => {
-                let repeats = sizes(inputs, &repeats)?;
-                Some(scaled(inputs, x, &repeats)?)
-            }
-            _ => None,
-        },
-        "Pad" => rules::pads(inputs, x.len())?.map(|pads| padded(inputs, x, &pads)).transpose()?,
-        "Slice" => rules::slices(inputs, x)?.map(|slices| slices.iter().map(|slice| slice.length).collect()),
-        "DepthToSpace" | "SpaceToDepth" => {
-            let block = usize::try_from(inputs.op.int("blocksize").unwrap_or(0)).unwrap_or(0);
-            let &[n, c, h, w] = x else { return inputs.wrong("an image of another rank") };
-            let square = block.checked_mul(block).filter(|&square| square > 0);
-            match (square, op) {
-                (Some(square), "DepthToSpace") if c % square == 0 => {
-                    Some(vec![n, c / square, h * block, w * block])
-                }
-                (Some(square), "SpaceToDepth") if h % block == 0 && w % block == 0 => {
-                    Some(vec![n, c * square, h / block, w / block])
-                }
-                _ => return inputs.wrong("a block size that does not divide"),
-            }
-        }
-        _ => resized(inputs, op, x)?,
-    })
-}
-
-fn scaled(inputs: &Inputs<'_>, x: &[usize], by: &[usize]) -> Result<Shape, GraphError> {
-    let product = |(&size, &by): (&usize, &usize)| {
-        size.checked_mul(by).map_or_else(|| inputs.wrong("a shape that overflows"), Ok)
-    };
-    x.iter().zip(by).map(product).collect()
-}
-
-fn padded(inputs: &Inputs<'_>, x: &[usize], pads: &[(i64, i64)]) -> Result<Shape, GraphError> {
-    let pad = |(&size, &(before, after)): (&usize, &(i64, i64))| {
-        let sum = i64::try_from(size).ok().and_then(|size| size.checked_add(before)?.checked_add(after));
-        match sum.map(usize::try_from) {
-            Some(Ok(size)) => Ok(size),
-            _ => inputs.wrong("padding that leaves less than nothing"),
-        }
-    };
-    x.iter().zip(pads).map(pad).collect()
-}
-
-fn reshape(inputs: &Inputs<'_>, x: &[usize], target: &[i64]) -> Result<Shape, GraphError> {
-    let zero = inputs.op.int("allowzero").unwrap_or(0) != 0;
-    let total: usize = x.iter().product();
-    let mut out = Shape::new();
-    let mut free = None;
-    for (index, &dim) in target.iter().enumerate() {
-        out.push(match dim {
-            -1 if free.is_none() => {
-                free = Some(index);
-                1
-            }
-            0 if !zero => {
-                x.get(index).copied().map_or_else(|| inputs.wrong("copies an axis that is not there"), Ok)?
-            }
-            dim => usize::try_from(dim).or_else(|_| inputs.wrong(format!("a dimension of {dim}")))?,
-        });
-    }
-    let product = out.iter().try_fold(1_usize, |product, &axis| product.checked_mul(axis));
-    let product = product.map_or_else(|| inputs.wrong("a shape that overflows"), Ok)?;
-    match free {
-        Some(index) if product > 0 && total.is_multiple_of(product) => out[index] = total / product,
-        None if product == total => {}
-        _ => return inputs.wrong(format!("{x:?} cannot become {target:?}")),
-    }
-    Ok(out)
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "lengths of axes, checked to be below 10^9"
-)]
-fn resized(inputs: &Inputs<'_>, op: &str, x: &[usize]) -> Result<Option<Shape>, GraphError> {
-    if inputs.op.ints("axes").is_some()
-        || inputs.op.text("keep_aspect_ratio_policy").is_some_and(|p| p != "stretch")
-    {
-        return Ok(None);
-    }
-    if op == "Resize" && inputs.has(3) {
-        return Ok(match inputs.ints(3) {
-            Some(lengths) if lengths.len() == x.len() => Some(sizes(inputs, &lengths)?),
-            _ => None,
-        });
-    }
-    let index = if op == "Resize" && inputs.graph.opset > 10 { 2 } else { 1 };
-    let scales = inputs.value(index).and_then(|value| value.known.as_ref());
-    let Some(Known(scales)) = scales.filter(|scales| scales.0.len() == x.len()) else { return Ok(None) };
-    let lengths = x.iter().zip(scales).map(|(&size, scale)| (size as f64 * scale).floor());
-    let lengths: Vec<f64> = lengths.collect();
-    if lengths.iter().any(|length| !(0.0..1e9).contains(length)) {
-        return inputs.wrong("scales that are out of range");
-    }
-    Ok(Some(lengths.into_iter().map(|length| length as usize).collect()))
 }
