@@ -117,6 +117,8 @@ fn write_spec(
         .map_err(|error| Error::failed(error, checkpoint.display(), "this is a defect, report it"))?;
     write_bytes(output, format!("{}\n", spec.to_json().trim_end()).as_bytes())?;
     screen.say(format_args!("{}: {}", output.display(), report::summary(&checked)));
+    // Names and shapes do not show a sum or the order of a flatten; only running the network does.
+    screen.say("derived from names and shapes: check it with `fedbasin permute` (see README)");
     Ok(())
 }
 

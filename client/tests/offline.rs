@@ -262,6 +262,13 @@ fn an_output_may_replace_an_input() {
 }
 
 #[test]
+fn a_derived_spec_says_that_it_wants_a_check() {
+    let bench = Bench::new();
+    let text = bench.ok(&["spec", "mlp", "a", "-o", "again.json"]);
+    assert!(text.contains("check it with `fedbasin permute`"), "{text}");
+}
+
+#[test]
 fn checking_a_spec_says_what_may_move_and_what_is_pinned() {
     let bench = Bench::new();
     let text = bench.ok(&["spec", "check", "spec.json", "a"]);
