@@ -16,10 +16,17 @@ mod cut;
 mod settle;
 mod unify;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    cell::Cell,
+    collections::{BTreeSet, HashMap},
+};
 
 /// An atom's number.
 pub(crate) type Atom = usize;
+
+/// Deepest structure, and most steps: beyond them a graph is refused.
+const MAX_DEPTH: usize = 300;
+const MAX_WORK: usize = 1 << 30;
 
 /// The atom of axes that are 1 long: nothing to say about them.
 pub(crate) const UNIT: Atom = 0;
@@ -60,6 +67,10 @@ pub(crate) struct Domain {
     pending: Vec<(Vec<Atom>, Atom)>,
     known: HashMap<(u8, Vec<Atom>), Atom>,
     steps: usize,
+    /// How much was looked at, and how deep the structure is that is being looked at: both are bounded.
+    work: Cell<usize>,
+    depth: Cell<usize>,
+    too_deep: Cell<bool>,
     /// Whether to leave the structure of pinned atoms alone: two operators that see it in different ways would otherwise undo
     /// each other's work for ever.
     pub(crate) coarse: bool,
@@ -79,6 +90,32 @@ impl Domain {
             self.reasons.push(reason.to_owned());
         }
         self.reason = self.reasons.len() - 1;
+    }
+
+    /// Whether an adversary's graph keeps the rules busy, or nests structures in structures: none in use comes near.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.too_deep.get() || self.work.get() > MAX_WORK
+    }
+
+    /// Counts a step down; `false` where it goes too deep.
+    fn descend(&self) -> bool {
+        self.work.set(self.work.get().saturating_add(1));
+        self.depth.set(self.depth.get() + 1);
+        let fits = self.depth.get() <= MAX_DEPTH;
+        if !fits {
+            self.too_deep.set(true);
+        }
+        fits
+    }
+
+    fn ascend(&self) {
+        self.depth.set(self.depth.get() - 1);
+    }
+
+    /// Counts a look at every atom.
+    fn scan(&self) -> std::ops::Range<Atom> {
+        self.work.set(self.work.get().saturating_add(self.nodes.len()));
+        0..self.nodes.len()
     }
 
     fn push(&mut self, extent: usize, state: State, within: Vec<Atom>) -> Atom {
@@ -141,7 +178,15 @@ impl Domain {
     pub(crate) fn factors(&self, atom: Atom) -> Vec<Atom> {
         let atom = self.find(atom);
         match &self.nodes[atom].state {
-            State::Product(factors) => factors.iter().flat_map(|&factor| self.factors(factor)).collect(),
+            State::Product(factors) => {
+                let out = if self.descend() {
+                    factors.iter().flat_map(|&factor| self.factors(factor)).collect()
+                } else {
+                    Vec::new()
+                };
+                self.ascend();
+                out
+            }
             _ if self.nodes[atom].extent == 1 => Vec::new(),
             _ => vec![atom],
         }
@@ -200,7 +245,13 @@ impl Domain {
         let atom = self.find(atom);
         match &self.nodes[atom].state {
             State::Product(parts) | State::Sum(parts) | State::Cases { members: parts, .. } => {
-                parts.iter().flat_map(|&part| self.leaves(part)).collect()
+                let out = if self.descend() {
+                    parts.iter().flat_map(|&part| self.leaves(part)).collect()
+                } else {
+                    Vec::new()
+                };
+                self.ascend();
+                out
             }
             _ => vec![atom],
         }
@@ -220,9 +271,12 @@ impl Domain {
                 return;
             }
         };
-        for &part in parts {
-            self.all(part, out);
+        if self.descend() {
+            for &part in parts {
+                self.all(part, out);
+            }
         }
+        self.ascend();
     }
 
     /// The set of all atoms in some axes.
@@ -286,7 +340,7 @@ impl Domain {
     }
 
     fn cases_over(&self, over: Atom) -> Vec<Atom> {
-        (0..self.nodes.len())
+        self.scan()
             .filter(|&atom| {
                 matches!(self.nodes[atom].state, State::Cases { over: found, .. } if self.find(found) == over)
             })
@@ -302,7 +356,7 @@ impl Domain {
 
     /// Whether something is within one of these, or cases over one.
     pub(crate) fn matter(&self, these: &BTreeSet<Atom>) -> bool {
-        (0..self.nodes.len()).any(|atom| {
+        self.scan().any(|atom| {
             self.within(atom).iter().any(|outer| these.contains(outer))
                 || (matches!(self.nodes[atom].state, State::Cases { .. }) && self.is_case_over(atom, these))
         })
@@ -360,20 +414,6 @@ impl Domain {
             {
                 self.collapse(inner);
             }
-        }
-    }
-    pub(crate) fn show(&self, atom: Atom) -> String {
-        let atom = self.find(atom);
-        let list = |parts: &[Atom]| parts.iter().map(|&p| self.show(p)).collect::<Vec<_>>().join(" ");
-        match self.state(atom) {
-            State::Free => format!("f{atom}:{}{:?}", self.extent(atom), self.within(atom)),
-            State::Pinned(_) => format!("p{atom}:{}", self.extent(atom)),
-            State::Product(p) => format!("({})", list(p)),
-            State::Sum(p) => format!("[{atom}: {}]", list(p)),
-            State::Cases { over, members } => {
-                format!("<{atom} over {}: {}>", self.find(*over), list(members))
-            }
-            State::Link(_) => String::new(),
         }
     }
 }

@@ -30,9 +30,11 @@ struct Parameter {
 pub(crate) fn spec(rules: &mut Rules<'_>) -> Result<Spec, GraphError> {
     let parameters = parameters(rules);
     express(&mut rules.domain, &parameters)?;
+    rules.bounded()?;
     // Only now: what is unused may have become one with what is used.
     rules.pin_unused();
     let forms = express(&mut rules.domain, &parameters)?;
+    rules.bounded()?;
     write(&rules.domain, &parameters, &forms)
 }
 

@@ -109,6 +109,9 @@ pub enum GraphError {
         /// The largest that is taken for rounding.
         tolerance: f64,
     },
+    /// The graph splits and joins its axes too often.
+    #[error("the graph splits and joins its axes too often to be followed; is it a network?")]
+    Exhausted,
     /// The rules did not come to an end.
     #[error("the rules did not settle after {0} rounds; please report the network")]
     Unsettled(usize),

@@ -96,19 +96,8 @@ impl<'a> Rules<'a> {
             for (index, op) in self.graph.ops.iter().enumerate() {
                 (self.operator, self.place) = (index, 0);
                 self.domain.because(&op.label());
-                let was = self.domain.changes;
                 self.operator(op)?;
-                if round > 60 && self.domain.changes != was && round < 64 {
-                    eprintln!("{} {} {}", round, op.label(), self.domain.changes - was);
-                    for &i in op.inputs.iter().chain(&op.outputs).flatten() {
-                        eprintln!(
-                            "   {:?}",
-                            self.axes[i]
-                                .as_ref()
-                                .map(|a| a.iter().map(|&a| self.domain.show(a)).collect::<Vec<_>>())
-                        );
-                    }
-                }
+                self.bounded()?;
             }
             for &output in &self.graph.outputs {
                 self.domain.because(&format!("graph output {}", self.graph.values[output].name));
@@ -119,6 +108,11 @@ impl<'a> Rules<'a> {
             }
         }
         Err(GraphError::Unsettled(MAX_ROUNDS))
+    }
+
+    /// Refuses a graph whose structure grows out of all bounds.
+    pub(crate) fn bounded(&self) -> Result<(), GraphError> {
+        if self.domain.is_exhausted() { Err(GraphError::Exhausted) } else { Ok(()) }
     }
 
     fn operator(&mut self, op: &Op) -> Result<(), GraphError> {

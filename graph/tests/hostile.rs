@@ -116,6 +116,43 @@ fn a_million_nodes_are_refused_early() {
     assert!(began.elapsed().as_secs() < 10);
 }
 
+/// What takes one position off an axis, or puts some on, many times.
+fn nested(op: &str, count: i64) -> Vec<u8> {
+    let width = if op == "Slice" { count + 4 } else { 4 };
+    let mut graph =
+        Message::default().message(11, &value("x", &[2, 4])).message(5, &tensor("w", &[4, width]));
+    graph = graph.message(1, &node("MatMul", &["x", "w"], &["v0"]));
+    for (name, list) in [("one", 1), ("end", i64::MAX)] {
+        graph = graph.message(5, &build::ints(name, &[list]));
+    }
+    for at in 0..count {
+        let (from, to) = (format!("v{at}"), format!("v{}", at + 1));
+        let step = match op {
+            "Slice" => node("Slice", &[&from, "one", "end", "one"], &[&to]),
+            _ => build::with_int(node("Concat", &[&from, "v0"], &[&to]), "axis", 1),
+        };
+        graph = graph.message(1, &step);
+    }
+    let width = if op == "Slice" { 4 } else { 4 * (count + 1) };
+    let last = format!("v{count}");
+    let graph = graph
+        .message(5, &tensor("u", &[width, 4]))
+        .message(1, &node("MatMul", &[&last, "u"], &["y"]))
+        .message(12, &value("y", &[2, 4]));
+    model(18, &graph)
+}
+
+#[test]
+fn structures_in_structures_end() {
+    for op in ["Slice", "Concat"] {
+        let began = Instant::now();
+        let outcome = derive(&Graph::read(&nested(op, 1500)).expect("reads"));
+        assert!(matches!(outcome, Err(GraphError::Exhausted)), "{op}: {outcome:?}");
+        assert!(began.elapsed().as_secs() < 30, "{op}: {:?}", began.elapsed());
+        assert!(derive(&Graph::read(&nested(op, 60)).expect("reads")).is_ok(), "{op}");
+    }
+}
+
 #[test]
 fn subgraphs_in_subgraphs_end() {
     let mut inner = Message::default();

@@ -272,7 +272,7 @@ impl Domain {
     }
 
     fn dependents(&self, outer: Atom) -> Vec<Atom> {
-        (0..self.nodes.len())
+        self.scan()
             .filter(|&atom| self.nodes[atom].state == State::Free && self.within(atom).contains(&outer))
             .collect()
     }
