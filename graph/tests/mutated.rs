@@ -134,7 +134,7 @@ fn heads_and_groups_are_not_fully_symmetric() {
         let tensors: BTreeMap<String, Vec<Option<AxisForm>>> = tensors.collect();
         // A spec has no groups that it does not use.
         let used = |name: &String| {
-            let factors = tensors.values().flatten().flatten().flat_map(|form| form.segments()).flatten();
+            let factors = tensors.values().flatten().flatten().flat_map(AxisForm::segments).flatten();
             factors.into_iter().any(|factor| factor == FactorForm::Group(name.clone()))
         };
         groups.retain(|name, _| used(name));
