@@ -204,35 +204,43 @@ impl Uploads {
         under_way(&update)?;
         let (held, _) = self.enter(update_id).await;
         let mut held = Some(held);
-        let sealed = seal(store, site, &update, &mut held).await;
+        let accepted = self.accept(store, site, &update, &mut held).await;
+        if let Err(error) = &accepted
+            && error.code() == Code::InvalidCheckpoint
+        {
+            store.reject_update(update_id, error.message()).await?;
+        }
+        // Only now may somebody else write: what is stored is the file that was checked.
         drop(held);
         self.forget(update_id);
-        match sealed {
-            Ok(sealed) => {
-                // Another finish of this update may have been first: read again.
-                let update = store.update_of_site(site, update_id).await?;
-                if let Some(receipt) = update.receipt() {
-                    return Ok(receipt);
-                }
-                let receipt = store.accept_update(&update, sealed).await?;
-                tracing::info!(
-                    run.id = receipt.run_id,
-                    round.number = receipt.round,
-                    site.id = site,
-                    update.id = update_id,
-                    update.digest = %receipt.digest,
-                    update.bytes = receipt.size,
-                    "update accepted"
-                );
-                Ok(receipt)
-            }
-            Err(error) => {
-                if error.code() == Code::InvalidCheckpoint {
-                    store.reject_update(update_id, error.message()).await?;
-                }
-                Err(error)
-            }
+        accepted
+    }
+
+    async fn accept(
+        &self,
+        store: &Store,
+        site: &str,
+        update: &Update,
+        held: &mut Option<Held>,
+    ) -> Result<Receipt> {
+        // Another finish of this update may have been first, while this one waited: read again.
+        let update = store.update_of_site(site, &update.id).await?;
+        if let Some(receipt) = update.receipt() {
+            return Ok(receipt);
         }
+        under_way(&update)?;
+        let sealed = seal(store, site, &update, held).await?;
+        let receipt = store.accept_update(&update, sealed).await?;
+        tracing::info!(
+            run.id = receipt.run_id,
+            round.number = receipt.round,
+            site.id = site,
+            update.id = receipt.update_id,
+            update.digest = %receipt.digest,
+            update.bytes = receipt.size,
+            "update accepted"
+        );
+        Ok(receipt)
     }
 }
 

@@ -3,18 +3,17 @@
 use std::{
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
-    path::Path,
 };
 
 use ::bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 use object_store::{
-    GetOptions, GetRange, GetResultPayload, ObjectStore as _, ObjectStoreExt as _, PutPayload,
+    GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore as _, ObjectStoreExt as _, PutPayload,
     path::Path as Key,
 };
-use rebasin::{Digest, FileSource, Header};
+use rebasin::{Digest, FileSource, Hasher, Header};
 
-use super::Store;
+use super::{Sealed, Store};
 use crate::error::{Error, Result};
 
 /// Size of the parts that a file is stored in.
@@ -40,27 +39,31 @@ impl Store {
         }
     }
 
-    /// Stores the file's bytes under `digest`, durable when this returns. Does nothing when they are there.
-    pub(super) async fn put_object(&self, digest: &Digest, file: &Path) -> Result<()> {
-        let key = key(digest);
+    /// Stores the bytes of a sealed upload under its digest, durable when this returns. They are hashed once more as
+    /// they are copied: what is stored under a digest has it, whatever became of the file since it was sealed. Does
+    /// nothing when they are there.
+    pub(super) async fn put_object(&self, sealed: &Sealed) -> Result<()> {
+        let key = key(&sealed.digest);
         match self.objects.head(&key).await {
-            Ok(_) => return Ok(()),
+            Ok(found) if found.size == sealed.size => return Ok(()),
+            Ok(found) => tracing::error!(
+                checkpoint.digest = %sealed.digest,
+                checkpoint.bytes = sealed.size,
+                object.bytes = found.size,
+                "a stored checkpoint has another size than it came with; it is stored anew"
+            ),
             Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut file = std::fs::File::open(file)?;
+        let file = std::fs::File::open(&sealed.path)?;
         let mut upload = self.objects.put_multipart(&key).await?;
-        loop {
-            let (returned, part) =
-                tokio::task::spawn_blocking(move || read_part(file)).await.map_err(Error::internal)??;
-            file = returned;
-            if part.is_empty() {
-                break;
-            }
-            upload.put_part(PutPayload::from(part)).await?;
+        let copied = copy_parts(file, sealed, upload.as_mut()).await;
+        if copied.is_err()
+            && let Err(error) = upload.abort().await
+        {
+            tracing::warn!(error.message = %error, "a broken-off copy could not be removed");
         }
-        upload.complete().await?;
-        Ok(())
+        copied
     }
 
     /// A range of a stored checkpoint's bytes.
@@ -115,8 +118,44 @@ impl Store {
     }
 }
 
-fn read_part(mut file: std::fs::File) -> Result<(std::fs::File, Vec<u8>)> {
+/// Copies exactly the sealed bytes, and completes the copy only if they are the ones that were sealed.
+async fn copy_parts(
+    mut file: std::fs::File,
+    sealed: &Sealed,
+    upload: &mut dyn MultipartUpload,
+) -> Result<()> {
+    let mut hasher = Hasher::default();
+    let mut left = sealed.size;
+    while left > 0 {
+        let size = left.min(PART_BYTES as u64);
+        let read = move || read_part(file, hasher, size);
+        let part;
+        (file, hasher, part) = tokio::task::spawn_blocking(read).await.map_err(Error::internal)??;
+        if part.is_empty() {
+            break;
+        }
+        left -= part.len() as u64;
+        upload.put_part(PutPayload::from(part)).await?;
+    }
+    let found = hasher.finish();
+    if left > 0 || found != sealed.digest {
+        return Err(Error::internal(format_args!(
+            "the file of checkpoint {} changed after it was sealed: {left} of {} bytes are missing, the rest has \
+             digest {found}",
+            sealed.digest, sealed.size
+        )));
+    }
+    upload.complete().await?;
+    Ok(())
+}
+
+fn read_part(
+    mut file: std::fs::File,
+    mut hasher: Hasher,
+    size: u64,
+) -> Result<(std::fs::File, Hasher, Vec<u8>)> {
     let mut part = Vec::with_capacity(PART_BYTES);
-    (&mut file).take(PART_BYTES as u64).read_to_end(&mut part)?;
-    Ok((file, part))
+    (&mut file).take(size).read_to_end(&mut part)?;
+    hasher.update(&part);
+    Ok((file, hasher, part))
 }

@@ -21,7 +21,7 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`](crate::error::Code) when storage does not answer.
     pub async fn put_checkpoint(&self, sealed: Sealed) -> Result<StoredCheckpoint> {
-        self.put_object(&sealed.digest, &sealed.path).await?;
+        self.put_object(&sealed).await?;
         let stored = StoredCheckpoint { digest: sealed.digest, size: sealed.size, layout: sealed.layout };
         let mut tx = self.begin().await?;
         self.insert_checkpoint(&mut tx, &stored).await?;

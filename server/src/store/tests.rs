@@ -663,3 +663,24 @@ fn a_site_reads_references_and_global_models_but_not_anothers_update() {
         assert!(!may("b", of_a).await, "yet another site's update is not for download");
     });
 }
+
+#[test]
+fn what_is_stored_under_a_digest_has_it_whatever_became_of_the_file() {
+    on_both(async |world| {
+        let sealed = world.sealed("model", 1.0);
+        let (digest, size) = (sealed.digest, sealed.size);
+        std::fs::write(&sealed.path, checkpoint(2.0)).expect("another writer");
+        let error = world.store.put_checkpoint(sealed).await.expect_err("other bytes of the same size");
+        assert_eq!(error.code(), Code::Internal, "{error}");
+        assert!(world.store.checkpoint(&digest).await.expect("read").is_none(), "no row");
+        assert!(world.store.object(&digest, 0..size).await.is_err(), "no bytes");
+
+        world.store.discard_staging("model");
+        let sealed = world.sealed("model", 1.0);
+        let mut longer = checkpoint(1.0);
+        longer.extend_from_slice(b"late");
+        std::fs::write(&sealed.path, longer).expect("another writer");
+        world.store.put_checkpoint(sealed).await.expect("the sealed bytes are there");
+        assert_eq!(world.store.object(&digest, 0..size).await.expect("there").size, size, "and only they");
+    });
+}

@@ -146,7 +146,7 @@ impl Store {
     /// # Errors
     /// [`Code::RoundClosed`], [`Code::RoundFull`], [`Code::Conflict`], [`Code::InvalidCheckpoint`].
     pub async fn accept_update(&self, update: &Update, sealed: Sealed) -> Result<Receipt> {
-        self.put_object(&sealed.digest, &sealed.path).await?;
+        self.put_object(&sealed).await?;
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &update.run_id).await?;
         let record = self.lock_round(&mut tx, &update.run_id, update.round).await?;

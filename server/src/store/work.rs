@@ -386,7 +386,7 @@ impl Store {
         model: &Sealed,
         refined: &[(String, Alignment, AlignReport)],
     ) -> Result<Option<Digest>> {
-        self.put_object(&model.digest, &model.path).await?;
+        self.put_object(model).await?;
         let stored =
             StoredCheckpoint { digest: model.digest, size: model.size, layout: model.layout.clone() };
         let mut tx = self.begin().await?;
