@@ -54,6 +54,21 @@ impl Slot {
     }
 }
 
+/// Closes an upload's file when its stream ends, however it does.
+struct Leave<'a> {
+    uploads: &'a Uploads,
+    update_id: &'a str,
+    keep: bool,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.uploads.forget(self.update_id);
+        }
+    }
+}
+
 type Progress = mpsc::Sender<std::result::Result<v1::UpdateProgress, Status>>;
 type Held = OwnedMutexGuard<Option<Staging>>;
 
@@ -92,8 +107,8 @@ impl Uploads {
         }
     }
 
-    /// Closes the files that nobody wrote to since the last sweep: a broken stream is often gone on with soon, and then
-    /// need not be read again; an abandoned one must not keep its file open.
+    /// Closes the files that nobody wrote to since the last sweep: a whole upload is often finished soon, an abandoned
+    /// one must not keep its file open.
     fn sweep(&self) {
         self.open().retain(|_, slot| slot.in_use() || !slot.unused.swap(true, Ordering::Relaxed));
     }
@@ -118,6 +133,7 @@ impl Uploads {
         let update = store.update_of_site(site, &first.update_id).await?;
         under_way(&update)?;
         let _place = self.places.acquire().await.map_err(Error::internal)?;
+        let mut leave = Leave { uploads: self, update_id: &update.id, keep: false };
         let (held, cancelled) = self.enter(&update.id).await;
         let mut held = Some(held);
         let outcome = tokio::select! {
@@ -126,12 +142,11 @@ impl Uploads {
                 return Err(Error::new(Code::OffsetMismatch, "a newer stream of this site took over this upload"));
             }
         };
+        // A whole upload will be finished soon, and then need not be read again.
+        leave.keep = outcome.is_ok()
+            && held.as_ref().is_some_and(|held| held.as_ref().is_some_and(Staging::is_whole));
         drop(held);
-        if let Err(error) = &outcome
-            && error.code() != Code::OffsetMismatch
-        {
-            self.forget(&update.id);
-        }
+        drop(leave);
         if let Err(error) = &outcome
             && error.code() == Code::InvalidCheckpoint
         {

@@ -184,6 +184,12 @@ impl Staging {
         self.written - self.durable >= SYNC_BYTES || self.written == self.size
     }
 
+    /// Whether all bytes are there.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.written == self.size
+    }
+
     /// The layout, once the header is here.
     #[must_use]
     pub fn layout(&self) -> Option<&Layout> {

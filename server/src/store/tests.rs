@@ -684,3 +684,26 @@ fn what_is_stored_under_a_digest_has_it_whatever_became_of_the_file() {
         assert_eq!(world.store.object(&digest, 0..size).await.expect("there").size, size, "and only they");
     });
 }
+
+#[test]
+fn a_site_has_two_updates_of_a_round_under_way_and_the_older_ones_are_declined() {
+    on_both(async |world| {
+        world.run(&["a", "b"], policy(1, 2)).await;
+        let others = world.begin("b", 1, &checkpoint(1.0)).await.expect("begun");
+        let mut begun = Vec::new();
+        for value in [1.0, 2.0, 3.0, 4.0] {
+            let update = world.begin("a", 1, &checkpoint(value)).await.expect("begun");
+            world.store.staging(&update.id, update.size, None).expect("opened");
+            begun.push(update.id);
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        let mut states = Vec::new();
+        for id in &begun {
+            states.push(world.store.update_of_site("a", id).await.expect("read").state.name());
+        }
+        assert_eq!(states, ["declined", "declined", "receiving", "receiving"]);
+        assert_eq!(world.store.staged_names().expect("read").len(), 2, "their bytes are gone");
+        let of_b = world.store.update_of_site("b", &others.id).await.expect("read");
+        assert_eq!(of_b.state.name(), "receiving", "another site's is left alone");
+    });
+}

@@ -15,6 +15,9 @@ pub(super) const UPDATE_COLUMNS: &str =
     "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics,
     u.state, u.reason, u.accepted_at_ms, u.report FROM updates u";
 
+/// Most updates of one site and round that are under way: what a site sends, and what it sends instead.
+const MAX_UNDER_WAY: i64 = 2;
+
 impl Store {
     /// Records that a site will send an update; the same site, round and digest give the same update.
     ///
@@ -61,8 +64,33 @@ impl Store {
         .await?;
         let update = self.begun_update(&mut tx, site_id, new).await?;
         let update = update.ok_or_else(|| Error::internal("an update just begun is gone"))?;
+        let replaced = self.decline_older(&mut tx, &update).await?;
         self.commit(tx).await?;
+        for id in replaced {
+            self.discard_staging(&id);
+        }
         Ok(update)
+    }
+
+    /// Leaves a site no more than [`MAX_UNDER_WAY`] updates of one round under way, `newest` among them, so that
+    /// announcing is not a way to fill the disk; gives the ids of those that are declined.
+    async fn decline_older(&self, tx: &mut Tx, newest: &Update) -> Result<Vec<String>> {
+        let rows = sqlx::query(
+            "UPDATE updates SET state = 'declined', reason = 'replaced by a newer announcement'
+             WHERE id IN (
+               SELECT id FROM updates
+               WHERE run_id = $1 AND round = $2 AND site_id = $3 AND state = 'receiving' AND id <> $4
+               ORDER BY begun_at_ms DESC, id DESC LIMIT 1000 OFFSET $5)
+             RETURNING id",
+        )
+        .bind(&newest.run_id)
+        .bind(i64::from(newest.round))
+        .bind(&newest.site_id)
+        .bind(&newest.id)
+        .bind(MAX_UNDER_WAY - 1)
+        .fetch_all(&mut **tx)
+        .await?;
+        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
     }
 
     /// The site's update of that round and digest that is under way.
