@@ -21,11 +21,17 @@ use crate::{
     store::{Staging, Store},
 };
 
+/// One site may hold this part of all places for uploads.
+const SITES_SHARE: usize = 4;
+
 /// The uploads that this process holds open. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub(super) struct Uploads {
     open: Arc<Mutex<HashMap<String, Slot>>>,
     places: Arc<Semaphore>,
+    /// By site; sites are enrolled by hand, so they are not many.
+    shares: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    share: usize,
     idle: Duration,
 }
 
@@ -77,6 +83,8 @@ impl Uploads {
         Self {
             open: Arc::default(),
             places: Arc::new(Semaphore::new(limits.max_concurrent_uploads.max(1))),
+            shares: Arc::default(),
+            share: (limits.max_concurrent_uploads / SITES_SHARE).max(1),
             idle: Duration::from_secs(limits.idle_timeout_seconds.max(1)),
         }
     }
@@ -85,18 +93,22 @@ impl Uploads {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over the upload from whoever writes it.
-    async fn enter(&self, update_id: &str) -> (Held, CancellationToken) {
+    /// Takes over the upload from whoever writes it, who leaves; its lock is the right to write.
+    fn take_over(&self, update_id: &str) -> (Arc<tokio::sync::Mutex<Option<Staging>>>, CancellationToken) {
         let cancelled = CancellationToken::new();
-        let staging = {
-            let mut open = self.open();
-            let slot = open.entry(update_id.to_owned()).or_insert_with(Slot::new);
-            slot.unused.store(false, Ordering::Relaxed);
-            let mut writer = slot.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *writer, cancelled.clone()).cancel();
-            Arc::clone(&slot.staging)
-        };
-        (staging.lock_owned().await, cancelled)
+        let mut open = self.open();
+        let slot = open.entry(update_id.to_owned()).or_insert_with(Slot::new);
+        slot.unused.store(false, Ordering::Relaxed);
+        let mut writer = slot.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *writer, cancelled.clone()).cancel();
+        (Arc::clone(&slot.staging), cancelled)
+    }
+
+    /// The site's share of the places: streams that send nothing take no other site's.
+    fn share_of(&self, site: &str) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = shares.entry(site.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.share)));
+        Arc::clone(share)
     }
 
     /// Removes an upload that ended, unless somebody else waits to write it.
@@ -132,15 +144,23 @@ impl Uploads {
         let Some(first) = self.next(&mut chunks).await? else { return Ok(()) };
         let update = store.update_of_site(site, &first.update_id).await?;
         under_way(&update)?;
-        let _place = self.places.acquire().await.map_err(Error::internal)?;
         let mut leave = Leave { uploads: self, update_id: &update.id, keep: false };
-        let (held, cancelled) = self.enter(&update.id).await;
+        // First, so that a dead stream's place is free for the one that goes on.
+        let (staging, cancelled) = self.take_over(&update.id);
+        let share = self.share_of(site);
+        let places = async {
+            let share = share.acquire().await.map_err(Error::internal)?;
+            let place = self.places.acquire().await.map_err(Error::internal)?;
+            Ok::<_, Error>((share, place, staging.lock_owned().await))
+        };
+        let (_share, _place, held) = tokio::select! {
+            places = places => places?,
+            () = cancelled.cancelled() => return Err(taken_over()),
+        };
         let mut held = Some(held);
         let outcome = tokio::select! {
             outcome = self.take_chunks(store, site, &update, first, chunks, &mut held, progress) => outcome,
-            () = cancelled.cancelled() => {
-                return Err(Error::new(Code::OffsetMismatch, "a newer stream of this site took over this upload"));
-            }
+            () = cancelled.cancelled() => return Err(taken_over()),
         };
         // A whole upload will be finished soon, and then need not be read again.
         leave.keep = outcome.is_ok()
@@ -180,15 +200,19 @@ impl Uploads {
             if let Some(durable_offset) = synced {
                 // The round may have closed meanwhile: do not take bytes that nobody needs.
                 under_way(&store.update_of_site(site, &update.id).await?)?;
-                if progress.send(Ok(v1::UpdateProgress { durable_offset })).await.is_err() {
-                    return Ok(());
+                let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
+                match tokio::time::timeout(self.idle, told).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Ok(()),
+                    Err(_) => return Err(self.idled("no answer was read")),
                 }
             }
             next = self.next(&mut chunks).await?;
         }
         let durable_offset = sync(held).await?;
-        // The client may be gone already; it will ask.
-        let _ = progress.send(Ok(v1::UpdateProgress { durable_offset })).await;
+        // The client may be gone already, or not read; it will ask.
+        let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
+        let _ = tokio::time::timeout(self.idle, told).await;
         Ok(())
     }
 
@@ -200,14 +224,14 @@ impl Uploads {
                 format!("a message is larger than a chunk of {MAX_CHUNK_BYTES} bytes"),
             )),
             Ok(Err(status)) => Err(Error::invalid(format!("the stream broke off: {}", status.message()))),
-            Err(_) => Err(Error::new(
-                Code::Unavailable,
-                format!(
-                    "no byte came for {} s; begin again and go on from the offset given",
-                    self.idle.as_secs()
-                ),
-            )),
+            Err(_) => Err(self.idled("no byte came")),
         }
+    }
+
+    fn idled(&self, what: &str) -> Error {
+        let seconds = self.idle.as_secs();
+        let message = format!("{what} for {seconds} s; begin again and go on from the offset given");
+        Error::new(Code::Unavailable, message)
     }
 
     /// Checks, stores and accepts an update all of whose bytes are here; again gives the same receipt.
@@ -217,8 +241,8 @@ impl Uploads {
             return Ok(receipt);
         }
         under_way(&update)?;
-        let (held, _) = self.enter(update_id).await;
-        let mut held = Some(held);
+        let (staging, _) = self.take_over(update_id);
+        let mut held = Some(staging.lock_owned().await);
         let accepted = self.accept(store, site, &update, &mut held).await;
         if let Err(error) = &accepted
             && error.code() == Code::InvalidCheckpoint
@@ -301,6 +325,10 @@ fn under_way(update: &Update) -> Result<()> {
     }
 }
 
+fn taken_over() -> Error {
+    Error::new(Code::OffsetMismatch, "a newer stream of this site took over this upload")
+}
+
 async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Option<Held>) -> Result<()> {
     let (store, update, layout) = (store.clone(), update.clone(), gate.layout.clone());
     on_disk(held, move |staging| {
@@ -353,6 +381,9 @@ async fn append(gate: &Arc<Gate>, held: &mut Option<Held>, chunk: v1::UpdateChun
 fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<Option<u64>> {
     if chunk.data.len() > MAX_CHUNK_BYTES {
         return Err(Error::new(Code::TooLarge, format!("a chunk has more than {MAX_CHUNK_BYTES} bytes")));
+    }
+    if chunk.data.is_empty() {
+        return Err(Error::invalid("a chunk is empty; send bytes, and end the stream when there are no more"));
     }
     if chunk.offset != staging.written() {
         return Err(Error::new(

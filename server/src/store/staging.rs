@@ -219,11 +219,14 @@ impl Staging {
         Ok(())
     }
 
-    /// Makes what is there durable.
+    /// Makes what is there durable. Costs nothing where nothing was written since the last time.
     ///
     /// # Errors
     /// [`Code::Unavailable`] when the disk does not.
     pub fn sync(&mut self) -> Result<()> {
+        if self.durable == self.written {
+            return Ok(());
+        }
         self.file.sync_data()?;
         self.durable = self.written;
         Ok(())
