@@ -26,6 +26,9 @@ use crate::{
     store::Store,
 };
 
+/// How long connections may take to end once the server is to stop.
+const DRAIN: Duration = Duration::from_secs(7);
+
 /// The calling site, put into a request's extensions once its token is known.
 #[derive(Debug, Clone)]
 struct SiteId(Arc<str>);
@@ -67,6 +70,14 @@ pub(crate) async fn serve(
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_serving::<v1::fed_basin_server::FedBasinServer<Sites>>().await;
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            stop.cancelled().await;
+            // Who watches the health sends no more here while what is under way ends.
+            health_reporter.set_not_serving::<v1::fed_basin_server::FedBasinServer<Sites>>().await;
+        }
+    });
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -98,16 +109,27 @@ pub(crate) async fn serve(
                 Error::invalid(format!("tls: the certificate or key cannot be used: {error}"))
             })?;
     }
-    server
+    let drained = stop.clone();
+    let serving = server
         .add_service(health)
         .add_service(reflection)
         .add_service(service)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             stop.cancelled_owned(),
-        )
-        .await
-        .map_err(|error| Error::internal(format_args!("grpc: {error}")))
+        );
+    let too_long = async {
+        drained.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| Error::internal(format_args!("grpc: {error}"))),
+        // A connection that asks nothing, or a watched health, would never end.
+        () = too_long => {
+            tracing::warn!("gRPC connections that did not end in time are cut");
+            Ok(())
+        }
+    }
 }
 
 /// Finds the site by the token, before the body is read.
