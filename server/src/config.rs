@@ -82,6 +82,8 @@ pub struct Limits {
     pub idle_timeout_seconds: u64,
     /// Largest JSON body of the HTTP edge, in bytes.
     pub max_json_bytes: usize,
+    /// Runs whose updates would need more memory to be aligned, by an estimate, are refused, in bytes.
+    pub max_align_memory_bytes: u64,
 }
 
 impl Default for Limits {
@@ -93,6 +95,7 @@ impl Default for Limits {
             max_concurrent_uploads: 64,
             idle_timeout_seconds: 60,
             max_json_bytes: 8 << 20,
+            max_align_memory_bytes: 8 << 30,
         }
     }
 }

@@ -157,6 +157,39 @@ pub fn check_layout(spec: Option<&Spec>, fixed: Option<&Layout>, layout: &Layout
     }
 }
 
+/// Whether an update of `layout` can be aligned within `most` bytes of memory, by an estimate: eight copies of the
+/// parameters in `f32` (both checkpoints, the products of several starts), and for each group its gain matrix in `f64`.
+/// Known from the header alone, so that no update whose aligning would end the process is ever begun.
+///
+/// # Errors
+/// [`Code::InvalidCheckpoint`](crate::error::Code), with both figures; also where the spec does not fit.
+pub fn check_align_memory(spec: &Spec, layout: &Layout, most: u64) -> Result<()> {
+    let spec = spec.check(layout).map_err(|error| {
+        Error::new(
+            crate::error::Code::InvalidCheckpoint,
+            format!("the checkpoint does not fit the run's spec: {error}"),
+        )
+    })?;
+    let mut bytes: u64 = 0;
+    for tensor in layout.tensors().iter().filter(|tensor| tensor.dtype.is_float()) {
+        bytes = bytes.saturating_add((tensor.num_elements() as u64).saturating_mul(8 * 4));
+    }
+    for group in spec.groups() {
+        let units = group.units as u64;
+        bytes = bytes.saturating_add(units.saturating_mul(units).saturating_mul(8));
+    }
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(Error::new(
+        crate::error::Code::InvalidCheckpoint,
+        format!(
+            "aligning a checkpoint of this layout takes about {bytes} bytes of memory, more than the {most} of \
+             limits.max_align_memory_bytes; send a smaller model, or ask the operator to raise the limit"
+        ),
+    ))
+}
+
 /// A run to be created.
 #[derive(Debug, Clone)]
 pub struct NewRun {

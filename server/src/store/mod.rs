@@ -57,6 +57,8 @@ pub struct Store {
     /// Names of the scratch files of this process.
     scratch: Arc<Mutex<HashSet<String>>>,
     changes: watch::Sender<u64>,
+    /// [`crate::config::Limits::max_align_memory_bytes`].
+    max_align_memory: u64,
 }
 
 type Tx = Transaction<'static, Any>;
@@ -93,6 +95,7 @@ impl Store {
             staging_dir: staging_dir.into(),
             scratch: Arc::default(),
             changes: watch::Sender::new(0),
+            max_align_memory: config.limits.max_align_memory_bytes,
         };
         store.migrate().await?;
         Ok(store)

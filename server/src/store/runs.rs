@@ -5,7 +5,7 @@ use sqlx::{Row as _, any::AnyRow};
 use super::{Store, Tx, document, one_row, parsed_optional, to_json, unsigned};
 use crate::{
     error::{Code, Error, Result},
-    model::{NewRun, Run, RunState, Strategy, check_id, check_layout},
+    model::{NewRun, Run, RunState, Strategy, check_align_memory, check_id, check_layout},
     round::{Event, Policy},
 };
 
@@ -46,6 +46,9 @@ impl Store {
             )));
         }
         let layout = self.seed_layout(&new).await?;
+        if let (Some(layout), Some(spec)) = (&layout, &new.spec) {
+            self.check_memory(new.strategy, Some(spec), layout)?;
+        }
         let mut tx = self.begin().await?;
         let inserted = sqlx::query(self.sql(
             "INSERT INTO runs (id, state, strategy, spec, layout, policy, seed_digest, global_digest,
@@ -97,6 +100,22 @@ impl Store {
             })?;
         }
         Ok(Some(stored.layout))
+    }
+
+    /// Whether updates of that layout can be aligned here, where the strategy aligns.
+    ///
+    /// # Errors
+    /// [`Code::InvalidCheckpoint`], saying how much memory that takes.
+    pub fn check_memory(
+        &self,
+        strategy: Strategy,
+        spec: Option<&rebasin::Spec>,
+        layout: &rebasin::Layout,
+    ) -> Result<()> {
+        match spec {
+            Some(spec) if strategy.aligns() => check_align_memory(spec, layout, self.max_align_memory),
+            _ => Ok(()),
+        }
     }
 
     /// One run.
@@ -261,12 +280,15 @@ impl Store {
     /// # Errors
     /// [`Code::InvalidCheckpoint`]; nothing is written then.
     pub(super) async fn fix_layout(&self, tx: &mut Tx, run_id: &str, layout: &rebasin::Layout) -> Result<()> {
-        let row = sqlx::query("SELECT spec, layout FROM runs WHERE id = $1")
+        let row = sqlx::query("SELECT spec, layout, strategy FROM runs WHERE id = $1")
             .bind(run_id)
             .fetch_one(&mut **tx)
             .await?;
         let fixed = document::<rebasin::Layout>(&row, "layout")?;
-        check_layout(spec_from(&row, run_id)?.as_ref(), fixed.as_ref(), layout)?;
+        let spec = spec_from(&row, run_id)?;
+        check_layout(spec.as_ref(), fixed.as_ref(), layout)?;
+        let strategy = Strategy::from_name(&row.try_get::<String, _>("strategy")?)?;
+        self.check_memory(strategy, spec.as_ref(), layout)?;
         if fixed.is_none() {
             let result = sqlx::query("UPDATE runs SET layout = $2 WHERE id = $1 AND layout IS NULL")
                 .bind(run_id)

@@ -707,3 +707,19 @@ fn a_site_has_two_updates_of_a_round_under_way_and_the_older_ones_are_declined()
         assert_eq!(of_b.state.name(), "receiving", "another site's is left alone");
     });
 }
+
+#[test]
+fn a_layout_that_takes_too_much_memory_to_align_is_refused_with_the_figures() {
+    on_both(async |mut world| {
+        world.run(&["a"], policy(1, 1)).await;
+        // 11 parameters of 32 bytes, and one group of 2 units.
+        world.store.max_align_memory = 11 * 32 + 4 * 8 - 1;
+        let error = world.upload("a", 1, 1.0).await.expect_err("one byte too much");
+        assert_eq!(error.code(), Code::InvalidCheckpoint);
+        assert!(error.message().contains("about 384 bytes"), "{error}");
+        let run = world.store.run("run").await.expect("read").expect("there");
+        assert_eq!(run.layout, None, "not fixed by it");
+        world.store.max_align_memory += 1;
+        world.upload("a", 1, 2.0).await.expect("it just fits");
+    });
+}

@@ -63,6 +63,10 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
 
 async fn align(store: &Store, settings: &Work, work: &AlignWork) -> Result<Aligned> {
     let spec = checked_spec(work.run.spec.as_ref(), work.run.layout.as_ref())?;
+    // The limit may have been another one when the layout was fixed.
+    if let Some(layout) = &work.run.layout {
+        store.check_memory(work.run.strategy, work.run.spec.as_ref(), layout)?;
+    }
     let reference = store.source(&work.reference).await?;
     let update = store.source(&work.update.digest).await?;
     let options = match_options(settings, &[work.reference, work.update.digest]);
