@@ -136,18 +136,30 @@ pub struct Run {
 }
 
 /// Whether a checkpoint of `layout` may take part in a run: it has the run's layout, or, before one is fixed, fits its
-/// spec. The one place that says so: asked early, as soon as a header is here, and again where the layout is fixed.
+/// spec. `fixed_by` is the site whose update fixed the layout, if no seed did. The one place that says so: asked early, as soon as a header is here, and again where the layout is fixed.
 ///
 /// # Errors
 /// [`Code::InvalidCheckpoint`](crate::error::Code), saying what differs.
-pub fn check_layout(spec: Option<&Spec>, fixed: Option<&Layout>, layout: &Layout) -> Result<()> {
+pub fn check_layout(
+    spec: Option<&Spec>,
+    fixed: Option<&Layout>,
+    fixed_by: Option<&str>,
+    layout: &Layout,
+) -> Result<()> {
     let bad = |message: String| Error::new(crate::error::Code::InvalidCheckpoint, message);
     match (fixed, spec) {
         (Some(fixed), _) if fixed.digest() == layout.digest() => Ok(()),
         (Some(_), _) => {
-            Err(bad("the layout differs from the run's, which its seed or its first update fixed; \
-             all sites must send the same tensor names, dtypes and shapes"
-                .to_owned()))
+            let by = match fixed_by {
+                Some(site) => format!(
+                    "the first update, of site {site}, fixed (an operator's seed is the safe way to fix it)"
+                ),
+                None => "its seed fixed".to_owned(),
+            };
+            Err(bad(format!(
+                "the layout differs from the run's, which {by}; all sites must send the same tensor names, dtypes \
+                 and shapes"
+            )))
         }
         (None, Some(spec)) => spec
             .check(layout)

@@ -286,6 +286,8 @@ impl Uploads {
 /// What an upload is held against: the run's layout, or, before one is fixed, its spec.
 struct Gate {
     layout: Option<rebasin::Layout>,
+    /// The site whose update fixed the layout, if one did.
+    fixed_by: Option<String>,
     spec: Option<rebasin::Spec>,
     /// The layout was checked: once a stream is enough.
     passed: OnceLock<()>,
@@ -294,13 +296,32 @@ struct Gate {
 impl Gate {
     async fn of(store: &Store, site: &str, update: &Update) -> Result<Self> {
         let run = store.run_of_site(site, &update.run_id).await?;
-        Ok(Self { spec: run.spec, layout: run.layout, passed: OnceLock::new() })
+        let fixed_by = match &run.layout {
+            Some(_) => store.layout_fixed_by(&run.id).await?,
+            None => None,
+        };
+        Ok(Self { spec: run.spec, layout: run.layout, fixed_by, passed: OnceLock::new() })
+    }
+
+    /// Says who fixed the layout where a header is refused.
+    fn explain(&self, staging: &Staging, error: Error) -> Error {
+        match &self.fixed_by {
+            Some(site) if error.code() == Code::InvalidCheckpoint && staging.layout().is_none() => Error::new(
+                error.code(),
+                format!(
+                    "{}; the first update, of site {site}, fixed the run's layout (an operator's seed is the safe \
+                     way to fix it)",
+                    error.message()
+                ),
+            ),
+            _ => error,
+        }
     }
 
     /// The layout as soon as the header is here, so that bytes that cannot be accepted are refused early.
     fn check(&self, staging: &Staging) -> Result<()> {
         if let (Some(layout), None) = (staging.layout(), self.passed.get()) {
-            check_layout(self.spec.as_ref(), self.layout.as_ref(), layout)?;
+            check_layout(self.spec.as_ref(), self.layout.as_ref(), self.fixed_by.as_deref(), layout)?;
             // Set by another call already: it is the same layout.
             let _ = self.passed.set(());
         }
@@ -371,7 +392,7 @@ async fn append(gate: &Arc<Gate>, held: &mut Option<Held>, chunk: v1::UpdateChun
     let gate = Arc::clone(gate);
     on_disk(held, move |staging| {
         let staging = opened(staging)?;
-        let durable = append_blocking(staging, &chunk)?;
+        let durable = append_blocking(staging, &chunk).map_err(|error| gate.explain(staging, error))?;
         gate.check(staging)?;
         Ok(durable)
     })

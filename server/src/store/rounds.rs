@@ -224,6 +224,15 @@ impl Store {
         if before.round.state == State::Collecting && after.state != State::Collecting {
             self.decline_receiving(tx, &before.run_id, after).await?;
         }
+        if matches!(after.state, State::Failed { .. }) {
+            // Nothing was published in it yet: whoever sends first next time may bring another.
+            sqlx::query(
+                "UPDATE runs SET layout = NULL WHERE id = $1 AND seed_digest IS NULL AND global_digest IS NULL",
+            )
+            .bind(&before.run_id)
+            .execute(&mut **tx)
+            .await?;
+        }
         if let Some(global) = global {
             let result = sqlx::query(
                 "UPDATE runs SET global_digest = $2, rounds_published = rounds_published + 1

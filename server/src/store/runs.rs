@@ -275,6 +275,24 @@ impl Store {
         one_row(&result, "ending a run")
     }
 
+    /// The site whose update fixed the run's layout: the first of the round that was founding. None where a seed did.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn layout_fixed_by(&self, run_id: &str) -> Result<Option<String>> {
+        let row = sqlx::query(
+            "SELECT u.site_id FROM updates u JOIN runs r ON r.id = u.run_id
+             WHERE r.id = $1 AND r.seed_digest IS NULL AND u.accepted_at_ms IS NOT NULL AND u.round = COALESCE(
+               (SELECT MIN(number) FROM rounds WHERE run_id = $1 AND state = 'published'),
+               (SELECT MAX(number) FROM rounds WHERE run_id = $1))
+             ORDER BY u.accepted_at_ms, u.id LIMIT 1",
+        )
+        .bind(run_id)
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| Ok(row.try_get("site_id")?)).transpose()
+    }
+
     /// Fixes the run's layout if nothing did yet. Says what is wrong where a checkpoint of `layout` may not take part.
     ///
     /// # Errors
@@ -286,7 +304,11 @@ impl Store {
             .await?;
         let fixed = document::<rebasin::Layout>(&row, "layout")?;
         let spec = spec_from(&row, run_id)?;
-        check_layout(spec.as_ref(), fixed.as_ref(), layout)?;
+        let fixed_by = match &fixed {
+            Some(fixed) if fixed.digest() != layout.digest() => self.layout_fixed_by(run_id).await?,
+            _ => None,
+        };
+        check_layout(spec.as_ref(), fixed.as_ref(), fixed_by.as_deref(), layout)?;
         let strategy = Strategy::from_name(&row.try_get::<String, _>("strategy")?)?;
         self.check_memory(strategy, spec.as_ref(), layout)?;
         if fixed.is_none() {

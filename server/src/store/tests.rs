@@ -723,3 +723,37 @@ fn a_layout_that_takes_too_much_memory_to_align_is_refused_with_the_figures() {
         world.upload("a", 1, 2.0).await.expect("it just fits");
     });
 }
+
+#[test]
+fn a_layout_is_free_again_when_its_founding_round_fails_and_a_refusal_names_who_fixed_it() {
+    on_both(async |world| {
+        for site in ["a", "b"] {
+            world.store.create_site(site, &format!("hash-{site}")).await.expect("enrolled");
+        }
+        let policy = Policy { deadline_seconds: 1, failed_rounds_allowed: 1, ..policy(1, 2) };
+        let (strategy, cohort) = (Strategy::Mean, vec!["a".into(), "b".into()]);
+        let new = NewRun { id: "run".into(), strategy, spec: None, policy, seed: None, cohort };
+        world.store.create_run(new).await.expect("created");
+        assert!(world.tick().await, "the first round opens");
+        world.upload("a", 1, 1.0).await.expect("accepted");
+
+        let info = TensorInfo { name: "w".into(), dtype: Dtype::F32, shape: vec![1] };
+        let tensor = Tensor::from_f32(&info, &[1.0]).expect("fits");
+        let other = Layout::new(vec![info]).expect("a layout");
+        let bytes = Checkpoint::new(other.clone(), vec![tensor]).expect("fits").to_bytes();
+        let send = async |round| {
+            let update = world.begin("b", round, &bytes).await.expect("begun");
+            let mut staging = world.store.staging(&update.id, update.size, None).expect("opened");
+            staging.append(&bytes).expect("a checkpoint");
+            world.store.accept_update(&update, staging.seal(None).expect("sealed")).await
+        };
+        let error = send(1).await.expect_err("another layout");
+        assert!(error.message().contains("of site a") && error.message().contains("seed"), "{error}");
+
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(world.tick().await, "without its quorum the round fails, and the next one opens");
+        send(2).await.expect("nothing is fixed any more");
+        let run = world.store.run("run").await.expect("read").expect("there");
+        assert_eq!(run.layout, Some(other));
+    });
+}
