@@ -757,3 +757,30 @@ fn a_layout_is_free_again_when_its_founding_round_fails_and_a_refusal_names_who_
         assert_eq!(run.layout, Some(other));
     });
 }
+
+#[test]
+fn another_update_takes_the_place_of_a_reference_that_is_withdrawn() {
+    on_both(async |world| {
+        world.run(&["a", "b", "c"], policy(1, 2)).await;
+        for (site, value) in [("c", 3.0), ("b", 2.0), ("a", 1.0)] {
+            world.upload(site, 1, value).await.expect("accepted");
+        }
+        assert!(world.tick().await);
+        let of = |value| Some(Digest::of(&checkpoint(value)));
+        assert_eq!(world.round(1).await.reference, of(1.0));
+        for attempt in 1..=3 {
+            let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("due");
+            assert_eq!(lease.work.update.site_id, "a", "the reference comes first, at try {attempt}");
+            let none = world.store.lease_alignment(LEASE).await.expect("asked");
+            assert!(none.is_none(), "and alone");
+            assert!(world.store.fail_alignment(&lease, "overflow").await.expect("recorded"));
+            tokio::time::sleep(crate::store::RETRY_PAUSE + Duration::from_millis(50)).await;
+        }
+        let record = world.round(1).await;
+        assert_eq!((record.round.state, record.reference), (State::Merging, of(2.0)), "the next one");
+        let first = world.store.lease_alignment(LEASE).await.expect("asked").expect("due");
+        assert_eq!((first.work.update.site_id.as_str(), Some(first.work.reference)), ("b", of(2.0)));
+        assert!(world.store.finish_alignment(&first, &identity(), &report()).await.expect("finished"));
+        world.publish(4.0).await;
+    });
+}

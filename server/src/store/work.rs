@@ -74,7 +74,8 @@ pub struct MergeInput {
 }
 
 impl Store {
-    /// Leases an accepted update whose reference is known and that is not aligned yet, if there is one.
+    /// Leases an accepted update whose reference is known and that is not aligned yet, if there is one. An update that
+    /// is its round's reference comes first, alone: one that cannot even be aligned to itself must not cost the others.
     ///
     /// # Errors
     /// Those of the database.
@@ -89,6 +90,9 @@ impl Store {
                JOIN runs r ON r.id = u.run_id
                WHERE u.state = 'accepted' AND u.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
                  AND o.state IN ('collecting', 'merging') AND r.strategy <> 'mean' AND u.attempts < $3
+                 AND (u.digest = o.reference_digest OR NOT EXISTS (
+                   SELECT 1 FROM updates f WHERE f.run_id = u.run_id AND f.round = u.round AND f.state = 'accepted'
+                     AND f.digest = o.reference_digest))
                ORDER BY u.accepted_at_ms, u.id LIMIT 1 {skip_locked_u})
              UPDATE updates SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1,
                     attempts = attempts + 1
@@ -201,7 +205,57 @@ impl Store {
         let after = before.round.clone().apply(Event::UpdateWithdrawn, now)?;
         if after.state != before.round.state {
             self.save_round(tx, before, &after, None).await?;
+        } else {
+            self.replace_reference(tx, before).await?;
         }
+        Ok(())
+    }
+
+    /// Chooses a founding round's reference anew where no update holds it any more; all others are then aligned again.
+    async fn replace_reference(&self, tx: &mut super::Tx, round: &RoundRecord) -> Result<()> {
+        let Some(reference) = round.reference else { return Ok(()) };
+        // Of no checkpoint that was there before, and of no update that is held.
+        let replaceable = sqlx::query(
+            "SELECT 1 FROM runs r WHERE r.id = $1 AND r.seed_digest IS NULL AND r.global_digest IS NULL
+               AND NOT EXISTS (SELECT 1 FROM updates u WHERE u.run_id = $1 AND u.round = $2 AND u.digest = $3
+                 AND u.state IN ('accepted', 'aligned'))",
+        )
+        .bind(&round.run_id)
+        .bind(i64::from(round.round.number))
+        .bind(reference.to_string())
+        .fetch_optional(&mut **tx)
+        .await?;
+        if replaceable.is_none() {
+            return Ok(());
+        }
+        let Some(next) = self.largest_update(tx, &round.run_id, round.round.number).await? else {
+            return Ok(());
+        };
+        let result = sqlx::query(
+            "UPDATE rounds SET reference_digest = $3 WHERE run_id = $1 AND number = $2 AND state = 'merging'",
+        )
+        .bind(&round.run_id)
+        .bind(i64::from(round.round.number))
+        .bind(next.to_string())
+        .execute(&mut **tx)
+        .await?;
+        one_row(&result, "choosing another reference")?;
+        // The fence grows: who still aligns to the old reference must not commit that.
+        sqlx::query(
+            "UPDATE updates SET state = 'accepted', alignment = NULL, report = NULL, lease_token = NULL,
+                    lease_expires_at_ms = 0, fence = fence + 1, attempts = 0
+             WHERE run_id = $1 AND round = $2 AND state IN ('accepted', 'aligned')",
+        )
+        .bind(&round.run_id)
+        .bind(i64::from(round.round.number))
+        .execute(&mut **tx)
+        .await?;
+        tracing::warn!(
+            run.id = round.run_id,
+            round.number = round.round.number,
+            reference.digest = %next,
+            "the reference was withdrawn; another update takes its place"
+        );
         Ok(())
     }
 
