@@ -194,7 +194,11 @@ impl From<InvalidTransition> for Error {
 
 impl From<rebasin::CheckpointError> for Error {
     fn from(error: rebasin::CheckpointError) -> Self {
-        Self::new(Code::InvalidCheckpoint, error.to_string())
+        match error {
+            // Not the checkpoint's fault, and what the disk says is not for its site.
+            rebasin::CheckpointError::Io(error) => error.into(),
+            error => Self::new(Code::InvalidCheckpoint, error.to_string()),
+        }
     }
 }
 

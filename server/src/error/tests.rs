@@ -26,3 +26,11 @@ fn a_database_code_that_passes_is_told_from_one_that_does_not() {
         assert!(!code_passes(code), "{code}");
     }
 }
+
+#[test]
+fn a_disk_that_fails_under_a_checkpoint_is_no_fault_of_the_checkpoint() {
+    let disk = std::io::Error::other("/secret/path: input/output error");
+    let error = Error::from(rebasin::CheckpointError::Io(disk));
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(!error.public_text().contains("secret"), "{}", error.public_text());
+}
