@@ -3,12 +3,13 @@
 use std::{
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
+    time::{Duration, SystemTime},
 };
 
 use ::bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 use object_store::{
-    GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore as _, ObjectStoreExt as _, PutPayload,
+    GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore as _, ObjectStoreExt as _, PutPayload,
     path::Path as Key,
 };
 use rebasin::{Digest, FileSource, Hasher, Header};
@@ -25,6 +26,14 @@ pub struct Object {
     pub size: u64,
     /// The bytes asked for.
     pub stream: BoxStream<'static, Result<Bytes>>,
+}
+
+/// So old, bytes without a row will get none: between storing and committing lie seconds.
+const ORPHAN_LIFE: Duration = Duration::from_secs(3600);
+
+/// A time in the future is that of a clock that was set back: not old.
+fn is_older(object: &ObjectMeta, than: Duration) -> bool {
+    SystemTime::from(object.last_modified).elapsed().is_ok_and(|age| age > than)
 }
 
 fn key(digest: &Digest) -> Key {
@@ -45,7 +54,12 @@ impl Store {
     pub(super) async fn put_object(&self, sealed: &Sealed) -> Result<()> {
         let key = key(&sealed.digest);
         match self.objects.head(&key).await {
-            Ok(found) if found.size == sealed.size => return Ok(()),
+            Ok(found) if found.size == sealed.size => {
+                // One without a row may be about to be swept: stored anew, it is young.
+                if !is_older(&found, ORPHAN_LIFE / 2) || self.checkpoint(&sealed.digest).await?.is_some() {
+                    return Ok(());
+                }
+            }
             Ok(found) => tracing::error!(
                 checkpoint.digest = %sealed.digest,
                 checkpoint.bytes = sealed.size,
@@ -64,6 +78,27 @@ impl Store {
             tracing::warn!(error.message = %error, "a broken-off copy could not be removed");
         }
         copied
+    }
+
+    /// Removes the bytes that no row tells of and that are old enough not to be about to get one: what was stored for
+    /// updates that a round did not take, or by a process that was killed before it could commit.
+    ///
+    /// # Errors
+    /// Those of the database and the object store.
+    pub async fn sweep_objects(&self) -> Result<()> {
+        let folder = Key::from("checkpoints");
+        let mut found = self.objects.list(Some(&folder));
+        while let Some(object) = found.next().await {
+            let object = object?;
+            let Some(digest) = object.location.filename().and_then(|name| name.parse::<Digest>().ok()) else {
+                continue;
+            };
+            if is_older(&object, ORPHAN_LIFE) && self.checkpoint(&digest).await?.is_none() {
+                self.objects.delete(&object.location).await?;
+                tracing::info!(checkpoint.digest = %digest, "bytes that no row tells of were removed");
+            }
+        }
+        Ok(())
     }
 
     /// A range of a stored checkpoint's bytes.

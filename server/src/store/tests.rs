@@ -784,3 +784,32 @@ fn another_update_takes_the_place_of_a_reference_that_is_withdrawn() {
         world.publish(4.0).await;
     });
 }
+
+#[test]
+fn bytes_that_no_row_tells_of_are_not_stored_and_old_ones_are_swept() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        let late = world.begin("a", 1, &checkpoint(2.0)).await.expect("begun");
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        let error = world.accept(&late, &checkpoint(2.0)).await.expect_err("another one is held");
+        assert_eq!(error.code(), Code::Conflict);
+        let there = async |value| world.store.object(&Digest::of(&checkpoint(value)), 0..9).await.is_ok();
+        assert!(there(1.0).await && !there(2.0).await, "its bytes were not stored");
+
+        let folder = world.config.data_dir.join("objects/checkpoints");
+        let put = |value, age| {
+            let path = folder.join(Digest::of(&checkpoint(value)).to_string());
+            std::fs::write(&path, checkpoint(value)).expect("written");
+            let file = std::fs::File::options().write(true).open(&path).expect("opened");
+            let time = file.metadata().expect("read").modified().expect("a time") - Duration::from_secs(age);
+            file.set_modified(time).expect("set");
+        };
+        for (value, age) in [(1.0, 3700), (3.0, 3700), (4.0, 3500)] {
+            put(value, age);
+        }
+        world.store.sweep_objects().await.expect("swept");
+        assert!(there(1.0).await, "it has a row");
+        assert!(!there(3.0).await, "old, and no row");
+        assert!(there(4.0).await, "its row may be about to come");
+    });
+}

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     model::{Metrics, NewUpdate, Receipt, Run, Update, UpdateState},
-    round::{Event, State},
+    round::{Event, Millis, State},
 };
 
 pub(super) const UPDATE_COLUMNS: &str =
@@ -174,39 +174,26 @@ impl Store {
     /// # Errors
     /// [`Code::RoundClosed`], [`Code::RoundFull`], [`Code::Conflict`], [`Code::InvalidCheckpoint`].
     pub async fn accept_update(&self, update: &Update, sealed: Sealed) -> Result<Receipt> {
+        // Asked first, so that the bytes of an update that is not taken are not stored.
+        let mut tx = self.begin().await?;
+        match self.wanted(&mut tx, update, &sealed).await? {
+            Wanted::Yes(..) => tx.rollback().await?,
+            Wanted::Held(receipt) => return Ok(receipt),
+            Wanted::No(error) => {
+                self.commit(tx).await?;
+                return Err(error);
+            }
+        }
         self.put_object(&sealed).await?;
         let mut tx = self.begin().await?;
-        self.lock_run(&mut tx, &update.run_id).await?;
-        let record = self.lock_round(&mut tx, &update.run_id, update.round).await?;
-        // What was announced last counts, and is what the receipt says: `update` may be older.
-        let query = format!("{UPDATE_COLUMNS} WHERE u.id = $1");
-        let row = sqlx::query(sqlx::AssertSqlSafe(query)).bind(&update.id).fetch_one(&mut *tx).await?;
-        let update = update_from(&row)?;
-        if update.size != sealed.size {
-            return Err(Error::new(
-                Code::Conflict,
-                format!(
-                    "{} bytes were announced meanwhile, {} are here; begin again",
-                    update.size, sealed.size
-                ),
-            ));
-        }
-        if let Some(held) = self.held_update(&mut tx, &update.site_id, &update.run_id, update.round).await? {
-            if held.digest == sealed.digest {
-                return held.receipt().ok_or_else(|| Error::internal("a held update without a time"));
+        let (update, now) = match self.wanted(&mut tx, update, &sealed).await? {
+            Wanted::Yes(update, now) => (*update, now),
+            Wanted::Held(receipt) => return Ok(receipt),
+            Wanted::No(error) => {
+                self.commit(tx).await?;
+                return Err(error);
             }
-            let error = conflict(&held);
-            self.dismiss(&mut tx, &update.id, "declined", error.message()).await?;
-            self.commit(tx).await?;
-            return Err(error);
-        }
-        let now = self.now_in(&mut tx).await?;
-        if let Err(transition) = record.round.clone().apply(Event::UpdateAccepted, now) {
-            let error = Error::from(transition);
-            self.dismiss(&mut tx, &update.id, "declined", error.message()).await?;
-            self.commit(tx).await?;
-            return Err(error);
-        }
+        };
         if let Err(error) = self.fix_layout(&mut tx, &update.run_id, &sealed.layout).await {
             if error.code() != Code::InvalidCheckpoint {
                 return Err(error);
@@ -229,6 +216,42 @@ impl Store {
         self.discard_staging(&update.id);
         let accepted = Update { state: UpdateState::Accepted { at_ms: now }, ..update };
         accepted.receipt().ok_or_else(|| Error::internal("an accepted update without a receipt"))
+    }
+
+    /// Whether the round takes the update, its run and round locked. One that it does not take is declined.
+    async fn wanted(&self, tx: &mut Tx, update: &Update, sealed: &Sealed) -> Result<Wanted> {
+        self.lock_run(tx, &update.run_id).await?;
+        let record = self.lock_round(tx, &update.run_id, update.round).await?;
+        // What was announced last counts, and is what the receipt says: `update` may be older.
+        let query = format!("{UPDATE_COLUMNS} WHERE u.id = $1");
+        let row = sqlx::query(sqlx::AssertSqlSafe(query)).bind(&update.id).fetch_one(&mut **tx).await?;
+        let update = update_from(&row)?;
+        if update.size != sealed.size {
+            return Err(Error::new(
+                Code::Conflict,
+                format!(
+                    "{} bytes were announced meanwhile, {} are here; begin again",
+                    update.size, sealed.size
+                ),
+            ));
+        }
+        if let Some(held) = self.held_update(tx, &update.site_id, &update.run_id, update.round).await? {
+            if held.digest == sealed.digest {
+                let receipt = held.receipt();
+                let receipt = receipt.ok_or_else(|| Error::internal("a held update without a time"))?;
+                return Ok(Wanted::Held(receipt));
+            }
+            let error = conflict(&held);
+            self.dismiss(tx, &update.id, "declined", error.message()).await?;
+            return Ok(Wanted::No(error));
+        }
+        let now = self.now_in(tx).await?;
+        if let Err(transition) = record.round.clone().apply(Event::UpdateAccepted, now) {
+            let error = Error::from(transition);
+            self.dismiss(tx, &update.id, "declined", error.message()).await?;
+            return Ok(Wanted::No(error));
+        }
+        Ok(Wanted::Yes(Box::new(update), now))
     }
 
     /// Records that an update under way is bad, and why; its bytes are removed.
@@ -301,6 +324,16 @@ impl Store {
             .await?;
         row.as_ref().map(update_from).transpose()
     }
+}
+
+/// What a round makes of an update all of whose bytes are here.
+enum Wanted {
+    /// It takes it: the update as its row stands, and the time.
+    Yes(Box<Update>, Millis),
+    /// It holds it already.
+    Held(Receipt),
+    /// It does not, and the row says so.
+    No(Error),
 }
 
 /// The same bytes must come with the same size and number of examples, once some of them are here: what a receipt says

@@ -20,6 +20,8 @@ use crate::{
 
 /// How often uploads that ended are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often stored bytes are compared with the rows.
+const SWEEP_OBJECTS_EVERY: Duration = Duration::from_secs(3600);
 /// How long a piece of work may go on once the process is told to end. Then it is given back, uncounted.
 const GRACE: Duration = Duration::from_secs(5);
 /// Longest pause while storage cannot answer.
@@ -28,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Closes and opens rounds until `stop` is cancelled.
 pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationToken) {
     let mut changes = store.changes();
-    let mut last_sweep = None;
+    let (mut last_sweep, mut last_objects) = (None, None);
     while !stop.is_cancelled() {
         changes.mark_unchanged();
         let pause = match reconcile_runs(&store).await {
@@ -43,6 +45,12 @@ pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationTo
             last_sweep = Some(now);
             if let Err(error) = store.sweep_staging().await {
                 log("uploads that ended could not be swept", &error);
+            }
+        }
+        if last_objects.is_none_or(|at| now.duration_since(at) > SWEEP_OBJECTS_EVERY) {
+            last_objects = Some(now);
+            if let Err(error) = store.sweep_objects().await {
+                log("stored bytes could not be swept", &error);
             }
         }
         tokio::select! {
