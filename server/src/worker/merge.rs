@@ -134,7 +134,8 @@ fn write_model(
     Ok(())
 }
 
-/// MergeMany (Git Re-Basin, Alg. 3), from the updates as aligned to the reference.
+/// MergeMany (Git Re-Basin, Alg. 3), from the updates as aligned to the reference. Where it cannot go on, the alignments
+/// stay as they are, and nothing is refined.
 fn refine(
     spec: &rebasin::CheckedSpec,
     reference: &FileSource,
@@ -152,7 +153,16 @@ fn refine(
         let raw = rebasin::read_checkpoint(&sources[index])?;
         first[index].apply(spec, &raw).map_err(Error::internal)
     };
-    let merged = rebasin::merge_many(spec, sources.len(), &mut load, shares, options, &mut rebasin::quietly)?;
+    let found = rebasin::merge_many(spec, sources.len(), &mut load, shares, options, &mut rebasin::quietly);
+    let merged = match found {
+        Ok(merged) => merged,
+        Err(error) if error.code() == Code::Unavailable => return Err(error),
+        Err(error) => {
+            // Sums of updates may overflow where each alone is finite. Every update is aligned to the reference already.
+            tracing::warn!(error.message = error.message(), "alignments could not be refined, the first ones count");
+            return Ok(Vec::new());
+        }
+    };
     let reference = rebasin::read_checkpoint(reference)?;
     let mut refined = Vec::with_capacity(ids.len());
     for (index, id) in ids.iter().enumerate() {
