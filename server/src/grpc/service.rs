@@ -49,7 +49,7 @@ async fn status_of(store: &Store, site: &str, run: &Run, limits: &Limits) -> Res
         None => None,
     };
     let Some(record) = record else { return Ok(convert::run_status(run, None, limits.max_checkpoint_bytes)) };
-    let own = store.updates_that_count(&run.id, record.round.number, Some(site)).await?.pop();
+    let own = store.update_that_counts(&run.id, record.round.number, site).await?;
     // A founding round's reference is another site's update: shown is what the site may download, and nothing else.
     let reference = match record.reference {
         Some(digest) if store.site_may_read(site, &digest).await? => Some(digest),

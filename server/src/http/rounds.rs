@@ -205,7 +205,7 @@ async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> 
 
 async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Round> {
     let round = record.round;
-    let updates = api.store.updates_that_count(&run.id, round.number, None).await?;
+    let updates = api.store.updates_that_count(&run.id, round.number).await?;
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
     let sites = run

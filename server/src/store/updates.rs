@@ -65,7 +65,8 @@ impl Store {
         let update = self.begun_update(&mut tx, site_id, new).await?;
         let update = update.ok_or_else(|| Error::internal("an update just begun is gone"))?;
         let replaced = self.decline_older(&mut tx, &update).await?;
-        self.commit(tx).await?;
+        // Nothing that others act on: the announced update changes no round.
+        self.commit_quietly(tx).await?;
         for id in replaced {
             self.discard_staging(&id);
         }
@@ -139,33 +140,50 @@ impl Store {
         }
     }
 
-    /// Each site's update of a round, by site: the one that is held, else the newest. Of one site, or of all.
+    /// Each site's update of a round, by site: the one that is held, else the newest.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn updates_that_count(
-        &self,
-        run_id: &str,
-        round: u32,
-        site_id: Option<&str>,
-    ) -> Result<Vec<Update>> {
+    pub async fn updates_that_count(&self, run_id: &str, round: u32) -> Result<Vec<Update>> {
         let query = format!(
             "{UPDATE_COLUMNS} WHERE u.id IN (
                SELECT id FROM (
                  SELECT id, ROW_NUMBER() OVER (PARTITION BY site_id ORDER BY
                    CASE WHEN state IN ('accepted', 'aligned') THEN 0 ELSE 1 END, begun_at_ms DESC, id DESC) AS place
-                 FROM updates WHERE run_id = $1 AND round = $2 AND ($3 = '' OR site_id = $3)) AS ranked
+                 FROM updates WHERE run_id = $1 AND round = $2) AS ranked
                WHERE place = 1)
              ORDER BY u.site_id"
         );
         let rows = sqlx::query(sqlx::AssertSqlSafe(query))
             .bind(run_id)
             .bind(i64::from(round))
-            // No site has an empty id.
-            .bind(site_id.unwrap_or_default())
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(update_from).collect()
+    }
+
+    /// The site's update of a round that counts, as in [`Store::updates_that_count`]: one row is read.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn update_that_counts(
+        &self,
+        run_id: &str,
+        round: u32,
+        site_id: &str,
+    ) -> Result<Option<Update>> {
+        let query = format!(
+            "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND u.round = $2 AND u.site_id = $3
+             ORDER BY CASE WHEN u.state IN ('accepted', 'aligned') THEN 0 ELSE 1 END, u.begun_at_ms DESC, u.id DESC
+             LIMIT 1"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(run_id)
+            .bind(i64::from(round))
+            .bind(site_id)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.as_ref().map(update_from).transpose()
     }
 
     /// Accepts a sealed update: bytes durable, then the row, then the receipt. Accepting it again gives the same

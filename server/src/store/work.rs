@@ -405,7 +405,7 @@ impl Store {
         for row in &rows {
             alignments.insert(row.try_get::<String, _>("id")?, document(row, "alignment")?);
         }
-        let updates = self.updates_that_count(run_id, round, None).await?.into_iter();
+        let updates = self.updates_that_count(run_id, round).await?.into_iter();
         let held = updates.filter(|update| update.state.accepted_at_ms().is_some());
         Ok(held
             .map(|update| MergeInput { alignment: alignments.remove(&update.id).flatten(), update })
