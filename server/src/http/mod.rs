@@ -30,6 +30,9 @@ use crate::{
     store::Store,
 };
 
+/// How long a connection may take to send a request's headers.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
@@ -144,13 +147,17 @@ pub(crate) async fn serve(
                 RustlsConfig::from_pem_file(&tls.cert_file, &tls.key_file).await.map_err(|error| {
                     Error::invalid(format!("tls: the certificate or key cannot be used: {error}"))
                 })?;
-            axum_server::from_tcp_rustls(listener, config)
-                .map_err(failed)?
-                .handle(handle)
-                .serve(service)
-                .await
+            let mut server =
+                axum_server::from_tcp_rustls(listener, config).map_err(failed)?.first_request_timeout(PATIENCE);
+            server.http_builder().http1().header_read_timeout(Some(PATIENCE));
+            server.handle(handle).serve(service).await
         }
-        None => axum_server::from_tcp(listener).map_err(failed)?.handle(handle).serve(service).await,
+        None => {
+            let mut server =
+                axum_server::from_tcp(listener).map_err(failed)?.first_request_timeout(PATIENCE);
+            server.http_builder().http1().header_read_timeout(Some(PATIENCE));
+            server.handle(handle).serve(service).await
+        }
     }
     .map_err(failed)
 }
