@@ -72,7 +72,7 @@ impl Store {
         let staging_dir = config.data_dir.join("staging");
         let objects_dir = config.data_dir.join("objects");
         for folder in [&staging_dir, &objects_dir] {
-            std::fs::create_dir_all(folder).map_err(|error| {
+            make_folder(folder).map_err(|error| {
                 Error::new(Code::Unavailable, format!("data_dir: cannot make {}: {error}", folder.display()))
             })?;
         }
@@ -188,6 +188,11 @@ impl Store {
                 .replace("{skip_locked_u}", skip_locked[1]),
         )
     }
+}
+
+/// Makes a folder that nobody else may look into; one that is there stays as its owner made it.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(folder)
 }
 
 async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool> {

@@ -819,3 +819,17 @@ fn bytes_that_no_row_tells_of_are_not_stored_and_old_ones_are_swept() {
         assert!(there(4.0).await, "its row may be about to come");
     });
 }
+
+#[test]
+fn nobody_else_may_look_into_the_data_folder() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    let data_dir = folder.path().join("data");
+    let config = Config { data_dir: data_dir.clone(), ..Config::default() };
+    runtime.block_on(Store::open(&config)).expect("a store");
+    for made in [data_dir.clone(), data_dir.join("staging"), data_dir.join("objects")] {
+        let mode = std::fs::metadata(&made).expect("made").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", made.display());
+    }
+}
