@@ -110,11 +110,8 @@ pub(crate) async fn serve(
             })?;
     }
     let drained = stop.clone();
-    let serving = server
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(service)
-        .serve_with_incoming_shutdown(
+    let serving =
+        server.add_service(health).add_service(reflection).add_service(service).serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             stop.cancelled_owned(),
         );

@@ -163,8 +163,8 @@ impl Uploads {
             () = cancelled.cancelled() => return Err(taken_over()),
         };
         // A whole upload will be finished soon, and then need not be read again.
-        leave.keep = outcome.is_ok()
-            && held.as_ref().is_some_and(|held| held.as_ref().is_some_and(Staging::is_whole));
+        leave.keep =
+            outcome.is_ok() && held.as_ref().is_some_and(|held| held.as_ref().is_some_and(Staging::is_whole));
         drop(held);
         drop(leave);
         if let Err(error) = &outcome
@@ -306,14 +306,16 @@ impl Gate {
     /// Says who fixed the layout where a header is refused.
     fn explain(&self, staging: &Staging, error: Error) -> Error {
         match &self.fixed_by {
-            Some(site) if error.code() == Code::InvalidCheckpoint && staging.layout().is_none() => Error::new(
-                error.code(),
-                format!(
-                    "{}; the first update, of site {site}, fixed the run's layout (an operator's seed is the safe \
+            Some(site) if error.code() == Code::InvalidCheckpoint && staging.layout().is_none() => {
+                Error::new(
+                    error.code(),
+                    format!(
+                        "{}; the first update, of site {site}, fixed the run's layout (an operator's seed is the safe \
                      way to fix it)",
-                    error.message()
-                ),
-            ),
+                        error.message()
+                    ),
+                )
+            }
             _ => error,
         }
     }
@@ -404,7 +406,9 @@ fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<Opt
         return Err(Error::new(Code::TooLarge, format!("a chunk has more than {MAX_CHUNK_BYTES} bytes")));
     }
     if chunk.data.is_empty() {
-        return Err(Error::invalid("a chunk is empty; send bytes, and end the stream when there are no more"));
+        return Err(Error::invalid(
+            "a chunk is empty; send bytes, and end the stream when there are no more",
+        ));
     }
     if chunk.offset != staging.written() {
         return Err(Error::new(

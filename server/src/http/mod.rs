@@ -147,14 +147,14 @@ pub(crate) async fn serve(
                 RustlsConfig::from_pem_file(&tls.cert_file, &tls.key_file).await.map_err(|error| {
                     Error::invalid(format!("tls: the certificate or key cannot be used: {error}"))
                 })?;
-            let mut server =
-                axum_server::from_tcp_rustls(listener, config).map_err(failed)?.first_request_timeout(PATIENCE);
+            let mut server = axum_server::from_tcp_rustls(listener, config)
+                .map_err(failed)?
+                .first_request_timeout(PATIENCE);
             server.http_builder().http1().header_read_timeout(Some(PATIENCE));
             server.handle(handle).serve(service).await
         }
         None => {
-            let mut server =
-                axum_server::from_tcp(listener).map_err(failed)?.first_request_timeout(PATIENCE);
+            let mut server = axum_server::from_tcp(listener).map_err(failed)?.first_request_timeout(PATIENCE);
             server.http_builder().http1().header_read_timeout(Some(PATIENCE));
             server.handle(handle).serve(service).await
         }

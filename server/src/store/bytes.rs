@@ -9,8 +9,8 @@ use std::{
 use ::bytes::Bytes;
 use futures::{StreamExt as _, stream::BoxStream};
 use object_store::{
-    GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore as _, ObjectStoreExt as _, PutPayload,
-    path::Path as Key,
+    GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore as _,
+    ObjectStoreExt as _, PutPayload, path::Path as Key,
 };
 use rebasin::{Digest, FileSource, Hasher, Header};
 

@@ -142,7 +142,12 @@ impl Store {
     }
 
     /// The founding round's reference: the update with most examples, ties by site id (DESIGN, section 3).
-    pub(super) async fn largest_update(&self, tx: &mut Tx, run_id: &str, number: u32) -> Result<Option<Digest>> {
+    pub(super) async fn largest_update(
+        &self,
+        tx: &mut Tx,
+        run_id: &str,
+        number: u32,
+    ) -> Result<Option<Digest>> {
         let row = sqlx::query(
             "SELECT digest FROM updates WHERE run_id = $1 AND round = $2 AND state IN ('accepted', 'aligned')
              ORDER BY num_examples DESC, site_id LIMIT 1",

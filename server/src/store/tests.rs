@@ -330,7 +330,8 @@ fn of_a_sites_updates_the_held_one_counts_and_else_the_newest() {
         world.run(&["a", "b"], policy(1, 2)).await;
         let all = async || world.store.updates_that_count("run", 1).await.expect("read");
         let of_a = async || {
-            let found = world.store.update_that_counts("run", 1, "a").await.expect("read").map(|update| update.id);
+            let found =
+                world.store.update_that_counts("run", 1, "a").await.expect("read").map(|update| update.id);
             let among = all().await.into_iter().find(|update| update.site_id == "a").map(|update| update.id);
             assert_eq!(found, among, "asked for one site or for all");
             found

@@ -159,7 +159,10 @@ fn refine(
         Err(error) if error.code() == Code::Unavailable => return Err(error),
         Err(error) => {
             // Sums of updates may overflow where each alone is finite. Every update is aligned to the reference already.
-            tracing::warn!(error.message = error.message(), "alignments could not be refined, the first ones count");
+            tracing::warn!(
+                error.message = error.message(),
+                "alignments could not be refined, the first ones count"
+            );
             return Ok(Vec::new());
         }
     };
