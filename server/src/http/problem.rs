@@ -2,10 +2,10 @@
 
 use axum::{
     Json,
-    extract::{FromRequest, Request, rejection::JsonRejection},
+    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde::Serialize;
 
 use crate::error::{Code, Error};
@@ -89,6 +89,24 @@ where
                 };
                 Err(Error::new(code, format!("body: {}", rejection.body_text())).into())
             }
+        }
+    }
+}
+
+/// The parts of a path, whose faults are answered as problems: one that is no text names nothing.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T, S> FromRequestParts<S> for Path<T>
+where
+    T: serde::de::DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
+            Err(_) => Err(Error::not_found("the path is not valid UTF-8: nothing has such a name").into()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     body::Body,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use headers::{HeaderMapExt as _, Range};
@@ -11,7 +11,12 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use rebasin::AlignReport;
 use serde::Serialize;
 
-use super::{Api, problem::Problem, runs, time::iso};
+use super::{
+    Api,
+    problem::{Path, Problem},
+    runs,
+    time::iso,
+};
 use crate::{
     error::{Code, Error, Result},
     model::{self, Metrics, RoundRecord, Update, UpdateState},
@@ -189,7 +194,8 @@ fn bounds(from: std::ops::Bound<u64>, to: std::ops::Bound<u64>, size: u64) -> Op
         Unbounded => 0,
     };
     let end = match to {
-        Included(end) => end.checked_add(1)?,
+        // Beyond any end: the rest.
+        Included(end) => end.saturating_add(1),
         Excluded(end) => end,
         Unbounded => size,
     };
@@ -198,7 +204,7 @@ fn bounds(from: std::ops::Bound<u64>, to: std::ops::Bound<u64>, size: u64) -> Op
 }
 
 async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> {
-    let unknown = || Error::not_found(format!("run {}: there is no round {number:?}", run.id));
+    let unknown = || Error::not_found(format!("run {}: there is no such round", run.id));
     let number: u32 = number.parse().map_err(|_| unknown())?;
     api.store.round(&run.id, number).await?.ok_or_else(unknown)
 }

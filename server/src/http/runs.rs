@@ -1,16 +1,13 @@
 //! Runs: create, list, show, cancel.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
     Api,
-    problem::{Body, Problem},
+    problem::{Body, Path, Problem},
     time::iso,
 };
 use crate::{
@@ -168,11 +165,15 @@ pub(super) async fn show(State(api): State<Api>, Path(run): Path<String>) -> Res
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
 pub(super) async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+    let run = find(&api, &run).await?.id;
     api.store.cancel_run(&run).await?;
     tracing::info!(run.id = run, "run cancelled");
     Ok(Json(Run::of(find(&api, &run).await?)?))
 }
 
 pub(super) async fn find(api: &Api, run: &str) -> Result<model::Run> {
+    if model::check_id("run", run).is_err() {
+        return Err(Error::not_found("there is no run of that id: it is not 1 to 63 of a-z, 0-9 and -"));
+    }
     api.store.run(run).await?.ok_or_else(|| Error::not_found(format!("there is no run {run:?}")))
 }

@@ -38,6 +38,9 @@ impl Store {
         if cohort.len() != new.cohort.len() {
             return Err(Error::invalid("cohort: a site is named twice"));
         }
+        for site in &cohort {
+            check_id("cohort", site)?;
+        }
         new.policy.check(u32::try_from(cohort.len()).unwrap_or(u32::MAX)).map_err(Error::invalid)?;
         if new.strategy.aligns() && new.spec.is_none() {
             return Err(Error::invalid(format!(

@@ -834,3 +834,24 @@ fn nobody_else_may_look_into_the_data_folder() {
         assert_eq!(mode & 0o077, 0, "{}: {mode:o}", made.display());
     }
 }
+
+#[test]
+fn an_id_that_is_none_is_not_asked_for_and_not_repeated() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        let long = "x".repeat(100_000);
+        for id in ["run\0", "", "Run", long.as_str()] {
+            let run = world.store.run_of_site("a", id).await.expect_err("no run");
+            let update = world.store.update_of_site("a", id).await.expect_err("no update");
+            for error in [run, update] {
+                assert_eq!(error.code(), Code::NotFound, "{error}");
+                assert!(error.message().len() < 300, "{}", error.message().len());
+            }
+        }
+        let run = world.store.run("run").await.expect("read").expect("there");
+        let cohort = vec!["a\0".to_owned()];
+        let (id, strategy, policy, seed) = ("other".to_owned(), run.strategy, run.policy, None);
+        let new = NewRun { id, strategy, spec: run.spec, policy, seed, cohort };
+        assert_eq!(world.store.create_run(new).await.expect_err("no id").code(), Code::InvalidArgument);
+    });
+}

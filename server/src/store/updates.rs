@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    model::{Metrics, NewUpdate, Receipt, Run, Update, UpdateState},
+    model::{Metrics, NewUpdate, Receipt, Run, Update, UpdateState, check_id},
     round::{Event, Millis, State},
 };
 
@@ -115,6 +115,11 @@ impl Store {
     /// # Errors
     /// [`Code::NotFound`].
     pub async fn run_of_site(&self, site_id: &str, run_id: &str) -> Result<Run> {
+        if check_id("run_id", run_id).is_err() {
+            return Err(Error::not_found(format!(
+                "run_id: no run has such an id; site {site_id} finds its own by listing its runs"
+            )));
+        }
         let found = self.run(run_id).await?.filter(|run| run.cohort.iter().any(|site| site == site_id));
         found.ok_or_else(|| {
             Error::not_found(format!(
@@ -128,6 +133,10 @@ impl Store {
     /// # Errors
     /// [`Code::NotFound`].
     pub async fn update_of_site(&self, site_id: &str, update_id: &str) -> Result<Update> {
+        // No other text is an update's id, and not every text may be asked for: Postgres knows no NUL.
+        if uuid::Uuid::parse_str(update_id).is_err() {
+            return Err(Error::not_found("this site has no such update"));
+        }
         let query = format!("{UPDATE_COLUMNS} WHERE u.id = $1 AND u.site_id = $2");
         let row = sqlx::query(sqlx::AssertSqlSafe(query))
             .bind(update_id)
