@@ -428,7 +428,9 @@ fn what_a_killed_process_left_in_the_staging_folder_is_swept_and_what_is_in_use_
         let old = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let write = |name: &str, modified: Option<std::time::SystemTime>| {
             let file = std::fs::File::create(world.store.staging_dir.join(name)).expect("a file");
-            modified.map(|modified| file.set_modified(modified).expect("set"));
+            if let Some(modified) = modified {
+                file.set_modified(modified).expect("set");
+            }
         };
         let mine = world.store.scratch(Kind::Merge);
         for name in ["merge-old", "seed-old", mine.name()] {
