@@ -100,6 +100,28 @@ impl Server {
         child.wait().expect("the server is gone");
     }
 
+    /// Tells the server to end (SIGTERM) and waits until it is gone.
+    ///
+    /// # Panics
+    /// Where it does not run or does not end in time.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        let mut child = self.child.take().expect("a running server");
+        let told = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
+        assert!(told.expect("kill runs").success(), "the server can be told");
+        let begun = std::time::Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                return status;
+            }
+            if begun.elapsed() > PATIENCE {
+                // Not left behind, whatever it waits for.
+                let _ = child.kill();
+                panic!("the server does not end, its log is:\n{}", self.log());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// Starts it again, at the same addresses, on what it left behind.
     ///
     /// # Panics

@@ -208,3 +208,44 @@ async fn an_upload_that_is_broken_off_again_and_again_keeps_every_byte() {
     let wrong = model.iter().zip(&values).position(|(found, wanted)| found != wanted);
     assert_eq!((model.len(), wrong), (n, None), "what a receipt was given for is what was merged");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_does_not_read_keeps_no_server_from_ending() {
+    let mut server = Server::start(Database::sqlite());
+    let a = server.site("a");
+    let n = 8 << 20;
+    let seed = server.admin().upload(&file(&[f32s("counted", &[n], &vec![1.0; n])]));
+    let id = server.admin().create_run(&json!({
+        "spec": null, "strategy": "mean", "cohort": ["a"], "seed_digest": seed,
+        "policy": { "rounds": 1, "quorum": 1, "deadline_seconds": 600 },
+    }));
+    a.status(&id).await.expect("a status");
+    let request = v1::DownloadRequest { digest: seed, offset: 0 };
+    let mut unread = a.client.clone().download(request).await.expect("a stream").into_inner();
+    unread.message().await.expect("a chunk").expect("the first chunk");
+    let begun = std::time::Instant::now();
+    let status = server.terminate();
+    assert!(status.success(), "{status}: {}", server.log());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_row_is_broken_stops_no_other() {
+    use sqlx::Connection as _;
+    let server = Server::start(Database::sqlite());
+    let (a, b) = (server.site("a"), server.site("b"));
+    let broken = run(&server, 1, &[&a]);
+    let path = server.data_dir().join("fedbasin.sqlite");
+    let mut rows =
+        sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.expect("the database");
+    sqlx::query("UPDATE runs SET policy = '{}' WHERE id = $1")
+        .bind(&broken)
+        .execute(&mut rows)
+        .await
+        .expect("the row is changed");
+    let id = run(&server, 1, &[&a, &b]);
+    a.upload(&id, 1, &one_hot(0, 2), 1).await.expect("a receipt");
+    b.upload(&id, 1, &one_hot(1, 2), 1).await.expect("a receipt");
+    server.admin().round_becomes(&id, 1, "published").await;
+    assert!(server.log().contains(&broken), "the log names the run that cannot go on");
+}

@@ -272,6 +272,15 @@ impl Store {
             self.dismiss(tx, &update.id, "declined", error.message()).await?;
             return Ok(Wanted::No(error));
         }
+        match &update.state {
+            UpdateState::Rejected { reason } => {
+                return Ok(Wanted::No(Error::new(Code::InvalidCheckpoint, reason.as_str())));
+            }
+            UpdateState::Declined { reason } => {
+                return Ok(Wanted::No(Error::new(Code::RoundClosed, reason.as_str())));
+            }
+            _ => {}
+        }
         let now = self.now_in(tx).await?;
         if let Err(transition) = record.round.clone().apply(Event::UpdateAccepted, now) {
             let error = Error::from(transition);

@@ -95,7 +95,10 @@ pub(crate) async fn work(store: Store, settings: Work, stop: CancellationToken) 
         changes.mark_unchanged();
         let mut did = false;
         let mut pause = worker.settings.poll();
-        for outcome in [align::step(&mut worker).await, merge::step(&mut worker).await] {
+        let aligned = align::step(&mut worker).await;
+        // Nothing new is begun once the process is told to end.
+        let merged = if worker.stop.is_cancelled() { Ok(false) } else { merge::step(&mut worker).await };
+        for outcome in [aligned, merged] {
             match outcome {
                 Ok(some) => did |= some,
                 Err(error) => {
