@@ -13,7 +13,7 @@ pub const DIRECTION: &[(&str, &[&str])] = &[
     ("fedbasin-graph", &["rebasin"]),
     ("fedbasin-proto", &[]),
     ("fedbasin-server", &["rebasin", "fedbasin-proto"]),
-    ("fedbasin-client", &["rebasin", "fedbasin-proto"]),
+    ("fedbasin-client", &["rebasin", "fedbasin-graph", "fedbasin-proto"]),
     ("fedbasin-demo", &["rebasin", "fedbasin-proto", "fedbasin-server", "fedbasin-client"]),
     ("fedbasin-tests", &["rebasin", "fedbasin-proto", "fedbasin-server", "fedbasin-client", "fedbasin-demo"]),
 ];
@@ -25,6 +25,7 @@ pub const REBASIN_DEPENDENCIES: &[&str] = &[
     "hex",
     "matrixmultiply",
     "ndarray",
+    "pulp",
     "rand",
     "rand_chacha",
     "rayon",
