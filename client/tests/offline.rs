@@ -410,7 +410,7 @@ fn a_file_that_is_no_spec_is_said_to_be_none() {
             ],
         ] {
             let line = bench.fails(1, args);
-            assert!(line.contains("this is no spec") && line.contains("fedbasin spec mlp"), "{line}");
+            assert!(line.contains("this is no spec") && line.contains("fedbasin spec derive"), "{line}");
         }
     }
 }
