@@ -14,8 +14,9 @@ use crate::{
     error::{Error, Result},
     files::{
         BAD_CHECKPOINT, MAX_SPEC_BYTES, no_spec, open_checkpoint, read_error, read_spec_text, read_text,
-        write_bytes, write_json,
+        write_json,
     },
+    offline::save_spec,
     progress::Screen,
 };
 
@@ -49,7 +50,7 @@ pub fn spec_derive(job: &DeriveJob, screen: &Screen) -> Result<()> {
         None => derived.spec.clone(),
         Some(path) => with_checkpoint(&derived.spec, path, &job.pin)?,
     };
-    write_bytes(&job.output, format!("{}\n", spec.to_json().trim_end()).as_bytes())?;
+    save_spec(&spec, &job.output)?;
     for line in lines(&derived) {
         screen.say(line);
     }

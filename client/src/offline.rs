@@ -9,8 +9,8 @@ use std::{
 };
 
 use rebasin::{
-    Alignment, CheckedSpec, Checkpoint, Digest, FileSource, Input, MatchOptions, MergeError, Source as _,
-    Spec,
+    AlignError, Aligned, Alignment, CheckedSpec, Checkpoint, Digest, FileSource, Input, MatchOptions,
+    MergeError, Source as _, Spec,
 };
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use crate::{
     graph::is_verified,
     progress::{Screen, SearchLine},
 };
-use report::{Stopwatch, align_json, axes_text};
+use report::{Seconds, Stopwatch, align_json, axes_text};
 
 /// An alignment of one file to another.
 #[derive(Debug, Clone)]
@@ -115,11 +115,16 @@ fn write_spec(
     let checked = spec
         .check(source.header().layout())
         .map_err(|error| Error::failed(error, checkpoint.display(), "this is a defect, report it"))?;
-    write_bytes(output, format!("{}\n", spec.to_json().trim_end()).as_bytes())?;
+    save_spec(spec, output)?;
     screen.say(format_args!("{}: {}", output.display(), report::summary(&checked)));
     // Names and shapes do not show a sum or the order of a flatten; only running the network does.
     screen.say("derived from names and shapes: check it with `fedbasin permute` (see README)");
     Ok(())
+}
+
+/// Writes a spec's file.
+pub(crate) fn save_spec(spec: &Spec, output: &Path) -> Result<()> {
+    write_bytes(output, format!("{}\n", spec.to_json().trim_end()).as_bytes())
 }
 
 /// Says whether a spec fits a checkpoint, and which axes are permutable and which pinned.
@@ -175,23 +180,13 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
         options.starts = starts;
     }
     let (reference, update) = (load(&reference_source, &job.reference)?, load(&source, &job.input)?);
-    let mut stopwatch = Stopwatch::start(spec.groups().len());
-    let mut progress = SearchLine::new(screen, "aligning");
-    let aligned = rebasin::align(&spec, &reference, &update, &options, &mut |event| {
-        progress.see(&event);
-        stopwatch.see(&event)
-    })
-    .map_err(|error| {
-        Error::failed(error, job.input.display(), "check that both come from one architecture")
-    })?;
-    drop(progress);
-    let seconds = stopwatch.stop();
-    let agreement = rebasin::agreement(&spec, &reference, &update, &aligned.alignment)
-        .map_err(|error| Error::failed(error, job.input.display(), BAD_CHECKPOINT))?;
-    let output = aligned
-        .alignment
-        .apply(&spec, &update)
-        .map_err(|error| Error::failed(error, job.input.display(), BAD_CHECKPOINT))?;
+    let (aligned, seconds) =
+        search(&spec, &reference, &update, &options, screen, "aligning").map_err(|error| {
+            Error::failed(error, job.input.display(), "check that both come from one architecture")
+        })?;
+    let wrong = |error| Error::failed(error, job.input.display(), BAD_CHECKPOINT);
+    let output = aligned.alignment.apply(&spec, &update).map_err(wrong)?;
+    let agreement = rebasin::agreement(&spec, &reference, &output).map_err(wrong)?;
     let digest = write_checkpoint(&output, &job.output)?;
     if let Some(path) = &job.report {
         let mut value = align_json(&aligned.report, &seconds)?;
@@ -211,6 +206,24 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
         screen.say(line);
     }
     Ok(())
+}
+
+/// Aligns, shows the search while it runs, and says how long it took.
+fn search(
+    spec: &CheckedSpec,
+    reference: &Checkpoint,
+    update: &Checkpoint,
+    options: &MatchOptions,
+    screen: &Screen,
+    label: &str,
+) -> std::result::Result<(Aligned, Seconds), AlignError> {
+    let mut stopwatch = Stopwatch::start(spec.groups().len());
+    let mut progress = SearchLine::new(screen, label);
+    let aligned = rebasin::align(spec, reference, update, options, &mut |event| {
+        progress.see(&event);
+        stopwatch.see(&event)
+    })?;
+    Ok((aligned, stopwatch.stop()))
 }
 
 /// What merging needs to know of its inputs.
@@ -319,14 +332,12 @@ fn align_all(
     for (i, path) in job.inputs.iter().enumerate().skip(1) {
         let update = load(&inputs.sources[i], path)?;
         let options = options(&[inputs.digests[0], inputs.digests[i]]);
-        let mut stopwatch = Stopwatch::start(spec.groups().len());
-        let mut progress = SearchLine::new(screen, &format!("aligning {}", path.display()));
-        let aligned = rebasin::align(spec, &reference, &update, &options, &mut |event| {
-            progress.see(&event);
-            stopwatch.see(&event)
-        })
-        .map_err(|error| Error::failed(error, path.display(), "check that all come from one architecture"))?;
-        reports.push(align_json(&aligned.report, &stopwatch.stop())?);
+        let label = format!("aligning {}", path.display());
+        let found = search(spec, &reference, &update, &options, screen, &label);
+        let (aligned, seconds) = found.map_err(|error| {
+            Error::failed(error, path.display(), "check that all come from one architecture")
+        })?;
+        reports.push(align_json(&aligned.report, &seconds)?);
         alignments.push(aligned.alignment);
     }
     extra["alignments"] = Value::Array(reports);

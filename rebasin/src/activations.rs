@@ -4,7 +4,7 @@
 //! is one assignment. The sums are streamed: memory is one matrix a group, whatever the number of batches, and the data
 //! stays where it is.
 
-use crate::{Alignment, CheckedSpec, Kind, Permutation, assignment, gemm};
+use crate::{Alignment, CheckedSpec, Kind, Permutation, gemm, wreath};
 
 /// Running sums of products of two models' activations.
 #[derive(Debug, Clone)]
@@ -131,33 +131,23 @@ impl Activations {
         for top in (0..gains.len()).filter(|&group| spec.groups()[group].within.is_none()) {
             let within: Vec<usize> =
                 (0..gains.len()).filter(|&group| spec.groups()[group].within == Some(top)).collect();
-            let size = spec.groups()[top].size;
-            let block = |group: usize, a: usize, b: usize| {
-                let (m, n) = (spec.groups()[group].size, spec.groups()[group].units);
-                let gain = &gains[group];
-                let entry = |at: usize| gain[(a * m + at / m) * n + b * m + at % m];
-                let block: Vec<f32> = (0..m * m).map(entry).collect();
-                let inner = match spec.groups()[group].kind {
-                    Kind::Symmetric => assignment::solve(&block, m).permutation,
-                    Kind::Fixed => Permutation::identity(m),
-                };
-                let value: f64 = (0..m).map(|unit| f64::from(block[unit * m + inner.map(unit)])).sum();
-                (inner, value)
-            };
-            let outer = match spec.groups()[top].kind {
-                Kind::Fixed => Permutation::identity(size),
-                Kind::Symmetric => {
-                    #[expect(clippy::cast_possible_truncation, reason = "the solver takes f32")]
-                    let value = |pair: usize| {
-                        let inner = within.iter().map(|&group| block(group, pair / size, pair % size).1);
-                        (f64::from(gains[top][pair]) + inner.sum::<f64>()) as f32
-                    };
-                    assignment::solve(&(0..size * size).map(value).collect::<Vec<f32>>(), size).permutation
+            let inner = |part: usize, a: usize, b: usize| {
+                let group = &spec.groups()[within[part]];
+                let gain = &gains[within[part]];
+                match group.kind {
+                    Kind::Symmetric => wreath::best_inner(gain, group.size, group.units, a, b),
+                    Kind::Fixed => {
+                        let stays = Permutation::identity(group.size);
+                        let value = wreath::value(gain, group.size, group.units, a, b, &stays);
+                        (stays, value)
+                    }
                 }
             };
-            for &group in &within {
-                let inner: Vec<Permutation> = (0..size).map(|a| block(group, a, outer.map(a)).0).collect();
-                alignment.permutations[group] = Permutation::wreath(&outer, &inner);
+            let (size, fixed) = (spec.groups()[top].size, spec.groups()[top].kind == Kind::Fixed);
+            let own = |a: usize, b: usize| f64::from(gains[top][a * size + b]);
+            let (outer, wholes) = wreath::solve(size, fixed, within.len(), own, inner);
+            for (&group, whole) in within.iter().zip(wholes) {
+                alignment.permutations[group] = whole;
             }
             alignment.permutations[top] = outer;
         }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{AlignError, Alignment, Axis, CheckedSpec, Checkpoint, Factor};
+use crate::{AlignError, Axis, CheckedSpec, Checkpoint, alignment::digit_of};
 
 /// How much the units of a group have in common with their partners in the reference, over all weights that move with them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,19 +18,18 @@ pub struct GroupAgreement {
     pub cosine_p5: f64,
 }
 
-/// Measures each group's agreement. Groups whose axes depend on another axis (the inputs of a grouped convolution) are left out
+/// Measures each group's agreement between the reference and an update as aligned to it. Groups whose axes depend on another axis (the inputs of a grouped convolution) are left out
 /// there. Two unrelated models, trained or not, agree little; what is little depends on the widths.
 ///
 /// # Errors
-/// [`AlignError`] if checkpoints, spec and alignment do not belong together.
+/// [`AlignError`] if a checkpoint is not of the spec's layout.
 pub fn agreement(
     spec: &CheckedSpec,
     reference: &Checkpoint,
-    update: &Checkpoint,
-    alignment: &Alignment,
+    aligned: &Checkpoint,
 ) -> Result<Vec<GroupAgreement>, AlignError> {
     crate::scanner::compare(spec.layout(), reference.layout())?;
-    let aligned = alignment.apply(spec, update)?;
+    crate::scanner::compare(spec.layout(), aligned.layout())?;
     // For each group and unit: a·b, a·a, b·b.
     let mut sums: Vec<Vec<[f64; 3]>> =
         spec.groups().iter().map(|group| vec![[0.0; 3]; group.units]).collect();
@@ -80,25 +79,16 @@ pub fn agreement(
 /// For each position of an axis: the unit of a group that stands there.
 fn units(spec: &CheckedSpec, axis: &Axis, group: usize) -> Vec<Option<usize>> {
     let mut units = Vec::new();
-    let parent = spec.groups()[group].within;
+    let (parent, size) = (spec.groups()[group].within, spec.groups()[group].size);
     for segment in &axis.segments {
         for position in 0..segment.length {
-            let digit = |wanted: usize| {
-                let mut stride = segment.length;
-                segment.factors.iter().find_map(|factor| {
-                    stride /= factor.extent();
-                    (factor.group() == Some(wanted)).then(|| position / stride % factor.extent())
-                })
-            };
-            let elsewhere = segment.factors.iter().any(|factor| {
-                matches!(factor, Factor::Group { group: found, parent_axis: Some(_), .. } if *found == group)
-            });
-            units.push(match (digit(group), parent) {
-                (Some(_), Some(_)) if elsewhere => None,
-                (Some(own), Some(parent)) => {
-                    digit(parent).map(|block| block * spec.groups()[group].size + own)
+            let own = digit_of(segment, group, position);
+            units.push(match parent {
+                None => own,
+                // Without a block here it stands on another axis, and the unit is not known.
+                Some(parent) => {
+                    own.zip(digit_of(segment, parent, position)).map(|(own, block)| block * size + own)
                 }
-                (own, _) => own,
             });
         }
     }

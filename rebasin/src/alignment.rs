@@ -176,7 +176,7 @@ fn parent_of(factor: &Factor) -> Option<(usize, usize)> {
 }
 
 /// The digit of a group at a position of a segment, if it stands there.
-fn digit_of(segment: &crate::Segment, group: usize, position: usize) -> Option<usize> {
+pub(crate) fn digit_of(segment: &crate::Segment, group: usize, position: usize) -> Option<usize> {
     let mut stride = segment.length;
     for factor in &segment.factors {
         stride /= factor.extent();
@@ -188,7 +188,7 @@ fn digit_of(segment: &crate::Segment, group: usize, position: usize) -> Option<u
 }
 
 /// For each position of an axis of one segment: the digit of a group.
-pub(crate) fn digits(axis: &Axis, group: usize) -> Vec<usize> {
+fn digits(axis: &Axis, group: usize) -> Vec<usize> {
     let positions = |segment: &crate::Segment| {
         let digits = (0..segment.length).map(|position| digit_of(segment, group, position).unwrap_or(0));
         digits.collect::<Vec<_>>()

@@ -1,6 +1,6 @@
 //! Correcting a mean: averaging aligned units that agree only in part makes them smaller.
 
-use crate::{Alignment, CheckedSpec, Checkpoint, MergeError, Tensor};
+use crate::{CheckedSpec, Checkpoint, MergeError, Tensor};
 
 /// Brings each output unit's weights in a mean back to the parents' size: a row of a tensor whose first axis moves is scaled so
 /// that its norm is the share-weighted mean of the parents' rows' norms. Without data, so it restores the scale of activations
@@ -53,23 +53,4 @@ pub fn restore_norms(
 
 fn norm(values: &[f64]) -> f64 {
     values.iter().map(|value| value * value).sum::<f64>().sqrt()
-}
-
-/// The same of raw parents and their alignments.
-///
-/// # Errors
-/// As [`restore_norms`].
-pub fn restore_norms_of(
-    spec: &CheckedSpec,
-    mean: &Checkpoint,
-    parents: &[&Checkpoint],
-    alignments: &[Alignment],
-    shares: &[f64],
-) -> Result<Checkpoint, MergeError> {
-    let aligned: Vec<Checkpoint> = parents
-        .iter()
-        .zip(alignments)
-        .map(|(parent, alignment)| alignment.apply(spec, parent))
-        .collect::<Result<_, _>>()?;
-    restore_norms(spec, mean, &aligned.iter().collect::<Vec<_>>(), shares)
 }

@@ -22,6 +22,7 @@ mod scanner;
 mod source;
 mod spec;
 mod straight_through;
+mod wreath;
 
 pub use self::{
     activations::{ActivationError, Activations, Agreement},
@@ -29,7 +30,7 @@ pub use self::{
     alignment::Alignment,
     assignment::{Assignment, assign},
     checkpoint::{Checkpoint, CheckpointError, Tensor},
-    correction::{restore_norms, restore_norms_of},
+    correction::restore_norms,
     digest::{Digest, DigestError, Hasher},
     dtype::Dtype,
     header::{Header, Limits},

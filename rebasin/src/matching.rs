@@ -27,7 +27,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use self::{
-    ascent::{Ascent, Observe, State},
+    ascent::{Ascent, Observe, State, tell},
     gains::Pair,
 };
 use crate::{
@@ -84,7 +84,7 @@ pub enum Progress {
         /// How many there will be.
         starts: usize,
     },
-    /// A group is being visited.
+    /// A group is being visited, perhaps with others side by side: the first of them.
     Group {
         /// Its index in the spec's order.
         group: usize,
@@ -125,6 +125,13 @@ pub struct Work {
     pub sweeps: u32,
 }
 
+impl Work {
+    fn add(&mut self, state: &State) {
+        self.multiply_adds += state.work;
+        self.sweeps += state.sweeps;
+    }
+}
+
 /// A seed from digests in order: the same inputs give the same search.
 #[must_use]
 pub fn seed_from_digests(digests: &[Digest]) -> u64 {
@@ -158,11 +165,7 @@ pub fn align(
     let (moving, pinned): (Vec<usize>, Vec<usize>) = (0..before.len()).partition(moves);
     let over = |tensors: &[usize]| Measure::sum(tensors.iter().map(|&tensor| &before[tensor])).objective;
     let ascent = Ascent::new(Pair::new(spec, reference, update), over(&pinned));
-    let mut work = Work {
-        multiply_adds: ascent.pair.pieces.constant_work,
-        dense_sweep: ascent.dense_sweep(),
-        sweeps: 0,
-    };
+    let mut work = ascent.work();
     let mut identity = ascent.identity(over(&moving));
     let certain = ascent.identity_is_best(&mut identity, observe)?;
     work.multiply_adds += std::mem::take(&mut identity.work);
@@ -209,15 +212,12 @@ pub fn align_from(
     let at = Measure::sum(&report::measure(spec, reference, update, Some(from))).objective;
     // Of the state's objective only differences are used here.
     let ascent = Ascent::new(Pair::new(spec, reference, update), 0.0);
-    let mut state = State { alignment: from.clone(), ..ascent.identity(at) };
+    let mut state = ascent.at(from.clone(), at);
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let order = (0..ascent.steps.len()).collect();
     ascent.climb(&mut state, order, options.max_sweeps, &mut rng, observe)?;
-    let work = Work {
-        multiply_adds: ascent.pair.pieces.constant_work + state.work,
-        dense_sweep: ascent.dense_sweep(),
-        sweeps: state.sweeps,
-    };
+    let mut work = ascent.work();
+    work.add(&state);
     let mut report = report::compare(spec, reference, update, &state.alignment, &before)?;
     if report.objective_after < at {
         // Less than rounding was gained.
@@ -246,9 +246,7 @@ fn best_of(
     let mut identity = Some(identity);
     let mut tried = 0;
     for start in 0..starts {
-        if observe(Progress::Start { start, starts }).is_break() {
-            return Err(AlignError::Cancelled);
-        }
+        tell(observe, Progress::Start { start, starts })?;
         let order = match start {
             0 | 1 => (0..steps).collect(),
             _ => Permutation::random(steps, &mut rng).as_slice().iter().map(|&step| step as usize).collect(),
@@ -261,8 +259,7 @@ fn best_of(
         }
         ascent.climb(&mut state, order, options.max_sweeps, &mut own, observe)?;
         tried += 1;
-        work.multiply_adds += state.work;
-        work.sweeps += state.sweeps;
+        work.add(&state);
         let settled = ascent.every_unit_has_its_best(&state);
         if state.objective > best.objective {
             best = state;

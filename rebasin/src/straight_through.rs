@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use crate::{
-    AlignError, Alignment, CheckedSpec, Checkpoint, MatchOptions, MergeError, Progress, Tensor, align,
-    align_from, mean,
+    AlignError, Alignment, CheckedSpec, Checkpoint, MatchOptions, MergeError, Tensor, align, align_from,
+    mean, quietly,
 };
 
 /// A loss that can be differentiated: whoever holds data and a network.
@@ -72,7 +72,6 @@ pub fn straight_through<O: Objective>(
     observe: &mut dyn FnMut(u32, f64) -> ControlFlow<()>,
 ) -> Result<StraightThrough, O::Error> {
     let wrong = |error: AlignError| O::Error::from(MergeError::from(error));
-    let mut quietly = |_: Progress| ControlFlow::Continue(());
     let found = align(spec, reference, update, &options.matching, &mut quietly).map_err(wrong)?;
     let mut held = found.alignment;
     let mut free = Free::new(reference);

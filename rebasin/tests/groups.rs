@@ -174,8 +174,9 @@ fn matched_units_agree_wholly_and_unmatched_ones_little() {
         let reference = checkpoint(spec.layout(), 3);
         let planted = Alignment::random(&spec, 5);
         let update = planted.apply(&spec, &reference).expect("applies");
-        let matched = agreement(&spec, &reference, &update, &planted.inverse()).expect("measured");
-        let before = agreement(&spec, &reference, &update, &Alignment::identity(&spec)).expect("measured");
+        let aligned = planted.inverse().apply(&spec, &update).expect("applies");
+        let matched = agreement(&spec, &reference, &aligned).expect("measured");
+        let before = agreement(&spec, &reference, &update).expect("measured");
         assert_eq!(matched.len(), spec.groups().len());
         for (after, before) in matched.iter().zip(&before).filter(|(after, _)| after.units > 0) {
             assert!(after.cosine_p5 > 1.0 - 1e-6, "{}: {after:?}", form.0);

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{
-    AlignError, Progress,
+    AlignError, Progress, Work,
     gains::{Gain, Pair},
     step::{Found, Step},
 };
@@ -26,11 +26,11 @@ pub(super) struct Ascent<'a> {
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) alignment: Alignment,
-    pub(super) gains: Vec<Gain>,
+    gains: Vec<Gain>,
     /// For each step: whether it found nothing with all that holds now.
-    pub(super) settled: Vec<bool>,
+    settled: Vec<bool>,
     /// For each step: whether the last visit found every unit's best partner its own.
-    pub(super) all_best: Vec<bool>,
+    all_best: Vec<bool>,
     pub(super) sweeps: u32,
     /// For each group: visits that changed it.
     pub(super) changes: Vec<u32>,
@@ -39,8 +39,16 @@ pub(super) struct State {
     pub(super) work: u64,
 }
 
-/// How the steps of one sweep are done.
+/// Whoever watches a search and may end it.
 pub(super) type Observe<'o> = &'o mut dyn FnMut(Progress) -> ControlFlow<()>;
+
+/// Tells of an event.
+pub(super) fn tell(observe: Observe<'_>, event: Progress) -> Result<(), AlignError> {
+    match observe(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(AlignError::Cancelled),
+    }
+}
 
 impl<'a> Ascent<'a> {
     pub(super) fn new(pair: Pair<'a>, pinned_objective: f64) -> Self {
@@ -67,16 +75,25 @@ impl<'a> Ascent<'a> {
         Self { pair, steps, pinned_objective, neighbours }
     }
 
-    /// Multiply-adds of a sweep that computes every gain whole.
-    pub(super) fn dense_sweep(&self) -> u64 {
-        (0..self.pair.spec.groups().len()).map(|group| self.pair.dense_work(group)).sum()
+    /// What was spent before the first step, and what a sweep costs that computes every gain whole.
+    pub(super) fn work(&self) -> Work {
+        Work {
+            multiply_adds: self.pair.pieces.constant_work,
+            dense_sweep: (0..self.pair.spec.groups().len()).map(|group| self.pair.dense_work(group)).sum(),
+            sweeps: 0,
+        }
     }
 
     /// Where nothing moves; the objective there is given.
     pub(super) fn identity(&self, objective: f64) -> State {
+        self.at(Alignment::identity(self.pair.spec), objective)
+    }
+
+    /// Where an alignment is held, nothing else being known but the objective there.
+    pub(super) fn at(&self, alignment: Alignment, objective: f64) -> State {
         let groups = self.pair.spec.groups().len();
         State {
-            alignment: Alignment::identity(self.pair.spec),
+            alignment,
             gains: self.pair.no_gains(),
             settled: vec![false; self.steps.len()],
             all_best: vec![false; self.steps.len()],
@@ -100,7 +117,7 @@ impl<'a> Ascent<'a> {
         });
         let known = vec![true; self.pair.spec.groups().len()];
         for index in order {
-            self.tell(index, observe)?;
+            self.tell_step(index, observe)?;
             if let Found::Better(_) = self.visit(state, &[index], &known)?.remove(0) {
                 return Ok(false);
             }
@@ -108,19 +125,13 @@ impl<'a> Ascent<'a> {
         Ok(true)
     }
 
-    fn tell(&self, step: usize, observe: Observe<'_>) -> Result<(), AlignError> {
-        match observe(Progress::Group { group: self.steps[step].top }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(AlignError::Cancelled),
-        }
+    fn tell_step(&self, step: usize, observe: Observe<'_>) -> Result<(), AlignError> {
+        tell(observe, Progress::Group { group: self.steps[step].top })
     }
 
     fn tell_sweep(&self, state: &State, observe: Observe<'_>) -> Result<(), AlignError> {
         let objective = self.pinned_objective + state.objective;
-        match observe(Progress::Sweep { sweep: state.sweeps, objective }) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(AlignError::Cancelled),
-        }
+        tell(observe, Progress::Sweep { sweep: state.sweeps, objective })
     }
 
     /// Solves steps that do not bear on one another, side by side, and changes nothing but gains.
@@ -162,8 +173,8 @@ impl<'a> Ascent<'a> {
         Ok(all)
     }
 
-    /// Takes what a step found; tells whether it changed anything.
-    fn take(&self, state: &mut State, index: usize, found: Found) -> bool {
+    /// Takes what a step found.
+    fn take(&self, state: &mut State, index: usize, found: Found) {
         state.settled[index] = true;
         match found {
             Found::Better(better) => {
@@ -178,12 +189,8 @@ impl<'a> Ascent<'a> {
                 for &neighbour in &self.neighbours[index] {
                     state.settled[neighbour] = false;
                 }
-                true
             }
-            Found::Nothing { all_best, .. } => {
-                state.all_best[index] = all_best;
-                false
-            }
+            Found::Nothing { all_best, .. } => state.all_best[index] = all_best,
             Found::Overflow(_) => unreachable!("a visit reports an overflow as an error"),
         }
     }
@@ -198,7 +205,7 @@ impl<'a> Ascent<'a> {
         while !left.is_empty() {
             let place = self.best_known(&left, &known);
             let index = left.remove(place);
-            self.tell(index, observe)?;
+            self.tell_step(index, observe)?;
             let found = self.visit(state, &[index], &known)?.remove(0);
             objective += match &found {
                 // Another step of these groups was visited: what they contribute is counted.
@@ -255,7 +262,7 @@ impl<'a> Ascent<'a> {
                 if batch.is_empty() {
                     continue;
                 }
-                self.tell(batch[0], observe)?;
+                self.tell_step(batch[0], observe)?;
                 for (&index, found) in batch.iter().zip(self.visit(state, &batch, &known)?) {
                     self.take(state, index, found);
                 }

@@ -128,7 +128,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Forgets all but what never changes.
-    pub(super) fn restart(&self, group: usize, gain: &mut Gain) {
+    fn restart(&self, group: usize, gain: &mut Gain) {
         let n = self.spec.groups()[group].units;
         let constant = &self.pieces.constant[group];
         if constant.is_empty() {

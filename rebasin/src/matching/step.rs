@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use rayon::prelude::*;
-
 use super::gains::{Gain, Pair};
-use crate::{Alignment, Kind, Permutation, assignment};
+use crate::{Alignment, Kind, Permutation, assignment, wreath};
 
 /// What one step decides: a group that is within no other, and of those within it some that share no piece. Several steps
 /// cover a group whose inner groups share pieces.
@@ -169,7 +167,7 @@ impl Step {
         work
     }
 
-    /// Exact for a wreath product: the best inner permutations for each pair of blocks, then the best pairing of blocks.
+    /// Exact where no active groups share a piece. Groups that are not active are carried along with their block as they are.
     fn solve_wreath(
         &self,
         pair: &Pair<'_>,
@@ -177,52 +175,28 @@ impl Step {
         alignment: &Alignment,
     ) -> Vec<(usize, Permutation)> {
         let groups = pair.spec.groups();
-        let p = groups[self.top].size;
-        let fixed = groups[self.top].kind == Kind::Fixed;
+        let (top, blocks) = (&groups[self.top], groups[self.top].size);
         let now_of_source = alignment.permutations[self.top].inverse();
-        // Of the inner permutations of a group: what stands at block `a` of the outcome if it comes from source block `b`.
-        let inner = |place: usize, group: usize, a: usize, b: usize| -> (Permutation, f64) {
-            let (size, n) = (groups[group].size, groups[group].units);
-            let matrix = &matrices[place];
-            let entry = |row: usize, column: usize| matrix[(a * size + row) * n + b * size + column];
-            let carried = || {
-                let now = now_of_source.map(b) * size;
-                let own = &alignment.permutations[group];
-                let map = (0..size).map(|unit| u32::try_from(own.map(now + unit) % size).unwrap_or(u32::MAX));
-                Permutation::new(map.collect()).expect("a group's own permutation, within a block")
-            };
-            if matrix.is_empty() || !self.active.contains(&group) {
-                let carried = carried();
-                let value = |unit| f64::from(entry(unit, carried.map(unit)));
-                let value = if matrix.is_empty() { 0.0 } else { (0..size).map(value).sum() };
-                return (carried, value);
+        let carried = |group: usize, size: usize, b: usize| {
+            let now = now_of_source.map(b) * size;
+            let own = &alignment.permutations[group];
+            let map = (0..size).map(|unit| u32::try_from(own.map(now + unit) % size).unwrap_or(u32::MAX));
+            Permutation::new(map.collect()).expect("a group's own permutation, within a block")
+        };
+        let inner = |part: usize, a: usize, b: usize| {
+            let (group, matrix) = (self.within[part], &matrices[part + 1]);
+            let (size, units) = (groups[group].size, groups[group].units);
+            if !matrix.is_empty() && self.active.contains(&group) {
+                return wreath::best_inner(matrix, size, units, a, b);
             }
-            let block: Vec<f32> =
-                (0..size).flat_map(|row| (0..size).map(move |column| entry(row, column))).collect();
-            let solved = assignment::solve(&block, size);
-            let value = (0..size).map(|unit| f64::from(entry(unit, solved.permutation.map(unit)))).sum();
-            (solved.permutation, value)
+            let carried = carried(group, size, b);
+            let value =
+                if matrix.is_empty() { 0.0 } else { wreath::value(matrix, size, units, a, b, &carried) };
+            (carried, value)
         };
-        let outer = if fixed {
-            Permutation::identity(p)
-        } else {
-            let values: Vec<f32> = (0..p * p)
-                .into_par_iter()
-                .map(|pair| {
-                    let own = matrices[0].get(pair).copied().map_or(0.0, f64::from);
-                    let values = self.within.iter().enumerate();
-                    let values = values.map(|(place, &group)| inner(place + 1, group, pair / p, pair % p).1);
-                    (own + values.sum::<f64>()) as f32
-                })
-                .collect();
-            assignment::solve(&values, p).permutation
-        };
-        let mut permutations = vec![];
-        for (place, &group) in self.within.iter().enumerate() {
-            let blocks: Vec<Permutation> =
-                (0..p).into_par_iter().map(|a| inner(place + 1, group, a, outer.map(a)).0).collect();
-            permutations.push((group, Permutation::wreath(&outer, &blocks)));
-        }
+        let own = |a: usize, b: usize| matrices[0].get(a * blocks + b).copied().map_or(0.0, f64::from);
+        let (outer, wholes) = wreath::solve(blocks, top.kind == Kind::Fixed, self.within.len(), own, inner);
+        let mut permutations: Vec<(usize, Permutation)> = self.within.iter().copied().zip(wholes).collect();
         permutations.push((self.top, outer));
         permutations
     }
