@@ -189,36 +189,39 @@ impl Rules<'_> {
 
     pub(super) fn conv(&mut self, inputs: &Inputs<'_>, x: &Axes) -> Option<Axes> {
         let w = self.input(inputs.op, 1)?;
-        let groups = groups(inputs.op);
-        let (channels, filters) = (self.domain.extent(x[1]), self.domain.extent(w[0]));
-        let space = self.space(inputs, x, &w)?;
-        let (group, inner) = self.split_or_pin(x[1], channels / groups);
-        let (weight_group, outer) = self.split_or_pin(w[0], filters / groups);
-        let left = Operand {
-            axes: [&[x[0], group, inner], &x[2..]].concat(),
-            letters: [&[BATCH, GROUP, IN], &space.input[..]].concat(),
-        };
-        let right = Operand {
-            axes: [&[weight_group, outer, w[1]], &w[2..]].concat(),
-            letters: [&[GROUP, OUT, IN], &space.weight[..]].concat(),
-        };
-        self.finish(inputs, &[left, right], &space)
+        let filters = self.domain.extent(w[0]);
+        self.convolve(inputs, x, &w, filters, [OUT, IN])
     }
 
+    /// As [`Self::conv`], the weight's first axis being the input's.
     pub(super) fn conv_transpose(&mut self, inputs: &Inputs<'_>, x: &Axes) -> Option<Axes> {
         let w = self.input(inputs.op, 1)?;
         let channels = self.domain.extent(x[1]);
+        self.convolve(inputs, x, &w, channels, [IN, OUT])
+    }
+
+    /// The weight's first axis has `rows` positions, in groups; `letters` say what it stands for within a group, and what the
+    /// second axis does.
+    fn convolve(
+        &mut self,
+        inputs: &Inputs<'_>,
+        x: &Axes,
+        w: &Axes,
+        rows: usize,
+        letters: [u32; 2],
+    ) -> Option<Axes> {
         let groups = groups(inputs.op);
-        let space = self.space(inputs, x, &w)?;
+        let channels = self.domain.extent(x[1]);
+        let space = self.space(inputs, x, w)?;
         let (group, inner) = self.split_or_pin(x[1], channels / groups);
-        let (weight_group, weight_inner) = self.split_or_pin(w[0], channels / groups);
+        let (weight_group, weight_inner) = self.split_or_pin(w[0], rows / groups);
         let left = Operand {
             axes: [&[x[0], group, inner], &x[2..]].concat(),
             letters: [&[BATCH, GROUP, IN], &space.input[..]].concat(),
         };
         let right = Operand {
             axes: [&[weight_group, weight_inner, w[1]], &w[2..]].concat(),
-            letters: [&[GROUP, IN, OUT], &space.weight[..]].concat(),
+            letters: [&[GROUP, letters[0], letters[1]], &space.weight[..]].concat(),
         };
         self.finish(inputs, &[left, right], &space)
     }
