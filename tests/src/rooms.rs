@@ -65,51 +65,34 @@ const ALGORITHMS: [&str; 12] = [
     "rayon",
 ];
 
+/// What makes a room impure.
+const IMPURE: [&str; 14] = [
+    "tokio",
+    "futures",
+    "tonic",
+    "axum",
+    "sqlx",
+    "tracing",
+    "log",
+    "std::time",
+    "std::env",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "rand::rng",
+    "rand::random",
+];
+
 /// The rules for source text.
 pub const RULES: &[Rule] = &[
     Rule {
         room: "rebasin/src/",
         except: &[],
-        never: &[
-            "tokio",
-            "futures",
-            "tonic",
-            "axum",
-            "sqlx",
-            "tracing",
-            "log",
-            "std::time",
-            "std::env",
-            "std::net",
-            "std::process",
-            "std::thread",
-            "rand::rng",
-            "rand::random",
-        ],
+        never: &IMPURE,
         because: "rebasin is pure: no async, network, SQL, clocks, environment, logging",
     },
-    Rule {
-        room: "graph/src/",
-        except: &[],
-        never: &[
-            "tokio",
-            "futures",
-            "tonic",
-            "axum",
-            "sqlx",
-            "tracing",
-            "log",
-            "std::time",
-            "std::env",
-            "std::fs",
-            "std::net",
-            "std::process",
-            "std::thread",
-            "rand::rng",
-            "rand::random",
-        ],
-        because: "graph is pure: bytes in, values out",
-    },
+    Rule { room: "graph/src/", except: &[], never: &IMPURE, because: "graph is pure: bytes in, values out" },
+    Rule { room: "graph/src/", except: &[], never: &["std::fs"], because: "graph reads no files" },
     Rule {
         room: "server/src/round.rs",
         except: &[],
