@@ -1,0 +1,110 @@
+//! Bytes: who may read them, what is stored under a digest, what is swept.
+
+use super::*;
+
+#[test]
+fn what_a_killed_process_left_in_the_staging_folder_is_swept_and_what_is_in_use_is_not() {
+    on_both(async |world| {
+        let old = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let write = |name: &str, modified: Option<std::time::SystemTime>| {
+            let file = std::fs::File::create(world.store.staging_dir.join(name)).expect("a file");
+            if let Some(modified) = modified {
+                file.set_modified(modified).expect("set");
+            }
+        };
+        let mine = world.store.scratch(Kind::Merge);
+        for name in ["merge-old", "seed-old", mine.name()] {
+            write(name, Some(old));
+        }
+        write("seed-new", None);
+        world.store.sweep_staging().await.expect("swept");
+        let mut names = world.store.staged_names().expect("listed");
+        names.sort();
+        assert_eq!(names, [mine.name(), "seed-new"], "that of this process, and one that may be another's");
+        drop(mine);
+        assert_eq!(world.store.staged_names().expect("listed"), ["seed-new"], "it goes with its guard");
+    });
+}
+
+#[test]
+fn a_site_reads_references_and_global_models_but_not_anothers_update() {
+    on_both(async |world| {
+        world.store.create_site("stranger", "hash-stranger").await.expect("enrolled");
+        world.run(&["a", "b"], policy(2, 2)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        world.upload("b", 1, 2.0).await.expect("accepted");
+        world.tick().await;
+        let global = world.publish(3.0).await;
+        world.tick().await;
+        let may = async |site, digest| world.store.site_may_read(site, &digest).await.expect("asked");
+        assert!(may("a", global).await && may("b", global).await);
+        assert!(!may("stranger", global).await);
+        let of_a = Digest::of(&checkpoint(1.0));
+        assert_eq!(world.round(1).await.reference, Some(of_a), "it was the founding reference");
+        assert!(!may("b", of_a).await, "yet another site's update is not for download");
+    });
+}
+
+#[test]
+fn what_is_stored_under_a_digest_has_it_whatever_became_of_the_file() {
+    on_both(async |world| {
+        let sealed = world.sealed("model", 1.0);
+        let (digest, size) = (sealed.digest, sealed.size);
+        std::fs::write(&sealed.path, checkpoint(2.0)).expect("another writer");
+        let error = world.store.put_checkpoint(sealed).await.expect_err("other bytes of the same size");
+        assert_eq!(error.code(), Code::Internal, "{error}");
+        assert!(world.store.checkpoint(&digest).await.expect("read").is_none(), "no row");
+        assert!(world.store.object(&digest, 0..size).await.is_err(), "no bytes");
+
+        world.store.discard_staging("model");
+        let sealed = world.sealed("model", 1.0);
+        let mut longer = checkpoint(1.0);
+        longer.extend_from_slice(b"late");
+        std::fs::write(&sealed.path, longer).expect("another writer");
+        world.store.put_checkpoint(sealed).await.expect("the sealed bytes are there");
+        assert_eq!(world.store.object(&digest, 0..size).await.expect("there").size, size, "and only they");
+    });
+}
+
+#[test]
+fn bytes_that_no_row_tells_of_are_not_stored_and_old_ones_are_swept() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        let late = world.begin("a", 1, &checkpoint(2.0)).await.expect("begun");
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        let error = world.accept(&late, &checkpoint(2.0)).await.expect_err("another one is held");
+        assert_eq!(error.code(), Code::Conflict);
+        let there = async |value| world.store.object(&Digest::of(&checkpoint(value)), 0..9).await.is_ok();
+        assert!(there(1.0).await && !there(2.0).await, "its bytes were not stored");
+
+        let folder = world.config.data_dir.join("objects/checkpoints");
+        let put = |value, age| {
+            let path = folder.join(Digest::of(&checkpoint(value)).to_string());
+            std::fs::write(&path, checkpoint(value)).expect("written");
+            let file = std::fs::File::options().write(true).open(&path).expect("opened");
+            let time = file.metadata().expect("read").modified().expect("a time") - Duration::from_secs(age);
+            file.set_modified(time).expect("set");
+        };
+        for (value, age) in [(1.0, 3700), (3.0, 3700), (4.0, 3500)] {
+            put(value, age);
+        }
+        world.store.sweep_objects().await.expect("swept");
+        assert!(there(1.0).await, "it has a row");
+        assert!(!there(3.0).await, "old, and no row");
+        assert!(there(4.0).await, "its row may be about to come");
+    });
+}
+
+#[test]
+fn nobody_else_may_look_into_the_data_folder() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    let data_dir = folder.path().join("data");
+    let config = Config { data_dir: data_dir.clone(), ..Config::default() };
+    runtime.block_on(Store::open(&config)).expect("a store");
+    for made in [data_dir.clone(), data_dir.join("staging"), data_dir.join("objects")] {
+        let mode = std::fs::metadata(&made).expect("made").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", made.display());
+    }
+}

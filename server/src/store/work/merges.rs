@@ -1,0 +1,206 @@
+//! Leases on rounds to merge.
+
+use std::{collections::HashMap, time::Duration};
+
+use rebasin::{AlignReport, Alignment, Digest};
+use sqlx::{Row as _, any::AnyRow};
+
+use super::{
+    super::{Store, StoredCheckpoint, Tx, document, one_row, parsed, staging::Sealed, to_json, unsigned},
+    Lease, RETRY_PAUSE, millis, never_ended,
+};
+use crate::{
+    error::{Error, Result},
+    model::{Run, Update},
+    round::{Event, MAX_ATTEMPTS},
+};
+
+/// Merge one round.
+#[derive(Debug)]
+pub struct MergeWork {
+    /// Its run.
+    pub run: Run,
+    /// Its number.
+    pub round: u32,
+    /// What its updates were aligned to, and whose integer tensors the merged model has.
+    pub reference: Digest,
+    /// Its updates, by site.
+    pub inputs: Vec<MergeInput>,
+}
+
+/// One update of a round to merge.
+#[derive(Debug)]
+pub struct MergeInput {
+    /// The update.
+    pub update: Update,
+    /// Its permutations; absent for a strategy that does not align.
+    pub alignment: Option<Alignment>,
+}
+
+impl Store {
+    /// Leases a merging round all of whose updates are aligned (where the strategy aligns), if there is one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn lease_merge(&self, length: Duration) -> Result<Option<Lease<MergeWork>>> {
+        self.fail_spent().await?;
+        let mut tx = self.begin().await?;
+        let token = uuid::Uuid::now_v7().to_string();
+        let row = sqlx::query(self.sql(
+            "WITH due AS (
+               SELECT o.run_id, o.number FROM rounds o JOIN runs r ON r.id = o.run_id
+               WHERE o.state = 'merging' AND o.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
+                 AND o.attempts < $3 AND (r.strategy = 'mean' OR NOT EXISTS (
+                   SELECT 1 FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number AND u.state = 'accepted'))
+               ORDER BY o.deadline_at_ms, o.run_id LIMIT 1 {skip_locked_o})
+             UPDATE rounds SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1,
+                    attempts = attempts + 1
+             WHERE (run_id, number) IN (SELECT run_id, number FROM due)
+             RETURNING run_id, number, fence, reference_digest",
+        ))
+        .bind(&token)
+        .bind(millis(length))
+        .bind(i64::from(MAX_ATTEMPTS))
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        self.commit_quietly(tx).await?;
+        let work = self.merge_work(&row).await;
+        self.leased(token, &row, work).await
+    }
+
+    async fn merge_work(&self, row: &AnyRow) -> Result<MergeWork> {
+        let run_id: String = row.try_get("run_id")?;
+        let round: u32 = unsigned(row, "number")?;
+        let run = self.run(&run_id).await?.ok_or_else(|| Error::internal("a round without a run"))?;
+        let inputs = self.merge_inputs(&run_id, round).await?;
+        Ok(MergeWork { run, round, reference: parsed(row, "reference_digest")?, inputs })
+    }
+
+    async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
+        let rows = sqlx::query("SELECT id, alignment FROM updates WHERE run_id = $1 AND round = $2")
+            .bind(run_id)
+            .bind(i64::from(round))
+            .fetch_all(&self.pool)
+            .await?;
+        let mut alignments = HashMap::new();
+        for row in &rows {
+            alignments.insert(row.try_get::<String, _>("id")?, document(row, "alignment")?);
+        }
+        let updates = self.updates_that_count(run_id, round).await?.into_iter();
+        let held = updates.filter(|update| update.state.accepted_at_ms().is_some());
+        Ok(held
+            .map(|update| MergeInput { alignment: alignments.remove(&update.id).flatten(), update })
+            .collect())
+    }
+
+    /// Publishes a merged model: its bytes are stored, then one transaction records the model, refined alignments
+    /// (if any), the round and the run. Nothing if the lease was lost: no row is written then.
+    ///
+    /// # Errors
+    /// Those of the database and the object store.
+    pub async fn finish_merge(
+        &self,
+        lease: &Lease<MergeWork>,
+        model: &Sealed,
+        refined: &[(String, Alignment, AlignReport)],
+    ) -> Result<Option<Digest>> {
+        self.put_object(model).await?;
+        let stored =
+            StoredCheckpoint { digest: model.digest, size: model.size, layout: model.layout.clone() };
+        let mut tx = self.begin().await?;
+        self.lock_run(&mut tx, &lease.work.run.id).await?;
+        let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
+        if !self.release_round(&mut tx, lease).await? {
+            return Ok(None);
+        }
+        self.insert_checkpoint(&mut tx, &stored).await?;
+        for (update_id, alignment, report) in refined {
+            let result = sqlx::query(
+                "UPDATE updates SET alignment = $2, report = $3 WHERE id = $1 AND state = 'aligned'",
+            )
+            .bind(update_id)
+            .bind(to_json(alignment)?)
+            .bind(to_json(report)?)
+            .execute(&mut *tx)
+            .await?;
+            one_row(&result, "refining an alignment")?;
+        }
+        let now = self.now_in(&mut tx).await?;
+        let after = before.round.clone().apply(Event::Merged { global: stored.digest }, now)?;
+        self.save_round(&mut tx, &before, &after, None).await?;
+        self.commit(tx).await?;
+        Ok(Some(stored.digest))
+    }
+
+    /// Records that merging failed: it is tried again, or the round fails once the attempts are spent. False if the
+    /// lease was lost: nothing is written then.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn fail_merge(&self, lease: &Lease<MergeWork>, reason: &str) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        self.lock_run(&mut tx, &lease.work.run.id).await?;
+        let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
+        if !self.release_round(&mut tx, lease).await? {
+            return Ok(false);
+        }
+        let now = self.now_in(&mut tx).await?;
+        let after = before.round.clone().apply(Event::AttemptFailed { reason: reason.to_owned() }, now)?;
+        self.save_round(&mut tx, &before, &after, None).await?;
+        self.commit(tx).await?;
+        Ok(true)
+    }
+
+    /// Fails the rounds whose merging was begun as often as is allowed and never ended: it ended the process.
+    async fn fail_spent(&self) -> Result<()> {
+        let spent = sqlx::query(self.sql(
+            "SELECT run_id, number FROM rounds
+             WHERE state = 'merging' AND lease_expires_at_ms <= {now} AND attempts >= $1",
+        ))
+        .bind(i64::from(MAX_ATTEMPTS))
+        .fetch_all(&self.pool)
+        .await?;
+        for row in spent {
+            let run_id: String = row.try_get("run_id")?;
+            let number: u32 = unsigned(&row, "number")?;
+            let mut tx = self.begin().await?;
+            self.lock_run(&mut tx, &run_id).await?;
+            let before = self.lock_round(&mut tx, &run_id, number).await?;
+            // Another process may have been here first.
+            let still = sqlx::query(self.sql(
+                "SELECT 1 FROM rounds WHERE run_id = $1 AND number = $2 AND state = 'merging'
+                 AND lease_expires_at_ms <= {now}",
+            ))
+            .bind(&run_id)
+            .bind(i64::from(number))
+            .fetch_optional(&mut *tx)
+            .await?;
+            if still.is_some() {
+                let reason = never_ended(before.round.attempts);
+                tracing::error!(run.id = run_id, round.number = number, reason, "a round is given up");
+                let now = self.now_in(&mut tx).await?;
+                let after = before.round.clone().apply(Event::AttemptFailed { reason }, now)?;
+                self.save_round(&mut tx, &before, &after, None).await?;
+                self.commit(tx).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a merge's lease if it still is the newest one and the round still merges; tells whether it was.
+    async fn release_round(&self, tx: &mut Tx, lease: &Lease<MergeWork>) -> Result<bool> {
+        let result = sqlx::query(self.sql(
+            "UPDATE rounds SET lease_token = NULL, lease_expires_at_ms = {now} + $5
+             WHERE run_id = $1 AND number = $2 AND fence = $3 AND lease_token = $4 AND state = 'merging'",
+        ))
+        .bind(&lease.work.run.id)
+        .bind(i64::from(lease.work.round))
+        .bind(lease.fence)
+        .bind(&lease.token)
+        .bind(millis(RETRY_PAUSE))
+        .execute(&mut **tx)
+        .await?;
+        Ok(result.rows_affected() == 1)
+    }
+}
