@@ -56,6 +56,9 @@ fn dispatch(command: Command, screen: &Screen) -> Result<()> {
         Command::Permute { spec, seed, input, output } => {
             offline::permute(&spec, seed, &input, &output, screen)
         }
+        Command::Scale { spec, input, output } => {
+            offline::scale(&offline::ScaleJob { spec, input, output }, screen)
+        }
         Command::Align(args) => offline::align(&args.into(), screen),
         Command::Merge(args) => offline::merge(&args.into(), screen),
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use fedbasin_graph::{Certificate, Derived, Graph, VerifyOptions, derive, verify};
-use rebasin::{AxisForm, Checkpoint, Layout, Spec};
+use rebasin::{Checkpoint, Layout, Spec};
 
 use crate::{
     error::{Error, Result},
@@ -98,13 +98,19 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
         .map_err(|error| Error::failed(error, path.display(), BAD_CHECKPOINT))?;
     let layout = checkpoint.layout();
     let mut tensors = spec.tensors().clone();
+    let mut scales = spec.scales().to_vec();
     let mut unexplained = Vec::new();
     for info in layout.tensors().iter().filter(|info| !spec.tensors().contains_key(&info.name)) {
         let stays = || vec![None; info.shape.len()];
         let axes = if !info.dtype.is_float() || pin.contains(&info.name) {
             stays()
-        } else if let Some(axes) = tied(&checkpoint, &info.name, spec) {
-            axes
+        } else if let Some(original) = tied(&checkpoint, &info.name, spec) {
+            for places in scales.iter_mut().flat_map(|scale| [&mut scale.up, &mut scale.down]) {
+                if let Some(&axis) = places.get(original) {
+                    places.insert(info.name.clone(), axis);
+                }
+            }
+            spec.tensors()[original].clone()
         } else {
             unexplained.push(info.name.as_str());
             continue;
@@ -119,7 +125,8 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
         ));
     }
     let spec = Spec::new(spec.groups().clone(), tensors)
-        .map_err(|error| Error::failed(error, path.display(), "this is a defect, report it"))?;
+        .map_err(|error| Error::failed(error, path.display(), "this is a defect, report it"))?
+        .with_scales(scales);
     spec.check(layout).map_err(|error| {
         Error::failed(
             error,
@@ -130,7 +137,8 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
     Ok(spec)
 }
 
-fn tied(checkpoint: &Checkpoint, name: &str, spec: &Spec) -> Option<Vec<Option<AxisForm>>> {
+/// The tensor of the spec that one of the checkpoint is a copy of.
+fn tied<'a>(checkpoint: &Checkpoint, name: &str, spec: &'a Spec) -> Option<&'a String> {
     let own = checkpoint.get(name)?;
     let same = |other: &&String| {
         checkpoint.get(other).is_some_and(|other| {
@@ -139,7 +147,7 @@ fn tied(checkpoint: &Checkpoint, name: &str, spec: &Spec) -> Option<Vec<Option<A
                 && other.bytes() == own.bytes()
         })
     };
-    spec.tensors().get(spec.tensors().keys().find(same)?).cloned()
+    spec.tensors().keys().find(same)
 }
 
 /// Verifies a spec against its graph by running the network, and writes the certificate beside the spec.
@@ -170,10 +178,11 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
     let path = certificate_path(spec);
     write_json(&path, &certificate)?;
     screen.say(format_args!(
-        "verified: {} random elements and {} groups alone left the outputs as they were (largest difference {:.1e}, at most {:.0e} \
+        "verified: {} random elements, {} groups and {} scales alone left the outputs as they were (largest difference {:.1e}, at most {:.0e} \
          is rounding); {} axes left out on purpose were noticed, {} made no difference; {} {}; certificate {}",
         certificate.elements,
         certificate.groups,
+        certificate.scales,
         certificate.residual,
         certificate.tolerance,
         certificate.noticed.len(),
@@ -189,7 +198,12 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
 fn of_layout(spec: &Spec, layout: &Layout) -> std::result::Result<Spec, rebasin::SpecError> {
     let names: BTreeSet<&str> = layout.tensors().iter().map(|info| info.name.as_str()).collect();
     let tensors = spec.tensors().iter().filter(|(name, _)| names.contains(name.as_str()));
-    Spec::new(spec.groups().clone(), tensors.map(|(name, axes)| (name.clone(), axes.clone())).collect())
+    let mut scales = spec.scales().to_vec();
+    for places in scales.iter_mut().flat_map(|scale| [&mut scale.up, &mut scale.down]) {
+        places.retain(|name, _| names.contains(name.as_str()));
+    }
+    Ok(Spec::new(spec.groups().clone(), tensors.map(|(name, axes)| (name.clone(), axes.clone())).collect())?
+        .with_scales(scales))
 }
 
 /// Where a spec's certificate lies: `net.json` has `net.certificate.json`.

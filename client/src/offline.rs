@@ -1,16 +1,18 @@
 //! Work on files, with no server: derive and check specs, permute, align, merge. The same mathematics as the server's.
 
 mod report;
+mod scale;
 
 use std::{
     io::Write,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use rebasin::{
     AlignError, Aligned, Alignment, CheckedSpec, Checkpoint, Digest, FileSource, Input, MatchOptions,
-    MergeError, Source as _, Spec,
+    MergeError, Optimality, Source as _, Spec,
 };
 use serde_json::{Value, json};
 
@@ -24,6 +26,8 @@ use crate::{
     progress::{Screen, SearchLine},
 };
 use report::{Seconds, Stopwatch, align_json, axes_text};
+
+pub use scale::{ScaleJob, scale};
 
 /// An alignment of one file to another.
 #[derive(Debug, Clone)]
@@ -42,6 +46,8 @@ pub struct AlignJob {
     pub seed: Option<u64>,
     /// How often to start anew; `None`: the matcher's default.
     pub starts: Option<usize>,
+    /// Whether to bound how much better an alignment could be, and measure how surely units are matched.
+    pub bound: bool,
 }
 
 /// How to merge.
@@ -187,10 +193,17 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
     let wrong = |error| Error::failed(error, job.input.display(), BAD_CHECKPOINT);
     let output = aligned.alignment.apply(&spec, &update).map_err(wrong)?;
     let agreement = rebasin::agreement(&spec, &reference, &output).map_err(wrong)?;
+    let optimality = match job.bound {
+        true => Some(bound(&spec, &reference, &output, screen).map_err(wrong)?),
+        false => None,
+    };
     let digest = write_checkpoint(&output, &job.output)?;
     if let Some(path) = &job.report {
         let mut value = align_json(&aligned.report, &seconds)?;
         report::add_agreement(&mut value, &agreement, &spec);
+        if let Some(optimality) = &optimality {
+            report::add_optimality(&mut value, optimality);
+        }
         value["reference_digest"] = json!(digests[0].to_string());
         value["input_digest"] = json!(digests[1].to_string());
         value["output_digest"] = json!(digest.to_string());
@@ -202,6 +215,9 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
         job.output.display(),
         report::align_text(&aligned.report, seconds.total)
     ));
+    if let Some(optimality) = &optimality {
+        screen.say(report::bound_text(optimality));
+    }
     for line in report::warnings(&aligned.report, &agreement) {
         screen.say(line);
     }
@@ -224,6 +240,20 @@ fn search(
         stopwatch.see(&event)
     })?;
     Ok((aligned, stopwatch.stop()))
+}
+
+/// Bounds the alignment, and shows which group it is at.
+fn bound(
+    spec: &CheckedSpec,
+    reference: &Checkpoint,
+    aligned: &Checkpoint,
+    screen: &Screen,
+) -> std::result::Result<Optimality, AlignError> {
+    let mut progress = SearchLine::new(screen, "bounding");
+    rebasin::optimality(spec, reference, aligned, &mut |event| {
+        progress.see(&event);
+        ControlFlow::Continue(())
+    })
 }
 
 /// What merging needs to know of its inputs.

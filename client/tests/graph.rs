@@ -94,3 +94,44 @@ fn a_checkpoint_with_more_than_the_graph_explains_is_refused_by_name() {
     let said = badly(folder.path(), &["spec", "derive", other, "-o", "net.json"]);
     assert!(said.contains("not an ONNX graph"), "{said}");
 }
+
+#[test]
+fn an_alignment_is_bounded_and_a_checkpoint_balanced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, site0, site1) =
+        (zoo("convbn8.onnx"), trained("convbn8-site0.safetensors"), trained("convbn8-site1.safetensors"));
+    let [model, site0, site1] = [&model, &site0, &site1].map(|path| path.to_str().expect("UTF-8"));
+    well(folder.path(), &["spec", "derive", model, "--checkpoint", site0, "-o", "net.json"]);
+    assert!(well(folder.path(), &["spec", "verify", "net.json", model]).contains("scales alone"));
+    let align =
+        ["align", "--spec", "net.json", "--reference", site0, site1, "-o", "out", "--report", "r.json"];
+    assert!(well(folder.path(), &align).contains("no alignment has an objective above"));
+    let report = || -> serde_json::Value {
+        let text = std::fs::read(folder.path().join("r.json")).expect("the report");
+        serde_json::from_slice(&text).expect("JSON")
+    };
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let found = report();
+    let [after, bound, gap] = ["objective_after", "upper_bound", "gap"].map(|name| number(&found[name]));
+    assert!(bound >= after && (gap - (bound - after)).abs() < 1e-6 * bound, "{after} {bound} {gap}");
+    let groups = found["groups"].as_array().expect("groups");
+    let sum: f64 = groups.iter().map(|group| number(&group["bounded"]["gap"])).sum();
+    assert!(!groups.is_empty() && (sum - gap).abs() < 1e-6 * bound, "{sum} {gap}");
+    assert!(
+        groups.iter().all(|group| (0.0..=1.0).contains(&number(&group["margins"]["best"]))),
+        "{groups:?}"
+    );
+    well(folder.path(), &[&align[..], &["--no-bound"]].concat());
+    assert!(report().get("upper_bound").is_none());
+
+    let balanced = well(folder.path(), &["scale", "--spec", "net.json", site0, "-o", "balanced.safetensors"]);
+    assert!(balanced.contains("units balanced"), "{balanced}");
+    let again = well(folder.path(), &["scale", "--spec", "net.json", "balanced.safetensors", "-o", "again"]);
+    assert!(again.contains("factors 1.000 to 1.000"), "{again}");
+    let mlp = trained("mlp128-site0.safetensors");
+    let mlp = mlp.to_str().expect("UTF-8");
+    well(folder.path(), &["spec", "mlp", mlp, "-o", "mlp.json"]);
+    let said = badly(folder.path(), &["scale", "--spec", "mlp.json", mlp, "-o", "none"]);
+    assert!(said.contains("no unit that can be scaled"), "{said}");
+    assert!(!folder.path().join("none").exists());
+}

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 26] = [
+const COMMANDS: [&str; 27] = [
     "",
     "site",
     "site run",
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 26] = [
     "spec verify",
     "spec check",
     "permute",
+    "scale",
     "align",
     "merge",
 ];

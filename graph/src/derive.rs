@@ -7,6 +7,7 @@ use crate::{
     GraphError, emit,
     graph::{Graph, Origin},
     rules::Rules,
+    scale,
 };
 
 /// An axis that does not move, and why.
@@ -38,7 +39,9 @@ pub struct Derived {
 pub fn derive(graph: &Graph) -> Result<Derived, GraphError> {
     let mut rules = Rules::new(graph);
     rules.run()?;
-    let spec = emit::spec(&mut rules)?;
+    let (spec, names) = emit::spec(&mut rules)?;
+    let scales = scale::scales(&rules, &names, &spec)?;
+    let spec = spec.with_scales(scales);
     let layout = graph.layout()?;
     let coverage = spec.check(&layout)?.coverage();
     let mut pinned = Vec::new();

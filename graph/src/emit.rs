@@ -27,7 +27,9 @@ struct Parameter {
 }
 
 /// Restricts until a spec can say it, and says it.
-pub(crate) fn spec(rules: &mut Rules<'_>) -> Result<Spec, GraphError> {
+///
+/// Returns also the names of the atoms that became groups.
+pub(crate) fn spec(rules: &mut Rules<'_>) -> Result<(Spec, BTreeMap<Atom, String>), GraphError> {
     let parameters = parameters(rules);
     express(&mut rules.domain, &parameters)?;
     rules.bounded()?;
@@ -201,7 +203,11 @@ fn placed(domain: &mut Domain, axes: &[Form]) {
 }
 
 /// Names for the groups, and the spec.
-fn write(domain: &Domain, parameters: &[Parameter], forms: &[Vec<Form>]) -> Result<Spec, GraphError> {
+fn write(
+    domain: &Domain,
+    parameters: &[Parameter],
+    forms: &[Vec<Form>],
+) -> Result<(Spec, BTreeMap<Atom, String>), GraphError> {
     let mut names = Names::default();
     for (parameter, axes) in parameters.iter().zip(forms) {
         for factors in axes.iter().flatten() {
@@ -246,7 +252,7 @@ fn write(domain: &Domain, parameters: &[Parameter], forms: &[Vec<Form>]) -> Resu
         };
         tensors.insert(parameter.name.clone(), axes.iter().map(form).collect());
     }
-    Ok(Spec::new(groups, tensors)?)
+    Ok((Spec::new(groups, tensors)?, names.names))
 }
 
 /// Neighbouring stretches that stay are one.

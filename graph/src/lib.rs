@@ -9,6 +9,7 @@ mod infer;
 mod onnx;
 mod rules;
 mod runtime;
+mod scale;
 mod verify;
 mod wire;
 

@@ -140,7 +140,7 @@ impl<'a> Rules<'a> {
     }
 
     /// Whether what it writes follows from shapes and constants.
-    fn is_constant(&self, op: &Op) -> bool {
+    pub(crate) fn is_constant(&self, op: &Op) -> bool {
         op.outputs.first().copied().flatten().is_some_and(|id| {
             let value = &self.graph.values[id];
             value.known.is_some() || value.origin == Origin::Constant

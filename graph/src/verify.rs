@@ -4,7 +4,7 @@ mod draw;
 
 use std::collections::BTreeMap;
 
-use rand::SeedableRng as _;
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rebasin::{Alignment, CheckedSpec, Checkpoint, Digest, Permutation, Spec};
 use serde::{Deserialize, Serialize};
@@ -75,6 +75,9 @@ pub struct Certificate {
     pub elements: usize,
     /// Groups, each of which was also moved alone.
     pub groups: usize,
+    /// Scale symmetries that were tried too, each alone.
+    #[serde(default)]
+    pub scales: usize,
     /// The largest difference found, divided by the output's scale.
     pub residual: f64,
     /// The difference that a change of each parameter's last bit makes, divided by the output's scale.
@@ -101,6 +104,9 @@ pub fn verify(graph: &Graph, spec: &Spec, options: &VerifyOptions) -> Result<Cer
         let alignment = Alignment::random(&checked, options.seed.wrapping_add(element as u64));
         residual = residual.max(trial.unchanged(&alignment, "all groups")?);
     }
+    if !checked.scales().is_empty() {
+        residual = residual.max(trial.rescaled()?);
+    }
     let (mut noticed, mut unnoticed) = (Vec::new(), Vec::new());
     for (index, group) in checked.groups().iter().enumerate() {
         let Some(alignment) = alone(&checked, index, &mut trial.rng) else { continue };
@@ -117,6 +123,7 @@ pub fn verify(graph: &Graph, spec: &Spec, options: &VerifyOptions) -> Result<Cer
         disturbed: options.disturb,
         elements: options.elements,
         groups: checked.groups().len(),
+        scales: checked.scales().len(),
         residual,
         noise: trial.noise,
         tolerance: options.tolerance,
@@ -219,8 +226,12 @@ impl<'a> Trial<'a> {
     }
 
     fn unchanged(&self, alignment: &Alignment, what: &str) -> Result<f64, GraphError> {
-        let moved = alignment.apply(self.checked, &self.weights)?;
-        let (output, residual) = self.difference(&moved)?;
+        self.same(&alignment.apply(self.checked, &self.weights)?, what)
+    }
+
+    /// Requires the same outputs from other weights.
+    fn same(&self, weights: &Checkpoint, what: &str) -> Result<f64, GraphError> {
+        let (output, residual) = self.difference(weights)?;
         if residual <= self.tolerance {
             return Ok(residual);
         }
@@ -230,6 +241,23 @@ impl<'a> Trial<'a> {
             residual,
             tolerance: self.tolerance,
         })
+    }
+
+    /// Scales each unit of each scale symmetry by a factor of its own, one symmetry at a time.
+    fn rescaled(&mut self) -> Result<f64, GraphError> {
+        let sizes: Vec<usize> =
+            self.checked.scales().iter().map(|scale| self.checked.groups()[scale.group].units).collect();
+        let mut residual = 0_f64;
+        for scale in 0..sizes.len() {
+            let mut factors: Vec<Vec<f64>> = sizes.iter().map(|&units| vec![1.0; units]).collect();
+            for factor in &mut factors[scale] {
+                *factor = f64::exp2(self.rng.random_range(-1.0..1.0));
+            }
+            let name = &self.checked.groups()[self.checked.scales()[scale].group].name;
+            let scaled = rebasin::rescale(self.checked, &self.weights, &factors)?;
+            residual = residual.max(self.same(&scaled, &format!("scale {scale}, of group {name:?}"))?);
+        }
+        Ok(residual)
     }
 
     /// Leaves out one axis after the other, until it shows.

@@ -77,7 +77,7 @@ pub fn agreement(
 }
 
 /// For each position of an axis: the unit of a group that stands there.
-fn units(spec: &CheckedSpec, axis: &Axis, group: usize) -> Vec<Option<usize>> {
+pub(crate) fn units(spec: &CheckedSpec, axis: &Axis, group: usize) -> Vec<Option<usize>> {
     let mut units = Vec::new();
     let (parent, size) = (spec.groups()[group].within, spec.groups()[group].size);
     for segment in &axis.segments {

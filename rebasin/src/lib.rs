@@ -18,6 +18,7 @@ mod merging;
 mod path;
 mod permutation;
 mod report;
+mod scale;
 mod scanner;
 mod source;
 mod spec;
@@ -36,18 +37,20 @@ pub use self::{
     header::{Header, Limits},
     layout::{Layout, LayoutError, MAX_NAME_BYTES, MAX_RANK, TensorInfo},
     matching::{
-        AlignError, Aligned, MatchOptions, Progress, Work, align, align_from, quietly, seed_from_digests,
+        AlignError, Aligned, GroupOptimality, Margins, MatchOptions, Optimality, Progress, Work, align,
+        align_from, optimality, quietly, seed_from_digests,
     },
     merge_many::{MergeMany, merge_many},
     merging::{Input, MergeError, mean, merge_to, shares},
     path::{Barrier, barrier, interpolate},
     permutation::{NotABijection, Permutation},
     report::{AlignReport, GroupReport, report},
+    scale::{Canonical, canonical_scale, rescale},
     scanner::Scanner,
     source::{BytesSource, FileSource, Source, read_checkpoint},
     spec::{
-        Axis, AxisForm, CheckedSpec, Coverage, Factor, FactorForm, Group, GroupForm, Kind, Segment, Spec,
-        SpecError,
+        Axis, AxisForm, CheckedSpec, Coverage, Factor, FactorForm, Group, GroupForm, Kind, Scale, ScaleForm,
+        Segment, Spec, SpecError,
     },
     straight_through::{Objective, StraightThrough, StraightThroughOptions, straight_through},
 };

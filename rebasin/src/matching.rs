@@ -17,6 +17,7 @@
 mod ascent;
 mod gains;
 mod general;
+mod optimality;
 mod pieces;
 mod simple;
 mod step;
@@ -26,6 +27,7 @@ use std::ops::ControlFlow;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+pub use self::optimality::{GroupOptimality, Margins, Optimality, optimality};
 use self::{
     ascent::{Ascent, Observe, State, tell},
     gains::Pair,

@@ -4,6 +4,7 @@ mod checked;
 mod derive;
 mod form;
 mod order;
+mod scales;
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ use crate::Digest;
 
 pub use self::{
     checked::{Axis, CheckedSpec, Coverage, Factor, Group, Segment},
-    form::{AxisForm, FactorForm, GroupForm, Kind},
+    form::{AxisForm, FactorForm, GroupForm, Kind, ScaleForm},
+    scales::Scale,
 };
 
 const FORMAT: &str = "fedbasin.spec/1";
@@ -25,6 +27,8 @@ pub struct Spec {
     format: String,
     groups: BTreeMap<String, GroupForm>,
     tensors: BTreeMap<String, Vec<Option<AxisForm>>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scales: Vec<ScaleForm>,
 }
 
 /// A spec that cannot be read, does not fit a layout, or cannot be derived.
@@ -91,6 +95,16 @@ pub enum SpecError {
         /// The group that it is within.
         within: String,
     },
+    /// A scale symmetry on an axis where its group does not stand, or of a group that has none.
+    #[error("scale {index} (group {group}): {why}")]
+    Scale {
+        /// Which of the scales, from 0.
+        index: usize,
+        /// Its group.
+        group: String,
+        /// What is wrong.
+        why: String,
+    },
     /// No network of the expected kind could be recognised.
     #[error("no spec can be derived: {0}")]
     Derive(String),
@@ -106,9 +120,15 @@ impl Spec {
         groups: BTreeMap<String, GroupForm>,
         tensors: BTreeMap<String, Vec<Option<AxisForm>>>,
     ) -> Result<Self, SpecError> {
-        let spec = Self { format: FORMAT.into(), groups, tensors };
+        let spec = Self { format: FORMAT.into(), groups, tensors, scales: Vec::new() };
         spec.check_groups()?;
         Ok(spec)
+    }
+
+    /// The same with these scale symmetries. Whether they fit is seen by [`Spec::check`].
+    #[must_use]
+    pub fn with_scales(self, scales: Vec<ScaleForm>) -> Self {
+        Self { scales, ..self }
     }
 
     /// Reads the JSON form.
@@ -177,6 +197,12 @@ impl Spec {
     #[must_use]
     pub fn groups(&self) -> &BTreeMap<String, GroupForm> {
         &self.groups
+    }
+
+    /// The scale symmetries.
+    #[must_use]
+    pub fn scales(&self) -> &[ScaleForm] {
+        &self.scales
     }
 
     /// The tensors' axes, by name.

@@ -2,47 +2,16 @@
 
 mod common;
 
-use common::{assert_close, batch_norm, checkpoint, conv3, layout, linear, mlp, relu};
+use common::{
+    assert_close, batch_norm, checkpoint, conv_layout, conv3, layout, linear, mlp, mlp_layout, options, relu,
+};
 use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use rebasin::{
-    Alignment, CheckedSpec, Checkpoint, Input, Layout, MatchOptions, Objective, Progress, Spec,
-    StraightThroughOptions, Tensor, align, assign, mean, merge_many, merge_to, straight_through,
+    Alignment, CheckedSpec, Checkpoint, Input, Layout, Objective, Progress, Spec, StraightThroughOptions,
+    Tensor, align, assign, mean, merge_many, merge_to, straight_through,
 };
-
-fn mlp_layout(inputs: usize, hidden: usize, outputs: usize) -> Layout {
-    layout(&[
-        ("fc1.weight", &[hidden, inputs]),
-        ("fc1.bias", &[hidden]),
-        ("fc2.weight", &[hidden, hidden]),
-        ("fc2.bias", &[hidden]),
-        ("fc10.weight", &[outputs, hidden]),
-        ("fc10.bias", &[outputs]),
-    ])
-}
-
-fn conv_layout(channels: usize, side: usize) -> Layout {
-    let flat = channels * side * side;
-    layout(&[
-        ("features.0.weight", &[channels, 2, 3, 3]),
-        ("features.1.weight", &[channels]),
-        ("features.1.bias", &[channels]),
-        ("features.1.running_mean", &[channels]),
-        ("features.1.running_var", &[channels]),
-        ("features.1.num_batches_tracked", &[]),
-        ("features.3.weight", &[channels, channels, 3, 3]),
-        ("features.4.weight", &[channels]),
-        ("features.4.bias", &[channels]),
-        ("features.4.running_mean", &[channels]),
-        ("features.4.running_var", &[channels]),
-        ("features.4.num_batches_tracked", &[]),
-        ("head.1.weight", &[5, flat]),
-        ("head.1.bias", &[5]),
-        ("head.3.weight", &[3, 5]),
-        ("head.3.bias", &[3]),
-    ])
-}
 
 fn conv_net(model: &Checkpoint, channels: usize, side: usize, input: &[f32]) -> Vec<f32> {
     let signal = relu(batch_norm(model, "features.1", &conv3(model, "features.0", input, 2, side)));
@@ -65,10 +34,6 @@ fn with_noise(model: &Checkpoint, seed: u64, scale: f64) -> Checkpoint {
         Tensor::from_f64(tensor.info(), &values).expect("finite")
     });
     Checkpoint::new(model.layout().clone(), tensors.collect()).expect("fits")
-}
-
-fn options(seed: u64) -> MatchOptions {
-    MatchOptions { seed, ..MatchOptions::default() }
 }
 
 fn best_by_trying_all(gain: &[Vec<f32>]) -> f64 {

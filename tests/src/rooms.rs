@@ -50,18 +50,24 @@ pub struct Rule {
 }
 
 /// rebasin's algorithms, as opposed to its types.
-const ALGORITHMS: [&str; 12] = [
+const ALGORITHMS: [&str; 18] = [
+    "rebasin::Activations",
     "rebasin::align",
+    "rebasin::align_from",
     "rebasin::assign",
     "rebasin::assignment",
     "rebasin::barrier",
+    "rebasin::canonical_scale",
     "rebasin::interpolate",
     "rebasin::matching",
     "rebasin::mean",
     "rebasin::merge_many",
     "rebasin::merge_to",
     "rebasin::merging",
+    "rebasin::optimality",
     "rebasin::path",
+    "rebasin::rescale",
+    "rebasin::straight_through",
     "rayon",
 ];
 

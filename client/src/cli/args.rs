@@ -51,6 +51,21 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "OUT")]
         output: PathBuf,
     },
+    /// Balance each unit's incoming and outgoing weights, where the spec says so; the network's function stays the same
+    ///
+    /// Networks that differ only by positive factors on units with ReLU or its kind become one. Scale every checkpoint before you
+    /// align or merge them if sites may have scaled their units differently.
+    Scale {
+        /// The spec, derived from the network's graph
+        #[arg(long, value_name = "SPEC.json")]
+        spec: PathBuf,
+        /// The checkpoint
+        #[arg(value_name = "IN")]
+        input: PathBuf,
+        /// Where the balanced checkpoint goes
+        #[arg(short, long, value_name = "OUT")]
+        output: PathBuf,
+    },
     /// Align a checkpoint to a reference
     Align(AlignArgs),
     /// Merge checkpoints into one
@@ -141,6 +156,9 @@ pub(super) struct AlignArgs {
     /// How often to start anew; the best is kept
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(super) starts: Option<u16>,
+    /// Leave out of the report how much better an alignment could be, and how surely units are matched
+    #[arg(long)]
+    pub(super) no_bound: bool,
 }
 
 impl From<AlignArgs> for crate::offline::AlignJob {
@@ -153,6 +171,7 @@ impl From<AlignArgs> for crate::offline::AlignJob {
             report: args.report,
             seed: args.seed,
             starts: args.starts.map(usize::from),
+            bound: !args.no_bound,
         }
     }
 }

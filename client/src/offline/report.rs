@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rebasin::{AlignReport, Axis, CheckedSpec, Factor, GroupAgreement, Layout, Progress, Segment};
+use rebasin::{
+    AlignReport, Axis, CheckedSpec, Factor, GroupAgreement, Layout, Optimality, Progress, Segment,
+};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -80,6 +82,35 @@ pub(super) fn add_agreement(report: &mut Value, agreement: &[GroupAgreement], sp
         value["cosine_mean"] = json!(agreement.cosine_mean);
         value["cosine_p5"] = json!(agreement.cosine_p5);
     }
+}
+
+/// Adds how much better an alignment could be: in all, and for each group, with how surely its units are matched.
+pub(super) fn add_optimality(report: &mut Value, optimality: &Optimality) {
+    report["upper_bound"] = json!(optimality.upper_bound);
+    report["gap"] = json!(optimality.gap());
+    let Some(groups) = report["groups"].as_array_mut() else { return };
+    for (value, group) in groups.iter_mut().zip(&optimality.groups) {
+        value["bounded"] = json!({
+            "objective": group.objective,
+            "upper_bound": group.upper_bound,
+            "gap": (group.upper_bound - group.objective).max(0.0),
+        });
+        value["margins"] = json!(group.margins);
+    }
+}
+
+/// How much better an alignment could be, in one line.
+pub(super) fn bound_text(optimality: &Optimality) -> String {
+    let beyond = 100.0 * optimality.gap() / optimality.objective.abs().max(f64::MIN_POSITIVE);
+    let sure =
+        optimality.groups.iter().filter_map(|group| group.margins.as_ref()).map(|margins| margins.best);
+    let least = sure.fold(1.0, f64::min);
+    format!(
+        "no alignment has an objective above {:.4}, {beyond:.2} % more than this one; in each group at least {:.0} % of units have no \
+         better partner",
+        optimality.upper_bound,
+        100.0 * least
+    )
 }
 
 /// Matched units that agree less than this have hardly anything in common.

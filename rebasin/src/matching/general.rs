@@ -90,6 +90,19 @@ impl General {
         }
     }
 
+    /// The update where nothing moved.
+    pub(super) fn update(&self) -> &[f32] {
+        &self.b
+    }
+
+    /// The most that any order of the update's elements is worth: both sides sorted (rearrangement inequality).
+    pub(super) fn most(&self) -> f64 {
+        let (mut a, mut b) = (self.a.clone(), self.b.clone());
+        a.sort_unstable_by(f32::total_cmp);
+        b.sort_unstable_by(f32::total_cmp);
+        a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    }
+
     /// Inner product with the reference, in f64.
     pub(super) fn value(&self, permuted: &[f32]) -> f64 {
         self.a.iter().zip(permuted).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()

@@ -6,7 +6,10 @@
 
 use rayon::prelude::*;
 
-use super::pieces::{Cut, Label, arrange};
+use super::{
+    optimality::sort_rows,
+    pieces::{Cut, Dim, Label, arrange, arrange_dims},
+};
 use crate::{Permutation, gemm};
 
 /// About so many floats of the update are gathered for one product: they stay in cache.
@@ -38,6 +41,15 @@ pub(super) enum Solve {
     X,
 }
 
+impl Solve {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Y => Self::X,
+            Self::X => Self::Y,
+        }
+    }
+}
+
 impl Simple {
     pub(super) fn new(cut: &Cut, y: usize, x: usize, a: Vec<f32>, b: Vec<f32>) -> Self {
         let side = |dim: usize| match cut.dims[dim].label {
@@ -66,6 +78,11 @@ impl Simple {
     /// The two groups: of `y`, and of `x`.
     pub(super) fn groups(&self) -> [usize; 2] {
         [self.y.group, self.x.group]
+    }
+
+    /// Units of the two groups: of `y`, and of `x`.
+    pub(super) fn units(&self) -> [usize; 2] {
+        [self.y.units, self.x.units]
     }
 
     pub(super) fn other(&self, solve: Solve) -> usize {
@@ -107,6 +124,29 @@ impl Simple {
             }
         };
         (changed.len() * self.depth * n * n) as u64
+    }
+
+    /// Inner product with the reference where all stays, in f64.
+    pub(super) fn value(&self) -> f64 {
+        self.a.iter().zip(&self.b_by_y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    }
+
+    /// Adds, for each pair of units, the most that the piece can be worth to them if the other group is free to choose for
+    /// that pair alone, and for each position of the rest anew: both sides sorted along the other axis.
+    pub(super) fn add_most(&self, solve: Solve, gain: &mut [f32]) {
+        let (n, row, mut a, mut b) = match solve {
+            Solve::Y => (self.y.units, self.x.units, self.a.clone(), self.b_by_y.clone()),
+            Solve::X => {
+                let dim = |extent, stride| Dim { extent, stride, label: Label::Stays };
+                let (x, depth, y) = (self.x.units, self.depth, self.y.units);
+                let by_x = [dim(x, 1), dim(depth, x), dim(y, depth * x)];
+                (x, y, arrange_dims(&self.a, 0, &by_x), self.b_by_x.clone())
+            }
+        };
+        rayon::join(|| sort_rows(&mut a, row), || sort_rows(&mut b, row));
+        let depth = self.depth * row;
+        let reference = gemm::Strided::by_unit(&a, depth);
+        gemm::accumulate(gain, n, depth, reference, gemm::Strided::by_unit(&b, depth));
     }
 
     fn add_for_x(&self, gain: &mut [f32], other: &Permutation) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AxisForm, FactorForm, Kind, Spec, SpecError};
+use super::{AxisForm, FactorForm, Kind, Spec, SpecError, scales::Scale};
 use crate::{Layout, TensorInfo};
 
 /// A group: units that move together.
@@ -89,6 +89,7 @@ pub struct CheckedSpec {
     layout: Layout,
     groups: Vec<Group>,
     axes: Vec<Vec<Option<Axis>>>,
+    scales: Vec<Scale>,
 }
 
 /// How much of a layout a spec can move.
@@ -138,12 +139,15 @@ impl Spec {
             }
             axes.push(TensorCheck { tensor, groups: &groups, forms }.bind(&find)?);
         }
-        let checked = CheckedSpec { layout: layout.clone(), groups, axes };
+        let mut checked = CheckedSpec { layout: layout.clone(), groups, axes, scales: Vec::new() };
         // A group's size is then bounded by an axis that a checkpoint really has.
         match (0..checked.groups.len())
             .find(|&group| !(0..checked.axes.len()).any(|t| checked.moves(t, group)))
         {
-            None => Ok(checked),
+            None => {
+                checked.scales = self.bind_scales(&checked)?;
+                Ok(checked)
+            }
             Some(unused) => Err(SpecError::Unused(checked.groups[unused].name.clone())),
         }
     }
@@ -261,6 +265,12 @@ impl CheckedSpec {
     #[must_use]
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// The scale symmetries.
+    #[must_use]
+    pub fn scales(&self) -> &[Scale] {
+        &self.scales
     }
 
     /// How each axis of the tensor at a canonical position moves; `None`: it does not.

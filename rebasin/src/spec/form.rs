@@ -1,6 +1,6 @@
 //! The JSON form's pieces.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,20 @@ pub struct GroupForm {
     /// with that unit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<String>,
+}
+
+/// A scale symmetry in the JSON form: each unit of a group may be multiplied by a number above 0 of its own on the axes of `up`,
+/// and divided by it on those of `down`, and the network computes the same. So it is for units between linear layers with
+/// nothing but positively homogeneous functions (ReLU, pooling) in between.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleForm {
+    /// The group.
+    pub group: String,
+    /// Axis of each tensor that is multiplied.
+    pub up: BTreeMap<String, usize>,
+    /// Axis of each tensor that is divided.
+    pub down: BTreeMap<String, usize>,
 }
 
 /// Which permutations of its units a group allows.

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
-use rebasin::{Checkpoint, Dtype, Layout, Tensor, TensorInfo};
+use rebasin::{Checkpoint, Dtype, Layout, MatchOptions, Tensor, TensorInfo};
 
 pub fn layout(tensors: &[(&str, &[usize])]) -> Layout {
     let info = |&(name, shape): &(&str, &[usize])| TensorInfo {
@@ -115,4 +115,43 @@ pub fn assert_close(a: &[f32], b: &[f32]) {
     for (x, y) in a.iter().zip(b) {
         assert!((x - y).abs() <= 1e-4 * scale, "{x} is not {y}");
     }
+}
+
+/// A perceptron of three layers.
+pub fn mlp_layout(inputs: usize, hidden: usize, outputs: usize) -> Layout {
+    layout(&[
+        ("fc1.weight", &[hidden, inputs]),
+        ("fc1.bias", &[hidden]),
+        ("fc2.weight", &[hidden, hidden]),
+        ("fc2.bias", &[hidden]),
+        ("fc10.weight", &[outputs, hidden]),
+        ("fc10.bias", &[outputs]),
+    ])
+}
+
+/// Two convolutions with a norm each, flattened, and two linear layers.
+pub fn conv_layout(channels: usize, side: usize) -> Layout {
+    let flat = channels * side * side;
+    layout(&[
+        ("features.0.weight", &[channels, 2, 3, 3]),
+        ("features.1.weight", &[channels]),
+        ("features.1.bias", &[channels]),
+        ("features.1.running_mean", &[channels]),
+        ("features.1.running_var", &[channels]),
+        ("features.1.num_batches_tracked", &[]),
+        ("features.3.weight", &[channels, channels, 3, 3]),
+        ("features.4.weight", &[channels]),
+        ("features.4.bias", &[channels]),
+        ("features.4.running_mean", &[channels]),
+        ("features.4.running_var", &[channels]),
+        ("features.4.num_batches_tracked", &[]),
+        ("head.1.weight", &[5, flat]),
+        ("head.1.bias", &[5]),
+        ("head.3.weight", &[3, 5]),
+        ("head.3.bias", &[3]),
+    ])
+}
+
+pub fn options(seed: u64) -> MatchOptions {
+    MatchOptions { seed, ..MatchOptions::default() }
 }
