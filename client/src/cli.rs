@@ -30,7 +30,7 @@ pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error, &args),
     };
-    let screen = Screen::detect();
+    let screen = Screen::detect(cli.json);
     match dispatch(cli.command, &screen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -56,11 +56,10 @@ fn dispatch(command: Command, screen: &Screen) -> Result<()> {
         Command::Permute { spec, seed, input, output } => {
             offline::permute(&spec, seed, &input, &output, screen)
         }
-        Command::Scale { spec, input, output } => {
-            offline::scale(&offline::ScaleJob { spec, input, output }, screen)
-        }
+        Command::Scale { spec, input, output } => offline::scale(&spec, &input, &output, screen),
         Command::Align(args) => offline::align(&args.into(), screen),
         Command::Merge(args) => offline::merge(&args.into(), screen),
+        Command::Barrier(args) => offline::barrier(&args.into(), screen),
     }
 }
 
@@ -104,19 +103,6 @@ fn see_help(args: &[OsString]) -> String {
 fn complain(line: &str) {
     // Nowhere is left to say that this failed.
     let _ = writeln!(io::stderr(), "fedbasin: {line}");
-}
-
-/// Writes what a program reads: tables and JSON go out whole. A closed pipe is no reason to fail.
-fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
-}
-
-fn print_json(value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Error::failed(error, "the answer as JSON", "this is a defect, report it"))?;
-    print(&text);
-    Ok(())
 }
 
 /// The secret from the file if one is named, otherwise from the environment. There is no option that holds the secret

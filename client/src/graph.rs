@@ -9,6 +9,7 @@ use std::{
 
 use fedbasin_graph::{Certificate, Derived, Graph, VerifyOptions, derive, verify};
 use rebasin::{Checkpoint, Layout, Spec};
+use serde_json::json;
 
 use crate::{
     error::{Error, Result},
@@ -51,16 +52,33 @@ pub fn spec_derive(job: &DeriveJob, screen: &Screen) -> Result<()> {
         Some(path) => with_checkpoint(&derived.spec, path, &job.pin)?,
     };
     save_spec(&spec, &job.output)?;
-    for line in lines(&derived) {
-        screen.say(line);
-    }
-    screen.say(format_args!(
-        "{}: not verified yet; run `fedbasin spec verify {} {}`",
-        job.output.display(),
-        job.output.display(),
-        job.model.display()
-    ));
-    Ok(())
+    let coverage = &derived.coverage;
+    let pinned = derived
+        .pinned
+        .iter()
+        .map(|pinned| json!({ "tensor": pinned.tensor, "axis": pinned.axis, "reason": pinned.reason }));
+    let value = json!({
+        "file": job.output,
+        "digest": spec.digest().to_string(),
+        "groups": spec.groups().len(),
+        "scales": spec.scales().len(),
+        "permutable_axes": coverage.permutable_axes,
+        "pinned_axes": coverage.pinned_axes.len(),
+        "permutable_parameters": coverage.permutable_parameters,
+        "parameters": coverage.parameters,
+        "pinned": pinned.collect::<Vec<_>>(),
+        "verified": false,
+    });
+    screen.answer(&value, || {
+        let mut lines = lines(&derived);
+        lines.push(format!(
+            "{}: not verified yet; run `fedbasin spec verify {} {}`",
+            job.output.display(),
+            job.output.display(),
+            job.model.display()
+        ));
+        lines.join("\n")
+    })
 }
 
 /// What moves, and what does not and why; one reason for all axes that share it.
@@ -177,21 +195,25 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
     };
     let path = certificate_path(spec);
     write_json(&path, &certificate)?;
-    screen.say(format_args!(
-        "verified: {} random elements, {} groups and {} scales alone left the outputs as they were (largest difference {:.1e}, at most {:.0e} \
-         is rounding); {} axes left out on purpose were noticed, {} made no difference; {} {}; certificate {}",
-        certificate.elements,
-        certificate.groups,
-        certificate.scales,
-        certificate.residual,
-        certificate.tolerance,
-        certificate.noticed.len(),
-        certificate.unnoticed.len(),
-        certificate.runtime,
-        certificate.runtime_version,
-        path.display()
-    ));
-    Ok(())
+    let mut value = serde_json::to_value(&certificate)
+        .map_err(|error| Error::failed(error, "the certificate as JSON", "this is a defect, report it"))?;
+    value["file"] = json!(path);
+    screen.answer(&value, || {
+        format!(
+            "verified: {} random elements, {} groups and {} scales alone left the outputs as they were (largest difference {:.1e}, at \
+             most {:.0e} is rounding); {} axes left out on purpose were noticed, {} made no difference; {} {}; certificate {}",
+            certificate.elements,
+            certificate.groups,
+            certificate.scales,
+            certificate.residual,
+            certificate.tolerance,
+            certificate.noticed.len(),
+            certificate.unnoticed.len(),
+            certificate.runtime,
+            certificate.runtime_version,
+            path.display()
+        )
+    })
 }
 
 /// The spec without tensors that the graph does not have (counters, tied copies).
@@ -220,7 +242,7 @@ pub(crate) fn is_verified(path: &Path, spec: &Spec) -> bool {
     certificate.is_some_and(|certificate| certificate.spec == spec.digest())
 }
 
-fn read_graph(path: &Path) -> Result<Graph> {
+pub(crate) fn read_graph(path: &Path) -> Result<Graph> {
     let file = File::open(path).map_err(|error| read_error(path, &error))?;
     let mut bytes = Vec::new();
     file.take(MAX_GRAPH_BYTES + 1).read_to_end(&mut bytes).map_err(|error| read_error(path, &error))?;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod chart;
 mod cli;
 pub mod connect;
 pub mod download;

@@ -8,42 +8,95 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::error::one_line;
+use crate::error::{Error, Result, one_line};
 
-/// Where a program speaks: lines go to standard output, bars to standard error when that is a terminal.
+/// For whom a program speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// A person: lines and answers on standard output.
+    Person,
+    /// A program: the answer as JSON on standard output, lines on standard error.
+    Program,
+    /// Nobody.
+    Nobody,
+}
+
+/// Where a program speaks: lines and answers; bars on standard error when that is a terminal.
 #[derive(Debug, Clone)]
 pub struct Screen {
     bars: Option<MultiProgress>,
-    quiet: bool,
+    reader: Reader,
 }
 
 impl Screen {
-    /// Bars if standard error is a terminal.
+    /// Bars if standard error is a terminal. With `json`, answers are JSON on standard output, and all else goes to standard
+    /// error.
     #[must_use]
-    pub fn detect() -> Self {
-        Self { bars: io::stderr().is_terminal().then(MultiProgress::new), quiet: false }
+    pub fn detect(json: bool) -> Self {
+        let reader = if json { Reader::Program } else { Reader::Person };
+        Self { bars: io::stderr().is_terminal().then(MultiProgress::new), reader }
     }
 
     /// Says nothing at all: for programs that use the library.
     #[must_use]
     pub fn silent() -> Self {
-        Self { bars: None, quiet: true }
+        Self { bars: None, reader: Reader::Nobody }
     }
 
     /// Says one line. A reader that went away is no reason to stop.
     pub fn say(&self, text: impl std::fmt::Display) {
-        if self.quiet {
+        self.write(self.reader == Reader::Program, &one_line(&[&text.to_string()]));
+    }
+
+    /// Gives the answer to what was asked: `value` for programs, `text` for people.
+    ///
+    /// # Errors
+    /// A value that is none in JSON.
+    pub fn answer(&self, value: &impl serde::Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        match self.reader {
+            Reader::Person => self.write(false, &text()),
+            Reader::Program => {
+                let json = serde_json::to_string_pretty(value).map_err(|error| {
+                    Error::failed(error, "the answer as JSON", "this is a defect, report it")
+                })?;
+                self.write(false, &json);
+            }
+            Reader::Nobody => {}
+        }
+        Ok(())
+    }
+
+    fn write(&self, to_stderr: bool, text: &str) {
+        if self.reader == Reader::Nobody {
             return;
         }
-        let line = one_line(&[&text.to_string()]);
+        let text = text.trim_end();
         let write = || {
-            let mut out = io::stdout().lock();
-            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+            let _ = if to_stderr {
+                writeln!(io::stderr(), "{text}")
+            } else {
+                let mut out = io::stdout().lock();
+                writeln!(out, "{text}").and_then(|()| out.flush())
+            };
         };
         match &self.bars {
             Some(bars) => bars.suspend(write),
             None => write(),
         }
+    }
+
+    /// Begins to show the progress of something that has `total` steps.
+    #[must_use]
+    pub fn steps(&self, label: &str, total: u64) -> Steps {
+        let bar = self.bars.as_ref().map(|bars| {
+            let bar = bars.add(ProgressBar::new(total));
+            if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}, {eta} left") {
+                bar.set_style(style);
+            }
+            bar.set_message(label.to_owned());
+            bar
+        });
+        Steps { bar }
     }
 
     /// Begins to show the progress of something that has `total` bytes.
@@ -113,7 +166,53 @@ impl SearchLine {
     }
 }
 
+impl SearchLine {
+    /// Notes an event of `MergeMany` over that many checkpoints.
+    pub fn see_merge(&mut self, event: &rebasin::MergeProgress<'_>, checkpoints: usize) {
+        let Some(bar) = &self.bar else { return };
+        let label = &self.label;
+        match event {
+            rebasin::MergeProgress::Turn { iteration, done, .. } => {
+                bar.set_message(format!(
+                    "{label}: pass {iteration}, checkpoint {} of {checkpoints}",
+                    done + 1
+                ));
+            }
+            rebasin::MergeProgress::Iteration { iteration, outcome } => {
+                bar.set_message(format!(
+                    "{label}: pass {iteration} done, objective {:.4}",
+                    outcome.objective
+                ));
+            }
+            rebasin::MergeProgress::Search(_) => {}
+        }
+    }
+}
+
 impl Drop for SearchLine {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Progress in steps of about equal length, with the time left. On a terminal only. Gone from the screen when dropped.
+#[derive(Debug)]
+pub struct Steps {
+    bar: Option<ProgressBar>,
+}
+
+impl Steps {
+    /// One more is done.
+    pub fn advance(&self) {
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
+        }
+    }
+}
+
+impl Drop for Steps {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

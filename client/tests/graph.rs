@@ -135,3 +135,146 @@ fn an_alignment_is_bounded_and_a_checkpoint_balanced() {
     assert!(said.contains("no unit that can be scaled"), "{said}");
     assert!(!folder.path().join("none").exists());
 }
+
+/// Examples for `convbn8.onnx`: drawn images, and the classes that a checkpoint gives them.
+fn examples(folder: &Path, model: &str, site: &str) {
+    let graph = fedbasin_graph::Graph::read(&std::fs::read(model).expect("the graph")).expect("reads");
+    let site = rebasin::Checkpoint::from_bytes(&std::fs::read(site).expect("the checkpoint")).expect("reads");
+    let mut state = 3_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1_u64 << 24) as f32
+    };
+    let (count, shape) = (37, vec![37, 1, 28, 28]);
+    let values: Vec<f32> = (0..count * 28 * 28).map(|_| next()).collect();
+    let name = input_name(&graph);
+    let input = fedbasin_graph::InputData::Floats { shape: shape.clone(), values: values.clone() };
+    let inputs = std::collections::BTreeMap::from([(name.clone(), input)]);
+    let evaluation = fedbasin_graph::Evaluation::new(&graph, inputs).expect("fits");
+    let output = evaluation.run(&site).expect("runs");
+    assert_eq!((evaluation.examples(), output.width), (count, 10));
+    let labels = output.values.chunks(10).map(|row| {
+        let best = (0..10).max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("ten classes");
+        i64::try_from(best).expect("small")
+    });
+    let info = |name: &str, dtype, shape| rebasin::TensorInfo { name: name.into(), dtype, shape };
+    let images = info(&name, rebasin::Dtype::F32, shape);
+    let classes = info("labels", rebasin::Dtype::I64, vec![count]);
+    let tensors = vec![
+        rebasin::Tensor::from_f32(&images, &values).expect("finite"),
+        rebasin::Tensor::from_bytes(&classes, labels.flat_map(i64::to_le_bytes).collect())
+            .expect("eight bytes each"),
+    ];
+    let layout = rebasin::Layout::new(vec![images, classes]).expect("a layout");
+    let data = rebasin::Checkpoint::new(layout, tensors).expect("fits");
+    std::fs::write(folder.join("data.safetensors"), data.to_bytes()).expect("written");
+}
+
+/// The graph's one input, as the complaint about its absence names it.
+fn input_name(graph: &fedbasin_graph::Graph) -> String {
+    let Err(error) = fedbasin_graph::Evaluation::new(graph, std::collections::BTreeMap::new()) else {
+        panic!("without inputs");
+    };
+    let fedbasin_graph::GraphError::Input { name, why } = error else { panic!("{error}") };
+    assert_eq!(why, "it is not given");
+    name
+}
+
+#[test]
+fn the_path_to_a_permuted_copy_is_flat_once_it_is_aligned() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, site) = (zoo("convbn8.onnx"), trained("convbn8-site0.safetensors"));
+    let [model, site] = [&model, &site].map(|path| path.to_str().expect("UTF-8"));
+    well(folder.path(), &["spec", "derive", model, "--checkpoint", site, "-o", "net.json"]);
+    well(folder.path(), &["permute", "--spec", "net.json", "--seed", "4", site, "-o", "other.safetensors"]);
+    examples(folder.path(), model, site);
+    let args = [
+        "barrier",
+        "--spec",
+        "net.json",
+        "--onnx",
+        model,
+        "--data",
+        "data.safetensors",
+        "--points",
+        "7",
+        site,
+    ];
+    let args = [&args[..], &["other.safetensors", "-o", "path.svg", "--report", "r.json", "--json"]].concat();
+    let said = well(folder.path(), &args);
+    let answer: serde_json::Value = serde_json::from_str(&said).expect("JSON and nothing else");
+    let kept = std::fs::read(folder.path().join("r.json")).expect("the report");
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&kept).expect("JSON"), answer);
+    let losses = |path: &str| -> Vec<f64> {
+        let list = answer[path]["losses"].as_array().expect("losses");
+        list.iter().map(|loss| loss.as_f64().expect("a number")).collect()
+    };
+    let (as_is, aligned) = (losses("as_is"), losses("aligned"));
+    assert_eq!((as_is.len(), aligned.len()), (7, 7));
+    // Both ends compute the same, and the whole aligned path does; the plain one does not.
+    let (first, last) = (aligned[0], as_is[6]);
+    assert!(
+        (first - last).abs() < 1e-4 && aligned.iter().all(|loss| (loss - first).abs() < 1e-4),
+        "{aligned:?}"
+    );
+    assert_eq!(answer["aligned"]["accuracies"][3], 1.0);
+    assert!(answer["aligned"]["barrier"].as_f64().expect("a number") < 1e-4);
+    assert!(answer["as_is"]["barrier"].as_f64().expect("a number") > 0.1, "{as_is:?}");
+    assert_eq!(answer["running_statistics"], true);
+    let plot = std::fs::read_to_string(folder.path().join("path.svg")).expect("the plot");
+    assert!(plot.starts_with("<svg") && plot.matches("<circle").count() == 14);
+
+    // For people; and what does not fit is named.
+    let lines = well(folder.path(), &args[..args.len() - 1]);
+    assert!(lines.contains("as it is: barrier") && lines.contains("running statistics"), "{lines}");
+    let mlp = trained("mlp128-site0.safetensors");
+    let wrong = [
+        "barrier",
+        "--spec",
+        "net.json",
+        "--onnx",
+        model,
+        "--data",
+        mlp.to_str().expect("UTF-8"),
+        site,
+        site,
+    ];
+    let said = badly(folder.path(), &wrong);
+    assert!(said.contains("neither labels nor targets"), "{said}");
+}
+
+#[test]
+fn every_answer_can_be_had_as_json_alone_on_standard_output() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (model, site0, site1) =
+        (zoo("convbn8.onnx"), trained("convbn8-site0.safetensors"), trained("convbn8-site1.safetensors"));
+    let [model, site0, site1] = [&model, &site0, &site1].map(|path| path.to_str().expect("UTF-8"));
+    let mlp = trained("mlp128-site0.safetensors");
+    let mlp = mlp.to_str().expect("UTF-8");
+    let json = |args: &[&str]| -> serde_json::Value {
+        let said = well(folder.path(), &[args, &["--json"]].concat());
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{args:?}: {error}: {said}"))
+    };
+    let derived = json(&["spec", "derive", model, "--checkpoint", site0, "-o", "net.json"]);
+    assert!(derived["groups"].as_u64() > Some(0) && derived["verified"] == false, "{derived}");
+    // Not verified: people are told on standard error.
+    assert_eq!(json(&["spec", "check", "net.json", site0])["verified"], false);
+    assert!(json(&["spec", "verify", "net.json", model])["noticed"].is_array());
+    let check = json(&["spec", "check", "net.json", site0]);
+    assert_eq!(check["verified"], true);
+    assert!(check["tensors"].as_object().is_some_and(|tensors| tensors.len() > 10), "{check}");
+    assert!(json(&["spec", "mlp", mlp, "-o", "mlp.json"])["groups"].is_array());
+    assert_eq!(json(&["permute", "--spec", "net.json", "--seed", "1", site0, "-o", "p"])["seed"], 1);
+    assert!(json(&["scale", "--spec", "net.json", site0, "-o", "s"])["units"].as_u64() > Some(0));
+    let aligned = json(&["align", "--spec", "net.json", "--reference", site0, site1, "-o", "a"]);
+    assert_eq!(aligned["spec_verified"], true);
+    let merged = json(&["merge", "--spec", "net.json", "--method", "merge-many", site0, site1, "-o", "m"]);
+    let passes = merged["iterations"].as_array().expect("passes");
+    let mut last = merged["objective_before"].as_f64().expect("a number");
+    for pass in passes {
+        let objective = pass["objective"].as_f64().expect("a number");
+        assert!(objective >= last * (1.0 - 1e-9), "{merged}");
+        last = objective;
+    }
+    assert!(!passes.is_empty() && merged["objective_after"] == last, "{merged}");
+}

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 28] = [
     "",
     "site",
     "site run",
@@ -32,6 +32,7 @@ const COMMANDS: [&str; 27] = [
     "scale",
     "align",
     "merge",
+    "barrier",
 ];
 
 #[test]

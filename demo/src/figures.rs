@@ -1,6 +1,6 @@
 //! The figures: every number of the report, computed on the test images from the files that went through the server.
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::{ops::ControlFlow, path::Path, sync::atomic::AtomicBool};
 
 use anyhow::{Context, bail};
 use fedbasin_client::admin::types;
@@ -167,14 +167,9 @@ fn merge_many(
     digests: &[Digest],
 ) -> anyhow::Result<Checkpoint> {
     let mut load = |index: usize| -> anyhow::Result<Checkpoint> { Ok(updates[index].clone()) };
-    let merged = rebasin::merge_many(
-        spec,
-        updates.len(),
-        &mut load,
-        shares,
-        &options(digests),
-        &mut rebasin::quietly,
-    )?;
+    let merged = rebasin::merge_many(spec, updates.len(), &mut load, shares, &options(digests), &mut |_| {
+        ControlFlow::Continue(())
+    })?;
     let borrowed: Vec<&Checkpoint> = updates.iter().collect();
     Ok(rebasin::mean(Some(spec), &borrowed, Some(&merged.alignments), shares)?)
 }

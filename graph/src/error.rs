@@ -88,6 +88,14 @@ pub enum GraphError {
     /// The alignment does not fit.
     #[error(transparent)]
     Align(#[from] rebasin::AlignError),
+    /// What the network is to be run on does not fit it.
+    #[error("input or parameter {name:?} of the graph: {why}")]
+    Input {
+        /// Of which input or parameter.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The runtime refused the network.
     #[error("the runtime cannot run the network: {0}")]
     Runtime(String),

@@ -4,6 +4,7 @@ mod derive;
 mod domain;
 mod emit;
 mod error;
+mod evaluate;
 mod graph;
 mod infer;
 mod onnx;
@@ -16,6 +17,7 @@ mod wire;
 pub use self::{
     derive::{Derived, Pinned, derive},
     error::GraphError,
+    evaluate::{Evaluation, InputData, Output},
     graph::Graph,
     verify::{Certificate, VerifyOptions, verify},
 };

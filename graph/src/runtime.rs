@@ -32,6 +32,9 @@ pub(crate) struct Network {
     outputs: Vec<NodeId>,
 }
 
+/// Parameters of a [`Network`], in its order.
+pub(crate) struct Loaded(Vec<Vec<f32>>);
+
 /// The value of a graph input.
 #[derive(Debug, Clone)]
 pub(crate) enum Data {
@@ -71,13 +74,37 @@ impl Network {
 
     /// The outputs as numbers, one list for each.
     pub(crate) fn run(&self, weights: &Checkpoint, inputs: &[Data]) -> Result<Vec<Vec<f32>>, GraphError> {
+        self.run_loaded(&self.load(weights), inputs)
+    }
+
+    /// The parameters as the network takes them.
+    pub(crate) fn load(&self, weights: &Checkpoint) -> Loaded {
+        let floats = |name: &str| weights.get(name).map(rebasin::Tensor::to_f32).unwrap_or_default();
+        Loaded(self.parameters.iter().map(|(_, name, _)| floats(name)).collect())
+    }
+
+    /// Whether a checkpoint has all parameters, in their shapes.
+    pub(crate) fn fits(&self, weights: &Checkpoint) -> Result<(), GraphError> {
+        for (_, name, shape) in &self.parameters {
+            let why = match weights.get(name) {
+                None => "the checkpoint has no such tensor".to_owned(),
+                Some(tensor) if tensor.info().shape != *shape => {
+                    format!(
+                        "the checkpoint has it in shape {:?}, the graph in {shape:?}",
+                        tensor.info().shape
+                    )
+                }
+                Some(_) => continue,
+            };
+            return Err(GraphError::Input { name: name.clone(), why });
+        }
+        Ok(())
+    }
+
+    /// As [`Network::run`], with parameters that were loaded before.
+    pub(crate) fn run_loaded(&self, weights: &Loaded, inputs: &[Data]) -> Result<Vec<Vec<f32>>, GraphError> {
         let mut given: Vec<(NodeId, ValueOrView<'_>)> = Vec::new();
-        let floats: Vec<Vec<f32>> = self
-            .parameters
-            .iter()
-            .map(|(_, name, _)| weights.get(name).map(rebasin::Tensor::to_f32).unwrap_or_default())
-            .collect();
-        for ((id, _, shape), values) in self.parameters.iter().zip(&floats) {
+        for ((id, _, shape), values) in self.parameters.iter().zip(&weights.0) {
             let view = ValueView::from_shape(shape, values.as_slice()).map_err(failed)?;
             given.push((*id, view.into()));
         }

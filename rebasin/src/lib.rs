@@ -40,7 +40,7 @@ pub use self::{
         AlignError, Aligned, GroupOptimality, Margins, MatchOptions, Optimality, Progress, Work, align,
         align_from, optimality, quietly, seed_from_digests,
     },
-    merge_many::{MergeMany, merge_many},
+    merge_many::{Iteration, MergeMany, MergeProgress, merge_many},
     merging::{Input, MergeError, mean, merge_to, shares},
     path::{Barrier, barrier, interpolate},
     permutation::{NotABijection, Permutation},

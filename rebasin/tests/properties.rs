@@ -3,14 +3,15 @@
 mod common;
 
 use common::{
-    assert_close, batch_norm, checkpoint, conv_layout, conv3, layout, linear, mlp, mlp_layout, options, relu,
+    assert_close, batch_norm, checkpoint, conv_layout, conv_pair, conv3, layout, linear, mlp, mlp_layout,
+    options, relu,
 };
 use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 use rebasin::{
-    Alignment, CheckedSpec, Checkpoint, Input, Layout, Objective, Progress, Spec, StraightThroughOptions,
-    Tensor, align, assign, mean, merge_many, merge_to, straight_through,
+    Alignment, Checkpoint, Input, Layout, Objective, Progress, Spec, StraightThroughOptions, Tensor, align,
+    assign, mean, merge_to, straight_through,
 };
 
 fn conv_net(model: &Checkpoint, channels: usize, side: usize, input: &[f32]) -> Vec<f32> {
@@ -272,13 +273,6 @@ fn a_corrected_mean_has_rows_of_its_parents_size() {
     assert_eq!(head(&corrected), head(&merged), "rows that do not move are left alone");
 }
 
-fn conv_pair() -> (CheckedSpec, Vec<Checkpoint>) {
-    let layout = conv_layout(4, 3);
-    let spec = Spec::conv_net(&layout).expect("a chain").check(&layout).expect("fits");
-    let models = (0..3).map(|seed| checkpoint(&layout, seed + 1)).collect();
-    (spec, models)
-}
-
 #[test]
 fn the_outcome_does_not_depend_on_the_number_of_threads() {
     let layout = mlp_layout(40, 90, 10);
@@ -347,19 +341,4 @@ fn the_file_that_a_merge_writes_has_the_digest_it_says() {
     let digest = merge_to(Some(&spec), &inputs, None, &mut bytes, &mut |_, _| {}).expect("merged");
     assert_eq!(digest, rebasin::Digest::of(&bytes));
     Checkpoint::from_bytes(&bytes).expect("a strict reader takes it");
-}
-
-#[test]
-fn merge_many_brings_permuted_copies_together() {
-    let (spec, models) = conv_pair();
-    let copies: Vec<Checkpoint> = (0..4)
-        .map(|seed| Alignment::random(&spec, seed).apply(&spec, &models[0]).expect("applies"))
-        .collect();
-    let mut load = |index: usize| Ok::<_, rebasin::MergeError>(copies[index].clone());
-    let many =
-        merge_many(&spec, 4, &mut load, &[0.25; 4], &options(3), &mut rebasin::quietly).expect("merged");
-    let aligned: Vec<Checkpoint> =
-        copies.iter().zip(&many.alignments).map(|(copy, a)| a.apply(&spec, copy).expect("applies")).collect();
-    assert!(aligned.iter().all(|model| *model == aligned[0]), "all copies lie in one frame");
-    assert!(many.improvements > 0);
 }

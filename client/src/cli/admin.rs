@@ -4,12 +4,11 @@ use std::path::Path;
 
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use rebasin::Digest;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
     args::{AdminArgs, AdminCommand, CreateRunArgs, Strategy},
-    print, print_json, token,
+    token,
 };
 use crate::{
     admin::{
@@ -26,52 +25,42 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
     let address = Address { url: args.server, ca: args.ca, insecure: args.insecure };
     address.check()?;
     let admin = Admin::new(address, token(args.token_file.as_deref(), "FEDBASIN_ADMIN_TOKEN")?)?;
-    let json = args.json;
     match args.command {
         AdminCommand::Enrol { site } => {
             let site = admin.enrol(&site)?;
             // Without --json the token alone: `fedbasin admin enrol a > a.token`.
-            answer(json, &site, || site.token.clone())
+            screen.answer(&site, || site.token.clone())
         }
         AdminCommand::Sites => {
             let sites = admin.sites()?;
-            answer(json, &json!({ "sites": sites }), || sites_table(&sites))
+            screen.answer(&json!({ "sites": sites }), || sites_table(&sites))
         }
         AdminCommand::Checkpoint { file } => {
             let checkpoint = admin.put_checkpoint(&file)?;
-            answer(json, &checkpoint, || checkpoint.digest.clone())
+            screen.answer(&checkpoint, || checkpoint.digest.clone())
         }
-        AdminCommand::CreateRun(args) => show_run(&create_run(&admin, args)?, json),
+        AdminCommand::CreateRun(args) => show_run(&create_run(&admin, args)?, screen),
         AdminCommand::Runs => {
             let runs = admin.runs()?;
-            answer(json, &json!({ "runs": runs }), || runs_table(&runs))
+            screen.answer(&json!({ "runs": runs }), || runs_table(&runs))
         }
-        AdminCommand::Run { id } => show_run(&admin.run(&id)?, json),
+        AdminCommand::Run { id } => show_run(&admin.run(&id)?, screen),
         AdminCommand::Rounds { id } => {
             let rounds = admin.rounds(&id)?;
-            answer(json, &json!({ "rounds": rounds }), || rounds_table(&rounds))
+            screen.answer(&json!({ "rounds": rounds }), || rounds_table(&rounds))
         }
         AdminCommand::Round { id, number } => {
             let round = admin.round(&id, number)?;
-            answer(json, &round, || round_text(&round))
+            screen.answer(&round, || round_text(&round))
         }
-        AdminCommand::Cancel { id } => show_run(&admin.cancel(&id)?, json),
+        AdminCommand::Cancel { id } => show_run(&admin.cancel(&id)?, screen),
         AdminCommand::Model { id, number, output } => {
             let (digest, size) = admin.model(&id, number, &output, screen)?;
-            answer(json, &json!({ "digest": digest.to_string(), "size": size, "file": output }), || {
+            screen.answer(&json!({ "digest": digest.to_string(), "size": size, "file": output }), || {
                 format!("model {digest}: {size} bytes in {}", output.display())
             })
         }
     }
-}
-
-/// JSON for programs, `text` for people.
-fn answer(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
-    if json {
-        return print_json(value);
-    }
-    print(&text());
-    Ok(())
 }
 
 fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
@@ -150,8 +139,8 @@ fn runs_table(runs: &[Run]) -> String {
     table.to_string()
 }
 
-fn show_run(run: &Run, json: bool) -> Result<()> {
-    answer(json, run, || run_text(run))
+fn show_run(run: &Run, screen: &Screen) -> Result<()> {
+    screen.answer(run, || run_text(run))
 }
 
 fn run_text(run: &Run) -> String {

@@ -18,6 +18,9 @@ pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Strategy};
     arg_required_else_help = true
 )]
 pub(super) struct Cli {
+    /// Answer in JSON on standard output; all else goes to standard error
+    #[arg(long, global = true)]
+    pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: Command,
 }
@@ -70,6 +73,12 @@ pub(super) enum Command {
     Align(AlignArgs),
     /// Merge checkpoints into one
     Merge(MergeArgs),
+    /// Evaluate the loss on the straight path from one checkpoint to another, as it is and aligned
+    ///
+    /// The network's first output is taken: logits, one a class, where DATA has `labels` (whole numbers, one an example), and the loss
+    /// is the mean cross-entropy; or any numbers, where DATA has `targets` (floats of the output's shape), and the loss is the mean
+    /// squared error. DATA's other tensors are the graph's inputs, by name; their first axis counts examples.
+    Barrier(BarrierArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,6 +185,49 @@ impl From<AlignArgs> for crate::offline::AlignJob {
     }
 }
 
+#[derive(Debug, Args)]
+pub(super) struct BarrierArgs {
+    /// The spec
+    #[arg(long, value_name = "SPEC.json")]
+    pub(super) spec: PathBuf,
+    /// The network's graph
+    #[arg(long, value_name = "MODEL.onnx")]
+    pub(super) onnx: PathBuf,
+    /// Examples: the graph's inputs by name, and `labels` or `targets`
+    #[arg(long, value_name = "DATA.safetensors")]
+    pub(super) data: PathBuf,
+    /// Points on the path, end points included
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u16).range(2..=1001))]
+    pub(super) points: u16,
+    /// One end of the path, and what the other is aligned to
+    #[arg(value_name = "A")]
+    pub(super) a: PathBuf,
+    /// The other end
+    #[arg(value_name = "B")]
+    pub(super) b: PathBuf,
+    /// Where a plot of both curves goes
+    #[arg(short, long, value_name = "PLOT.svg")]
+    pub(super) output: Option<PathBuf>,
+    /// Where a report goes: all losses, and the barriers
+    #[arg(long, value_name = "R.json")]
+    pub(super) report: Option<PathBuf>,
+}
+
+impl From<BarrierArgs> for crate::offline::BarrierJob {
+    fn from(args: BarrierArgs) -> Self {
+        Self {
+            spec: args.spec,
+            onnx: args.onnx,
+            data: args.data,
+            points: args.points,
+            a: args.a,
+            b: args.b,
+            plot: args.output,
+            report: args.report,
+        }
+    }
+}
+
 /// How to merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Method {
@@ -274,9 +326,6 @@ pub(super) enum SiteCommand {
         /// Only this run
         #[arg(long, value_name = "ID", value_parser = run_id)]
         run: Option<String>,
-        /// Answer in JSON
-        #[arg(long)]
-        json: bool,
     },
     /// Upload one checkpoint as this site's update, and print the receipt
     Upload(SiteUploadArgs),

@@ -14,7 +14,7 @@ use tonic::Request;
 
 use super::{
     args::{SiteCommand, SiteRunArgs, SiteServerArgs, SiteUploadArgs},
-    print, print_json, token,
+    token,
 };
 use crate::{
     connect::{Address, Client, connect},
@@ -32,7 +32,7 @@ const TOKEN_VARIABLE: &str = "FEDBASIN_TOKEN";
 pub(super) fn dispatch(command: SiteCommand, screen: &Screen) -> Result<()> {
     match command {
         SiteCommand::Run(args) => block_on(run(args, screen)),
-        SiteCommand::Status { server, run, json } => block_on(status(server, run, json)),
+        SiteCommand::Status { server, run } => block_on(status(server, run, screen)),
         SiteCommand::Upload(args) => block_on(upload_one(args, screen)),
         SiteCommand::Download { server, run, reference, digest, output } => {
             block_on(download_one(server, run, reference, digest, output, screen))
@@ -157,19 +157,21 @@ fn default_work_dir(run: &str) -> PathBuf {
     PathBuf::from(format!("fedbasin-{}", run.chars().map(plain).collect::<String>()))
 }
 
-async fn status(args: SiteServerArgs, only: Option<String>, json: bool) -> Result<()> {
+async fn status(args: SiteServerArgs, only: Option<String>, screen: &Screen) -> Result<()> {
     let server = Server::of(args)?;
     let runs = match only {
         Some(id) => vec![server.run(&id).await?],
         None => server.runs().await?,
     };
-    if json {
-        return print_json(&json!({ "runs": runs.iter().map(run_json).collect::<Vec<_>>() }));
-    }
+    let value = json!({ "runs": runs.iter().map(run_json).collect::<Vec<_>>() });
+    screen.answer(&value, || runs_table(&runs))
+}
+
+fn runs_table(runs: &[RunStatus]) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
     table.set_header(["run", "state", "published", "round", "round's state", "updates", "this site"]);
-    for run in &runs {
+    for run in runs {
         let round = run.round.as_ref();
         table.add_row([
             run.run_id.clone(),
@@ -186,8 +188,7 @@ async fn status(args: SiteServerArgs, only: Option<String>, json: bool) -> Resul
                 .to_owned(),
         ]);
     }
-    print(&table.to_string());
-    Ok(())
+    table.to_string()
 }
 
 fn run_json(run: &RunStatus) -> Value {
@@ -306,11 +307,18 @@ async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
     let outcome = upload(&server.client, &update, &args.file, server.patience, screen, |_| Ok(())).await?;
     match outcome {
         Outcome::Accepted(receipt) => {
-            screen.say(format_args!(
-                "round {}: accepted, receipt {} digest {} examples {}",
-                receipt.round, receipt.update_id, receipt.digest, receipt.num_examples
-            ));
-            Ok(())
+            let value = json!({
+                "round": receipt.round,
+                "update_id": receipt.update_id,
+                "digest": receipt.digest,
+                "num_examples": receipt.num_examples,
+            });
+            screen.answer(&value, || {
+                format!(
+                    "round {}: accepted, receipt {} digest {} examples {}",
+                    receipt.round, receipt.update_id, receipt.digest, receipt.num_examples
+                )
+            })
         }
         Outcome::Declined(reason) => Err(Error::failed(
             reason,
@@ -344,8 +352,8 @@ async fn download_one(
     };
     let size =
         download(&server.client, digest, &output, u64::MAX, server.patience, screen, "checkpoint").await?;
-    screen.say(format_args!("checkpoint {digest}: {size} bytes in {}", output.display()));
-    Ok(())
+    let value = json!({ "digest": digest.to_string(), "size": size, "file": output });
+    screen.answer(&value, || format!("checkpoint {digest}: {size} bytes in {}", output.display()))
 }
 
 /// The digest that a run offers now.

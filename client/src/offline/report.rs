@@ -164,6 +164,35 @@ pub(super) fn summary(spec: &CheckedSpec) -> String {
     )
 }
 
+/// The same for programs.
+pub(super) fn summary_json(spec: &CheckedSpec) -> Value {
+    let coverage = spec.coverage();
+    let group = |group: &rebasin::Group| {
+        let within = group.within.map(|parent| &spec.groups()[parent].name);
+        json!({ "name": group.name, "units": group.units, "kind": group.kind, "within": within })
+    };
+    json!({
+        "groups": spec.groups().iter().map(group).collect::<Vec<_>>(),
+        "permutable_axes": coverage.permutable_axes,
+        "pinned_axes": coverage.pinned_axes.len(),
+        "permutable_parameters": coverage.permutable_parameters,
+        "parameters": coverage.parameters,
+        "scales": spec.scales().len(),
+    })
+}
+
+/// For each tensor its axes: what moves them, or null.
+pub(super) fn axes_json(spec: &CheckedSpec) -> Value {
+    let axes = |tensor: usize| -> Vec<Option<String>> {
+        spec.axes(tensor).iter().map(|axis| axis.as_ref().map(|axis| axis_text(spec, axis))).collect()
+    };
+    let tensors = spec.layout().tensors().iter().enumerate();
+    tensors
+        .map(|(index, info)| (info.name.clone(), json!(axes(index))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
 /// One line a tensor: each axis with its size and its group, or pinned.
 pub(super) fn axes_text(spec: &CheckedSpec) -> Vec<String> {
     let describe = |tensor: usize| {

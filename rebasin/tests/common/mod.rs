@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
-use rebasin::{Checkpoint, Dtype, Layout, MatchOptions, Tensor, TensorInfo};
+use rebasin::{CheckedSpec, Checkpoint, Dtype, Layout, MatchOptions, Spec, Tensor, TensorInfo};
 
 pub fn layout(tensors: &[(&str, &[usize])]) -> Layout {
     let info = |&(name, shape): &(&str, &[usize])| TensorInfo {
@@ -154,4 +154,12 @@ pub fn conv_layout(channels: usize, side: usize) -> Layout {
 
 pub fn options(seed: u64) -> MatchOptions {
     MatchOptions { seed, ..MatchOptions::default() }
+}
+
+/// Three convolutional networks, and their spec.
+pub fn conv_pair() -> (CheckedSpec, Vec<Checkpoint>) {
+    let layout = conv_layout(4, 3);
+    let spec = Spec::conv_net(&layout).expect("a chain").check(&layout).expect("fits");
+    let models = (0..3).map(|seed| checkpoint(&layout, seed + 1)).collect();
+    (spec, models)
 }

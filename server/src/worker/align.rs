@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use rebasin::{Aligned, CheckedSpec, Digest, FileSource, MatchOptions};
 
-use super::{Worker, cpu};
+use super::{
+    Worker,
+    cpu::{self, Halt},
+};
 use crate::{
     config::Work,
     error::{Code, Error, Result},
@@ -70,7 +73,7 @@ async fn align(store: &Store, settings: &Work, work: &AlignWork) -> Result<Align
     let reference = store.source(&work.reference).await?;
     let update = store.source(&work.update.digest).await?;
     let options = match_options(settings, &[work.reference, work.update.digest]);
-    cpu::run(move || align_sources(&spec, &reference, &update, &options)).await?
+    cpu::run(move |halt| align_sources(&spec, &reference, &update, &options, halt)).await?
 }
 
 fn align_sources(
@@ -78,10 +81,11 @@ fn align_sources(
     reference: &FileSource,
     update: &FileSource,
     options: &MatchOptions,
+    halt: &Halt,
 ) -> Result<Aligned> {
     let reference = rebasin::read_checkpoint(reference)?;
     let update = rebasin::read_checkpoint(update)?;
-    rebasin::align(spec, &reference, &update, options, &mut rebasin::quietly).map_err(Error::internal)
+    rebasin::align(spec, &reference, &update, options, &mut |_| halt.flow()).map_err(Error::internal)
 }
 
 /// The run's spec, bound to its layout: both were checked when they were fixed.

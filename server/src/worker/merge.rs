@@ -7,7 +7,7 @@ use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions};
 use super::{
     Worker,
     align::{checked_spec, match_options},
-    cpu,
+    cpu::{self, Halt},
 };
 use crate::{
     config::Work,
@@ -91,10 +91,12 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
     let refine = work.run.strategy == Strategy::MergeMany;
     let scratch = store.scratch(Kind::Merge);
     // The file's name travels with who writes it, so that it cannot go before the last write.
-    let (scratch, refined) = cpu::run(move || {
+    let (scratch, refined) = cpu::run(move |halt| {
         let mut refined = Vec::new();
         if let (true, Some(spec)) = (refine, &spec) {
-            refined = self::refine(spec, &reference, &sources, &mut alignments, &shares, &options, &ids)?;
+            let found = self::refine(spec, &reference, &sources, &mut alignments, &shares, &options, halt)?;
+            refined =
+                ids.into_iter().zip(found).map(|(id, (alignment, report))| (id, alignment, report)).collect();
         }
         let inputs: Vec<Input<'_>> = sources
             .iter()
@@ -143,8 +145,8 @@ fn refine(
     alignments: &mut [Option<Alignment>],
     shares: &[f64],
     options: &MatchOptions,
-    ids: &[String],
-) -> Result<Refined> {
+    halt: &Halt,
+) -> Result<Vec<(Alignment, AlignReport)>> {
     let first: Vec<Alignment> = alignments
         .iter()
         .map(|alignment| alignment.clone().unwrap_or_else(|| Alignment::identity(spec)))
@@ -153,10 +155,10 @@ fn refine(
         let raw = rebasin::read_checkpoint(&sources[index])?;
         first[index].apply(spec, &raw).map_err(Error::internal)
     };
-    let found = rebasin::merge_many(spec, sources.len(), &mut load, shares, options, &mut rebasin::quietly);
+    let found = rebasin::merge_many(spec, sources.len(), &mut load, shares, options, &mut |_| halt.flow());
     let merged = match found {
         Ok(merged) => merged,
-        Err(error) if error.code() == Code::Unavailable => return Err(error),
+        Err(error) if error.code() == Code::Unavailable || halt.flow().is_break() => return Err(error),
         Err(error) => {
             // Sums of updates may overflow where each alone is finite. Every update is aligned to the reference already.
             tracing::warn!(
@@ -167,13 +169,13 @@ fn refine(
         }
     };
     let reference = rebasin::read_checkpoint(reference)?;
-    let mut refined = Vec::with_capacity(ids.len());
-    for (index, id) in ids.iter().enumerate() {
+    let mut refined = Vec::with_capacity(sources.len());
+    for index in 0..sources.len() {
         let total = merged.alignments[index].compose(&first[index]);
         let raw = rebasin::read_checkpoint(&sources[index])?;
         let report = rebasin::report(spec, &reference, &raw, &total).map_err(Error::internal)?;
         alignments[index] = Some(total.clone());
-        refined.push((id.clone(), total, report));
+        refined.push((total, report));
     }
     Ok(refined)
 }

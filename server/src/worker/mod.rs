@@ -152,8 +152,11 @@ impl Worker {
                 () = &mut stopped => return None,
                 _ = every.tick() => match self.store.renew(token, self.lease()).await {
                     Ok(true) => {}
-                    // The result will meet no row; finishing is wasteful but harmless.
-                    Ok(false) => tracing::warn!("a lease was lost while its work went on"),
+                    // The result would meet no row: the work is dropped, and what computes learns of it.
+                    Ok(false) => {
+                        tracing::warn!("a lease was lost while its work went on");
+                        return None;
+                    }
                     Err(error) => log("a lease could not be renewed", &error),
                 }
             }

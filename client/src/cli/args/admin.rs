@@ -26,9 +26,6 @@ pub(in crate::cli) struct AdminArgs {
     /// Allow clear text to another machine
     #[arg(long, global = true, help_heading = "Server")]
     pub(in crate::cli) insecure: bool,
-    /// Answer in JSON
-    #[arg(long, global = true)]
-    pub(in crate::cli) json: bool,
     #[command(subcommand)]
     pub(in crate::cli) command: AdminCommand,
 }
