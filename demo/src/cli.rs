@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 
-use crate::{figures, plot, process, report, run, site_training, table};
+use crate::{compare, figures, plot, process, report, run, site_training, table};
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +38,9 @@ pub struct DemoArgs {
     /// The control: all sites start from one model, so alignment has nothing to move
     #[arg(long)]
     pub same_init: bool,
+    /// Compare the paper's methods on two sites instead, without a server: a perceptron and a convolutional network
+    #[arg(long, conflicts_with_all = ["same_init", "rounds", "later_epochs", "keep"])]
+    pub compare: bool,
     /// Rounds
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub rounds: u32,
@@ -172,11 +175,15 @@ fn whole(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<()> {
         Some(path) => path.clone(),
         None => std::env::current_exe()
             .context("cannot find this program's own file")?
-            .with_file_name("fedbasin-demo.svg"),
+            .with_file_name(if args.compare { "fedbasin-compare.svg" } else { "fedbasin-demo.svg" }),
     };
     // Before a minute of work, not after it.
     for path in args.report.iter().chain([&plot]) {
         can_write(path)?;
+    }
+    if args.compare {
+        let options = compare::Options { data: &args.data, epochs: args.epochs, seed: args.seed };
+        return compare::run(&options, &plot, args.report.as_deref(), interrupted);
     }
     let finished = run::run(args, interrupted)?;
     let mut report = figures::report(args, &finished, interrupted)?;

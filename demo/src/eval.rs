@@ -47,7 +47,8 @@ pub fn score_ensemble(models: &[Mlp], shares: &[f64], data: &Dataset) -> anyhow:
     score_logits(&sum.expect("there is at least one network"), &labels)
 }
 
-fn score_logits(logits: &Tensor, labels: &Tensor) -> anyhow::Result<Score> {
+/// Scores logits, `[n, classes]`, against labels, `[n]`.
+pub(crate) fn score_logits(logits: &Tensor, labels: &Tensor) -> anyhow::Result<Score> {
     let loss = f64::from(candle_nn::loss::cross_entropy(logits, labels)?.to_scalar::<f32>()?);
     let right = logits.argmax(D::Minus1)?.eq(labels)?.to_dtype(candle_core::DType::U32)?;
     let right = f64::from(right.sum_all()?.to_scalar::<u32>()?);

@@ -7,7 +7,10 @@ use candle_core::{DType, Device, Tensor, Var};
 use rand::RngExt;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use crate::idx::{CLASSES, PIXELS};
+use crate::{
+    idx::{CLASSES, PIXELS},
+    trainer::Network,
+};
 
 #[cfg(test)]
 mod tests;
@@ -83,12 +86,6 @@ impl Mlp {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Every parameter, weights and biases, for an optimiser.
-    #[must_use]
-    pub fn parameters(&self) -> Vec<Var> {
-        self.layers.iter().flat_map(|(weight, bias)| [weight.clone(), bias.clone()]).collect()
-    }
-
     /// Logits, `[n, CLASSES]`, of images `[n, PIXELS]`.
     ///
     /// # Errors
@@ -102,5 +99,15 @@ impl Mlp {
             }
         }
         Ok(activations)
+    }
+}
+
+impl Network for Mlp {
+    fn parameters(&self) -> Vec<Var> {
+        self.layers.iter().flat_map(|(weight, bias)| [weight.clone(), bias.clone()]).collect()
+    }
+
+    fn training_logits(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+        self.logits(images)
     }
 }

@@ -279,6 +279,7 @@ fn create_run(args: &DemoArgs, admin: &Admin, spec: &Spec, initial: &Path) -> an
     admin.create_run(&NewRun {
         id: Some(RUN.to_owned()),
         spec: Some(serde_json::from_str(&spec.to_json())?),
+        graph_digest: None,
         strategy: "aligned".to_owned(),
         seed_digest,
         cohort: (0..SITES).map(site_id).collect(),

@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor, Var, backprop::GradStore};
 use rand::seq::SliceRandom;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use crate::{dataset::Dataset, idx::PIXELS, model::Mlp};
+use crate::{dataset::Dataset, idx::PIXELS};
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +36,18 @@ impl Schedule {
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
         self.last_learning_rate + (self.learning_rate - self.last_learning_rate) * cosine
     }
+}
+
+/// What can be trained.
+pub trait Network {
+    /// Every parameter that a step may change.
+    fn parameters(&self) -> Vec<Var>;
+
+    /// Logits, `[n, CLASSES]`, of images `[n, PIXELS]`, as in training.
+    ///
+    /// # Errors
+    /// If the images have another shape.
+    fn training_logits(&self, images: &Tensor) -> candle_core::Result<Tensor>;
 }
 
 /// Gradient descent with momentum as PyTorch's `SGD` does it: `g += decay * w; v = momentum * v + g; w -= rate * v`.
@@ -71,7 +83,7 @@ impl Sgd {
 /// # Errors
 /// If there are no images, or candle fails.
 pub fn train(
-    model: &Mlp,
+    model: &impl Network,
     data: &Dataset,
     schedule: &Schedule,
     observe: &mut dyn FnMut(u32, f64) -> bool,
@@ -88,7 +100,7 @@ pub fn train(
         let mut sum = 0.0;
         for batch in order.chunks(BATCH) {
             let (images, labels) = tensors(&data.select(batch))?;
-            let loss = candle_nn::loss::cross_entropy(&model.logits(&images)?, &labels)?;
+            let loss = candle_nn::loss::cross_entropy(&model.training_logits(&images)?, &labels)?;
             sgd.step(&loss.backward()?, schedule.rate(step, steps))?;
             sum += f64::from(loss.to_scalar::<f32>()?) * batch.len() as f64;
             step += 1;

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::{dataset, eval};
+use crate::{dataset, eval, model::Mlp};
 
 fn some_images(count: usize) -> Dataset {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
