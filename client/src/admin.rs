@@ -22,7 +22,7 @@ use crate::{
     files::{read_error, refuse_torch_save, write_atomically, write_error},
     progress::Screen,
 };
-use types::{Checkpoint, EnrolledSite, NewRun, Round, RoundList, Run, RunList, Site, SiteList};
+use types::{Checkpoint, EnrolledSite, Graph, NewRun, Round, RoundList, Run, RunList, Site, SiteList};
 
 /// An answer larger than this is none of ours; models are streamed to a file instead.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
@@ -101,8 +101,20 @@ impl Admin {
     /// Not readable, or not a checkpoint that the server takes.
     pub fn put_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
         refuse_torch_save(path)?;
+        self.post_file("/v1/checkpoints", path)
+    }
+
+    /// Sends a network's graph, an ONNX file: the server derives its spec and verifies it.
+    ///
+    /// # Errors
+    /// Not readable, or refused, with the reason.
+    pub fn put_graph(&self, path: &Path) -> Result<Graph> {
+        self.post_file("/v1/graphs", path)
+    }
+
+    fn post_file<T: DeserializeOwned>(&self, place: &str, path: &Path) -> Result<T> {
         let file = File::open(path).map_err(|error| read_error(path, &error))?;
-        let url = self.url("/v1/checkpoints");
+        let url = self.url(place);
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         // So that a server that does not want the file says so before it travels.
         let request = request.header("expect", "100-continue").content_type("application/octet-stream");

@@ -22,6 +22,7 @@ use crate::{
     download::download,
     error::{Error, Result},
     files::{Checked, check_checkpoint, open_checkpoint},
+    offline::{self, AlignJob},
     progress::Screen,
     retry::Patience,
     upload::{Announcement, Outcome, upload},
@@ -53,6 +54,8 @@ pub struct SiteOptions {
     pub patience: Patience,
     /// How long to wait for a run that the server does not know.
     pub wait_for_run: Duration,
+    /// A spec's file: what was trained is aligned to the reference here, before it is sent.
+    pub align: Option<PathBuf>,
 }
 
 /// Takes part in a run until it ends.
@@ -154,7 +157,11 @@ impl Site {
             ticket.trained = true;
             dir.save(&ticket)?;
         }
-        let checked = self.check_output(&dir, reference.as_deref(), most)?;
+        let mut checked = self.check_output(&dir, reference.as_deref(), most)?;
+        if let (Some(spec), Some(reference)) = (&self.options.align, &reference) {
+            self.align(spec, reference, &dir.output()).await?;
+            checked = self.check_output(&dir, Some(reference), most)?;
+        }
         let metrics = self.metrics(&dir, number)?;
         self.send(&dir, ticket, checked, metrics).await
     }
@@ -216,6 +223,24 @@ impl Site {
             dir.forget()?;
         }
         checked
+    }
+
+    /// Brings what was trained into the reference's frame, as the server would: there is nothing left to move for it then. Done
+    /// again it changes nothing.
+    async fn align(&self, spec: &Path, reference: &Path, output: &Path) -> Result<()> {
+        let job = AlignJob {
+            spec: spec.to_owned(),
+            reference: reference.to_owned(),
+            input: output.to_owned(),
+            output: output.to_owned(),
+            report: None,
+            seed: None,
+            starts: None,
+            bound: false,
+        };
+        let screen = self.screen.clone();
+        let aligned = tokio::task::spawn_blocking(move || offline::align(&job, &screen)).await;
+        aligned.map_err(|error| Error::failed(error, output.display(), "this is a defect, report it"))?
     }
 
     fn metrics(&self, dir: &RoundDir, number: u32) -> Result<Metrics> {

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "",
     "site",
     "site run",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 28] = [
     "admin enrol",
     "admin sites",
     "admin checkpoint",
+    "admin graph",
     "admin create-run",
     "admin runs",
     "admin run",

@@ -131,6 +131,16 @@ impl Spec {
         Self { scales, ..self }
     }
 
+    /// The same with the layout's tensors of whole numbers that it does not list: they stay where they are. A graph does not show
+    /// counters that its training framework keeps beside the parameters.
+    #[must_use]
+    pub fn with_counters_of(mut self, layout: &crate::Layout) -> Self {
+        for info in layout.tensors().iter().filter(|info| !info.dtype.is_float()) {
+            self.tensors.entry(info.name.clone()).or_insert_with(|| vec![None; info.shape.len()]);
+        }
+        self
+    }
+
     /// Reads the JSON form.
     ///
     /// # Errors

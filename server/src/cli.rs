@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{Config, Secret, Tls},
     error::{Error, Result},
+    graphs,
     healthcheck::healthcheck,
     serve,
     store::Store,
@@ -34,6 +35,9 @@ enum Command {
     Serve(ServeArgs),
     /// Bring the database's schema up to date, then end
     Migrate(ServeArgs),
+    /// Derive and verify the spec of the graph on standard input, within limits; for the server itself
+    #[command(name = graphs::SUBCOMMAND, hide = true)]
+    VerifyGraph { memory_bytes: u64, seconds: u64 },
     /// Ask a running server whether it is ready; for container health checks
     Healthcheck(HealthArgs),
 }
@@ -155,6 +159,7 @@ where
             serve::init_logging(&config.log)?;
             runtime()?.block_on(Store::open(&config)).map(|_| ())
         }),
+        Command::VerifyGraph { memory_bytes, seconds } => return graphs::child(memory_bytes, seconds),
         Command::Healthcheck(args) => args.ask(),
     };
     match outcome {

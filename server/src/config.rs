@@ -84,6 +84,12 @@ pub struct Limits {
     pub max_json_bytes: usize,
     /// Runs whose updates would need more memory to be aligned, by an estimate, are refused, in bytes.
     pub max_align_memory_bytes: u64,
+    /// Largest graph (an ONNX file), in bytes. Specs need no trained weights and few units a layer.
+    pub max_graph_bytes: u64,
+    /// Memory of the process that derives and verifies a graph's spec, in bytes of address space.
+    pub max_graph_memory_bytes: u64,
+    /// How long that may take, in seconds.
+    pub max_graph_seconds: u64,
 }
 
 impl Default for Limits {
@@ -96,6 +102,9 @@ impl Default for Limits {
             idle_timeout_seconds: 60,
             max_json_bytes: 8 << 20,
             max_align_memory_bytes: 8 << 30,
+            max_graph_bytes: 256 << 20,
+            max_graph_memory_bytes: 4 << 30,
+            max_graph_seconds: 60,
         }
     }
 }

@@ -11,6 +11,8 @@ pub enum Code {
     InvalidArgument,
     /// A checkpoint that is none, or not of the run's layout, or not finite.
     InvalidCheckpoint,
+    /// A network's graph that is none, that no spec can be derived from, or whose spec does not hold.
+    InvalidGraph,
     /// No such thing, or none that the caller may see.
     NotFound,
     /// Another one was there first.
@@ -44,6 +46,7 @@ impl Code {
         match self {
             Self::InvalidArgument => "invalid-argument",
             Self::InvalidCheckpoint => "invalid-checkpoint",
+            Self::InvalidGraph => "invalid-graph",
             Self::NotFound => "not-found",
             Self::Conflict => "conflict",
             Self::RoundClosed => "round-closed",
@@ -63,7 +66,9 @@ impl Code {
     #[must_use]
     pub fn grpc(self) -> tonic::Code {
         match self {
-            Self::InvalidArgument | Self::InvalidCheckpoint => tonic::Code::InvalidArgument,
+            Self::InvalidArgument | Self::InvalidCheckpoint | Self::InvalidGraph => {
+                tonic::Code::InvalidArgument
+            }
             Self::NotFound => tonic::Code::NotFound,
             Self::Conflict => tonic::Code::AlreadyExists,
             Self::RoundClosed | Self::Incomplete => tonic::Code::FailedPrecondition,
@@ -82,7 +87,7 @@ impl Code {
     pub fn http(self) -> http::StatusCode {
         use http::StatusCode as S;
         match self {
-            Self::InvalidArgument | Self::InvalidCheckpoint => S::UNPROCESSABLE_ENTITY,
+            Self::InvalidArgument | Self::InvalidCheckpoint | Self::InvalidGraph => S::UNPROCESSABLE_ENTITY,
             Self::NotFound => S::NOT_FOUND,
             Self::Conflict
             | Self::RoundClosed

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod error;
+mod graphs;
 mod grpc;
 mod healthcheck;
 pub mod http;

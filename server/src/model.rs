@@ -117,6 +117,8 @@ pub struct Run {
     pub strategy: Strategy,
     /// Which axes move together; absent only for [`Strategy::Mean`].
     pub spec: Option<Spec>,
+    /// The graph that the spec was derived from and verified by; absent for a spec that was given.
+    pub graph: Option<Digest>,
     /// Names, dtypes and shapes; absent until a seed or the first update fixes them.
     pub layout: Option<Layout>,
     /// What it asks of its rounds.
@@ -211,6 +213,8 @@ pub struct NewRun {
     pub strategy: Strategy,
     /// Which axes move together.
     pub spec: Option<Spec>,
+    /// A stored graph to take the spec of, instead of `spec`.
+    pub graph: Option<Digest>,
     /// What it asks of its rounds.
     pub policy: Policy,
     /// The checkpoint to start from.

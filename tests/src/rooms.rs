@@ -12,7 +12,7 @@ pub const DIRECTION: &[(&str, &[&str])] = &[
     ("rebasin", &[]),
     ("fedbasin-graph", &["rebasin"]),
     ("fedbasin-proto", &[]),
-    ("fedbasin-server", &["rebasin", "fedbasin-proto"]),
+    ("fedbasin-server", &["rebasin", "fedbasin-graph", "fedbasin-proto"]),
     ("fedbasin-client", &["rebasin", "fedbasin-graph", "fedbasin-proto"]),
     ("fedbasin-demo", &["rebasin", "fedbasin-proto", "fedbasin-server", "fedbasin-client"]),
     ("fedbasin-tests", &["rebasin", "fedbasin-proto", "fedbasin-server", "fedbasin-client", "fedbasin-demo"]),
@@ -158,6 +158,12 @@ pub const RULES: &[Rule] = &[
         except: &["server/src/store/", "server/src/error.rs"],
         never: &["sqlx", "object_store"],
         because: "the only SQL and the only checkpoint storage is in server/src/store",
+    },
+    Rule {
+        room: "server/src/",
+        except: &["server/src/graphs.rs"],
+        never: &["fedbasin_graph"],
+        because: "a stranger's graph is read and run by a process of its own, which server/src/graphs.rs alone speaks to",
     },
     Rule {
         room: "client/src/",

@@ -9,14 +9,15 @@ use std::{
 
 use fedbasin_tests::{
     Database, PATIENCE, Server,
-    checkpoint::{one_hot, one_hot_spec, read_f32},
+    checkpoint::{Mlp, mlp, one_hot, one_hot_spec, read_f32},
     client_binary, on_both_databases,
 };
 use serde_json::{Value, json};
 
 on_both_databases!(
     sites_that_run_by_themselves_finish_a_run_of_two_rounds,
-    sites_survive_a_restart_of_the_server
+    sites_survive_a_restart_of_the_server,
+    a_site_that_aligns_by_itself_leaves_nothing_to_move
 );
 
 /// Writes the checkpoint that lies beside it for this round; notes what it was given.
@@ -35,9 +36,15 @@ struct Program {
 impl Program {
     /// Starts an enrolled site of the run `pilot`, whose checkpoint is the one-hot tensor `i`.
     fn start(server: &Server, token: &str, i: usize, num_examples: u64) -> Self {
+        Self::start_with(server, token, &one_hot(i, 2), num_examples, &[])
+    }
+
+    /// The same with another checkpoint and more arguments.
+    fn start_with(server: &Server, token: &str, mine: &[u8], num_examples: u64, more: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("fedbasin-site-").tempdir().expect("a folder");
         let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("a file");
-        write("mine.safetensors", &one_hot(i, 2));
+        write("mine.safetensors", mine);
+        write("spec.json", Mlp::spec().to_string().as_bytes());
         write("num_examples", num_examples.to_string().as_bytes());
         write("token", format!("{token}\n").as_bytes());
         write("train.sh", TRAINER.as_bytes());
@@ -45,6 +52,7 @@ impl Program {
         let child = Command::new(client_binary())
             .args(["site", "run", "--server", &server.grpc, "--run", "pilot", "--token-file", "token"])
             .args(["--train", "sh train.sh"])
+            .args(more)
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
@@ -154,4 +162,26 @@ async fn an_update_rejected_after_its_receipt_ends_the_site_with_the_reason() {
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("accepted, then rejected: could not be aligned: why not"), "{log}");
     assert!(!log.contains("was not moved"), "{log}");
+}
+
+async fn a_site_that_aligns_by_itself_leaves_nothing_to_move(database: Database) {
+    let server = Server::start(database);
+    let admin = server.admin();
+    let tokens = ["a", "b"].map(|id| admin.enrol(id));
+    let seed = admin.upload(&mlp(1).file());
+    admin.create_run(&json!({
+        "id": "pilot", "spec": Mlp::spec(), "strategy": "aligned", "cohort": ["a", "b"], "seed_digest": seed,
+        "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
+    }));
+    let reordered = mlp(2).permuted([[2, 0, 3, 1], [1, 2, 3, 0]]).file();
+    let local = Program::start_with(&server, &tokens[0], &reordered, 10, &["--align-locally", "spec.json"]);
+    let plain = Program::start_with(&server, &tokens[1], &reordered, 10, &[]);
+    let record = admin.round_becomes("pilot", 1, "published").await;
+    let moved = |site: &str| {
+        let sites = record["sites"].as_array().expect("sites");
+        let entry = sites.iter().find(|entry| entry["site"] == site).expect("the site");
+        entry["alignment"]["moved"].as_f64().expect("an alignment")
+    };
+    assert_eq!((moved("a"), moved("b")), (0.0, 1.0), "{} {}", local.read("log"), plain.read("log"));
+    assert!(local.read("log").contains("units moved"), "{}", local.read("log"));
 }

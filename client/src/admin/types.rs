@@ -44,6 +44,24 @@ pub struct Checkpoint {
     pub layout: Value,
 }
 
+/// A network's graph, with the spec that the server derived from it and verified.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Graph {
+    /// SHA-256 of the ONNX file in hex.
+    pub digest: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// The spec's JSON.
+    pub spec: Value,
+    /// How it was verified.
+    pub certificate: Value,
+    /// Each axis that stays, and why.
+    #[serde(default)]
+    pub pinned: Vec<Value>,
+    /// When it was first stored, ISO 8601 UTC.
+    pub created_at: String,
+}
+
 /// How a run proceeds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -67,8 +85,11 @@ pub struct NewRun {
     /// Its id; the server makes one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The spec's JSON; may be absent only for strategy `mean`.
+    /// The spec's JSON; may be absent only for strategy `mean`, or where a graph is named.
     pub spec: Option<Value>,
+    /// Digest of a stored graph to take the spec of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_digest: Option<String>,
     /// `aligned`, `mean` or `merge-many`.
     pub strategy: String,
     /// Digest of the stored checkpoint to start from; absent: the first round is a founding round.
@@ -95,6 +116,12 @@ pub struct Run {
     /// The spec's JSON.
     #[serde(default)]
     pub spec: Option<Value>,
+    /// Whether the server verified the spec by running the network.
+    #[serde(default)]
+    pub spec_verified: bool,
+    /// Digest of the graph that the spec comes from.
+    #[serde(default)]
+    pub graph_digest: Option<String>,
     /// Digest of the layout, once it is fixed.
     #[serde(default)]
     pub layout_digest: Option<String>,

@@ -39,6 +39,10 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let checkpoint = admin.put_checkpoint(&file)?;
             screen.answer(&checkpoint, || checkpoint.digest.clone())
         }
+        AdminCommand::Graph { file } => {
+            let graph = admin.put_graph(&file)?;
+            screen.answer(&graph, || graph.digest.clone())
+        }
         AdminCommand::CreateRun(args) => show_run(&create_run(&admin, args)?, screen),
         AdminCommand::Runs => {
             let runs = admin.runs()?;
@@ -73,7 +77,10 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
         ));
     }
     let spec = args.spec.as_deref().map(read_spec).transpose()?;
-    let seed_digest = args.seed.map(|seed| seed_digest(admin, seed)).transpose()?;
+    let seed_digest =
+        args.seed.map(|seed| stored(seed, |path| Ok(admin.put_checkpoint(path)?.digest))).transpose()?;
+    let graph_digest =
+        args.graph.map(|graph| stored(graph, |path| Ok(admin.put_graph(path)?.digest))).transpose()?;
     let strategy = match args.strategy.unwrap_or(Strategy::Aligned) {
         Strategy::Aligned => "aligned",
         Strategy::Mean => "mean",
@@ -82,6 +89,7 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
     admin.create_run(&NewRun {
         id: args.id,
         spec,
+        graph_digest,
         strategy: strategy.to_owned(),
         seed_digest,
         cohort: args.cohort,
@@ -101,11 +109,11 @@ fn read_spec(path: &Path) -> Result<Value> {
 }
 
 /// A digest stays one; a file is stored first.
-fn seed_digest(admin: &Admin, seed: String) -> Result<String> {
-    if seed.parse::<Digest>().is_ok() && !Path::new(&seed).exists() {
-        return Ok(seed);
+fn stored(named: String, store: impl FnOnce(&Path) -> Result<String>) -> Result<String> {
+    if named.parse::<Digest>().is_ok() && !Path::new(&named).exists() {
+        return Ok(named);
     }
-    Ok(admin.put_checkpoint(Path::new(&seed))?.digest)
+    store(Path::new(&named))
 }
 
 fn table(header: &[&str]) -> Table {
@@ -154,6 +162,13 @@ fn run_text(run: &Run) -> String {
     row("state", run.state.clone());
     row("reason", run.reason.clone().unwrap_or_default());
     row("strategy", run.strategy.clone());
+    if run.spec.is_some() {
+        let verified = match &run.graph_digest {
+            Some(graph) => format!("verified, from graph {graph}"),
+            None => "given, not verified by this server".to_owned(),
+        };
+        row("spec", verified);
+    }
     row("rounds published", format!("{} of {}", run.rounds_published, policy.rounds));
     row("newest round", run.current_round.map(|round| round.to_string()).unwrap_or_default());
     row("cohort", run.cohort.join(", "));

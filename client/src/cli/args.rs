@@ -364,6 +364,9 @@ pub(super) struct SiteRunArgs {
     /// Number of training examples, if the trainer does not write it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     pub(super) num_examples: Option<u64>,
+    /// Align what was trained to the reference here, before it is sent, by this spec; the server then finds nothing to move
+    #[arg(long, value_name = "SPEC.json")]
+    pub(super) align_locally: Option<PathBuf>,
     /// How long to wait for a run that the server does not know yet
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(super) wait_for_run_seconds: u64,

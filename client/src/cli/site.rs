@@ -146,6 +146,7 @@ async fn run(args: SiteRunArgs, screen: &Screen) -> Result<()> {
         num_examples: args.num_examples,
         patience: Patience::lasting(Duration::from_secs(args.server.patience_seconds)),
         wait_for_run: Duration::from_secs(args.wait_for_run_seconds),
+        align: args.align_locally,
     };
     site::run(options, screen).await
 }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod checkpoints;
+mod graphs;
 mod health;
 mod problem;
 mod rounds;
@@ -27,6 +28,7 @@ use crate::{
     auth::Admin,
     config::{Limits, Tls},
     error::{Code, Error, Result},
+    graphs::Graphs,
     store::Store,
 };
 
@@ -39,6 +41,7 @@ struct Api {
     store: Store,
     admin: Admin,
     limits: Limits,
+    graphs: Graphs,
 }
 
 #[derive(OpenApi)]
@@ -81,11 +84,12 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(rounds::list))
         .routes(routes!(rounds::show))
         .routes(routes!(rounds::model))
+        .routes(routes!(graphs::show))
 }
 
 /// Calls whose body streams in and is limited as it is counted.
 fn stream_routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new().routes(routes!(checkpoints::create))
+    OpenApiRouter::new().routes(routes!(checkpoints::create)).routes(routes!(graphs::create))
 }
 
 /// The OpenAPI document as it is served at `/openapi.json`.
@@ -131,7 +135,8 @@ pub(crate) async fn serve(
     limits: &Limits,
     stop: CancellationToken,
 ) -> Result<()> {
-    let service = router(Api { store, admin, limits: limits.clone() })?.into_make_service();
+    let service = router(Api { store, admin, limits: limits.clone(), graphs: Graphs::new(limits) })?
+        .into_make_service();
     let handle = Handle::new();
     tokio::spawn({
         let handle = handle.clone();

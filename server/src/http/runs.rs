@@ -27,6 +27,9 @@ pub(super) struct NewRun {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     spec: Option<Value>,
+    /// A graph that was sent to `/v1/graphs`: the run takes the spec that was derived from it and verified. Instead of `spec`.
+    #[serde(default)]
+    graph_digest: Option<String>,
     strategy: Strategy,
     /// A stored checkpoint to start from; absent: the first round is a founding round.
     #[serde(default)]
@@ -47,6 +50,10 @@ pub(super) struct Run {
     strategy: Strategy,
     #[schema(value_type = Option<Object>)]
     spec: Option<Value>,
+    /// Whether this server verified the spec by running the network. False for a spec that was given.
+    spec_verified: bool,
+    /// The graph that the spec comes from; its certificate is at `/v1/graphs/{digest}`.
+    graph_digest: Option<String>,
     /// Digest of the layout, once a seed or the first update fixed it.
     layout_digest: Option<String>,
     seed_digest: Option<String>,
@@ -77,6 +84,8 @@ impl Run {
             },
             strategy: run.strategy,
             spec: spec.map_err(Error::internal)?,
+            spec_verified: run.graph.is_some(),
+            graph_digest: run.graph.map(|digest| digest.to_string()),
             layout_digest: run.layout.map(|layout| layout.digest().to_string()),
             seed_digest: run.seed.map(|digest| digest.to_string()),
             cohort: run.cohort,
@@ -103,15 +112,18 @@ impl NewRun {
             .map(|spec| rebasin::Spec::from_json(&spec.to_string()))
             .transpose()
             .map_err(|error| Error::invalid(format!("spec: {error}")))?;
-        let seed = self
-            .seed_digest
-            .map(|digest| digest.parse())
-            .transpose()
-            .map_err(|_| Error::invalid("seed_digest: not a SHA-256 in lower-case hex, 64 characters"))?;
+        let digest = |field: &str, digest: Option<String>| {
+            digest.map(|digest| digest.parse()).transpose().map_err(|_| {
+                Error::invalid(format!("{field}: not a SHA-256 in lower-case hex, 64 characters"))
+            })
+        };
+        let seed = digest("seed_digest", self.seed_digest)?;
+        let graph = digest("graph_digest", self.graph_digest)?;
         Ok(model::NewRun {
             id: self.id.unwrap_or_else(|| format!("run-{}", uuid::Uuid::now_v7().simple())),
             strategy: self.strategy,
             spec,
+            graph,
             policy: self.policy,
             seed,
             cohort: self.cohort,

@@ -6,6 +6,7 @@
 
 mod bytes;
 mod checkpoints;
+mod graphs;
 mod rounds;
 mod runs;
 mod sites;
@@ -28,6 +29,7 @@ pub(crate) use self::work::RETRY_PAUSE;
 pub use self::{
     bytes::Object,
     checkpoints::StoredCheckpoint,
+    graphs::StoredGraph,
     rounds::Reconciled,
     staging::{Kind, Scratch, Sealed, Staging},
     work::{AlignWork, Lease, MergeInput, MergeWork},

@@ -10,8 +10,8 @@ use crate::{
 };
 
 const RUN_COLUMNS: &str =
-    "SELECT r.id, r.state, r.reason, r.strategy, r.spec, r.layout, r.policy, r.seed_digest,
-    r.global_digest, r.rounds_published, r.created_at_ms,
+    "SELECT r.id, r.state, r.reason, r.strategy, r.spec, r.graph_digest, r.layout, r.policy,
+    r.seed_digest, r.global_digest, r.rounds_published, r.created_at_ms,
     (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id) AS current_round FROM runs r";
 
 /// What a run's locked row says.
@@ -42,28 +42,29 @@ impl Store {
             check_id("cohort", site)?;
         }
         new.policy.check(u32::try_from(cohort.len()).unwrap_or(u32::MAX)).map_err(Error::invalid)?;
-        if new.strategy.aligns() && new.spec.is_none() {
+        if new.strategy.aligns() && new.spec.is_none() && new.graph.is_none() {
             return Err(Error::invalid(format!(
-                "spec: strategy {} needs one; make it with `fedbasin spec mlp CHECKPOINT -o SPEC.json`",
+                "spec: strategy {} needs one, or a graph_digest; make it with `fedbasin spec derive MODEL.onnx -o SPEC.json`",
                 new.strategy.name()
             )));
         }
-        let layout = self.seed_layout(&new).await?;
-        if let (Some(layout), Some(spec)) = (&layout, &new.spec) {
+        let (spec, layout) = self.spec_and_layout(&new).await?;
+        if let (Some(layout), Some(spec)) = (&layout, &spec) {
             self.check_memory(new.strategy, Some(spec), layout)?;
         }
         let mut tx = self.begin().await?;
         let inserted = sqlx::query(self.sql(
-            "INSERT INTO runs (id, state, strategy, spec, layout, policy, seed_digest, global_digest,
+            "INSERT INTO runs (id, state, strategy, spec, layout, policy, seed_digest, graph_digest, global_digest,
                                rounds_published, created_at_ms)
-             VALUES ($1, 'open', $2, $3, $4, $5, $6, NULL, 0, {now}) ON CONFLICT (id) DO NOTHING",
+             VALUES ($1, 'open', $2, $3, $4, $5, $6, $7, NULL, 0, {now}) ON CONFLICT (id) DO NOTHING",
         ))
         .bind(&new.id)
         .bind(new.strategy.name())
-        .bind(new.spec.as_ref().map(rebasin::Spec::to_json))
+        .bind(spec.as_ref().map(rebasin::Spec::to_json))
         .bind(layout.as_ref().map(to_json).transpose()?)
         .bind(to_json(&new.policy)?)
         .bind(new.seed.map(|digest| digest.to_string()))
+        .bind(new.graph.map(|digest| digest.to_string()))
         .execute(&mut *tx)
         .await?;
         if inserted.rows_affected() == 0 {
@@ -87,14 +88,37 @@ impl Store {
         self.run(&new.id).await?.ok_or_else(|| Error::internal("a run just created is gone"))
     }
 
-    async fn seed_layout(&self, new: &NewRun) -> Result<Option<rebasin::Layout>> {
-        let Some(seed) = &new.seed else { return Ok(None) };
+    /// The spec that was given or that a graph has, and the seed's layout. A graph knows nothing of the counters that a
+    /// checkpoint holds beside its floats: with a seed, they are added and stay.
+    async fn spec_and_layout(
+        &self,
+        new: &NewRun,
+    ) -> Result<(Option<rebasin::Spec>, Option<rebasin::Layout>)> {
+        let spec = match (&new.spec, &new.graph) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("graph_digest: a spec is given too; give one of the two"));
+            }
+            (spec, None) => spec.clone(),
+            (None, Some(digest)) => {
+                let graph = self.graph(digest).await?.ok_or_else(|| {
+                    Error::not_found(format!(
+                        "graph_digest: there is no graph {digest}; send it to /v1/graphs first"
+                    ))
+                })?;
+                Some(graph.spec)
+            }
+        };
+        let Some(seed) = &new.seed else { return Ok((spec, None)) };
         let Some(stored) = self.checkpoint(seed).await? else {
             return Err(Error::not_found(format!(
                 "seed_digest: there is no checkpoint {seed}; upload it first"
             )));
         };
-        if let Some(spec) = &new.spec {
+        let spec = match (spec, &new.graph) {
+            (Some(spec), Some(_)) => Some(spec.with_counters_of(&stored.layout)),
+            (spec, _) => spec,
+        };
+        if let Some(spec) = &spec {
             spec.check(&stored.layout).map_err(|error| {
                 Error::new(
                     Code::InvalidCheckpoint,
@@ -102,7 +126,7 @@ impl Store {
                 )
             })?;
         }
-        Ok(Some(stored.layout))
+        Ok((spec, Some(stored.layout)))
     }
 
     /// Whether updates of that layout can be aligned here, where the strategy aligns.
@@ -205,6 +229,7 @@ impl Store {
             state,
             strategy: Strategy::from_name(&strategy)?,
             spec: spec_from(row, &id)?,
+            graph: parsed_optional(row, "graph_digest")?,
             layout: document(row, "layout")?,
             policy: document::<Policy>(row, "policy")?
                 .ok_or_else(|| Error::internal("runs.policy is null"))?,

@@ -119,15 +119,18 @@ pub enum Kind {
     Seed,
     /// A model that is being merged.
     Merge,
+    /// A graph that arrives.
+    Graph,
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::Seed, Self::Merge];
+    const ALL: [Self; 3] = [Self::Seed, Self::Merge, Self::Graph];
 
     fn prefix(self) -> &'static str {
         match self {
             Self::Seed => "seed-",
             Self::Merge => "merge-",
+            Self::Graph => "graph-",
         }
     }
 

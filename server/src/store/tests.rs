@@ -101,6 +101,7 @@ impl World {
             id: "run".into(),
             strategy: Strategy::Aligned,
             spec: Some(Spec::mlp(&layout()).expect("a chain")),
+            graph: None,
             policy,
             seed: None,
             cohort: cohort.iter().map(ToString::to_string).collect(),

@@ -46,6 +46,12 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Send a network's graph, have its spec derived and verified, and print its digest
+    Graph {
+        /// The graph, an ONNX file
+        #[arg(value_name = "MODEL.onnx")]
+        file: PathBuf,
+    },
     /// Create a run; its first round opens within a second or so
     CreateRun(CreateRunArgs),
     /// List the runs
@@ -122,10 +128,13 @@ pub(in crate::cli) struct CreateRunArgs {
     /// How many rounds may fail before the run does
     #[arg(long, value_name = "N")]
     pub(in crate::cli) failed_rounds_allowed: Option<u32>,
-    /// The spec; only `--strategy mean` goes without
-    #[arg(long, value_name = "SPEC.json", required_unless_present = "strategy",
-        required_if_eq_any = [("strategy", "aligned"), ("strategy", "merge-many")])]
+    /// The spec; only `--strategy mean` goes without spec and graph
+    #[arg(long, value_name = "SPEC.json", conflicts_with = "graph", required_unless_present_any = ["strategy", "graph"])]
     pub(in crate::cli) spec: Option<PathBuf>,
+    /// Instead of a spec the network's graph, from which the server derives and verifies it: an ONNX file, or the digest of one
+    /// sent before. Give --seed too if checkpoints hold counters beside the graph's tensors (BatchNorm)
+    #[arg(long, value_name = "MODEL.onnx|DIGEST")]
+    pub(in crate::cli) graph: Option<String>,
     /// Checkpoint to start from: a file, or the digest of a stored one; without it the first round founds the run
     #[arg(long, value_name = "FILE|DIGEST")]
     pub(in crate::cli) seed: Option<String>,

@@ -24,6 +24,7 @@ fn a_run_that_cannot_work_is_refused() {
             id: "other".into(),
             strategy: Strategy::Aligned,
             spec: Some(Spec::mlp(&layout()).expect("a chain")),
+            graph: None,
             policy: policy(1, 1),
             seed: None,
             cohort: vec!["a".into()],
@@ -36,6 +37,8 @@ fn a_run_that_cannot_work_is_refused() {
             (NewRun { spec: None, ..good.clone() }, Code::InvalidArgument),
             (NewRun { policy: policy(1, 2), ..good.clone() }, Code::InvalidArgument),
             (NewRun { seed: Some(Digest::of(b"nothing")), ..good.clone() }, Code::NotFound),
+            (NewRun { spec: None, graph: Some(Digest::of(b"nothing")), ..good.clone() }, Code::NotFound),
+            (NewRun { graph: Some(Digest::of(b"nothing")), ..good.clone() }, Code::InvalidArgument),
         ];
         for (new, code) in cases {
             assert_eq!(world.store.create_run(new.clone()).await.expect_err("bad").code(), code, "{new:?}");
@@ -119,7 +122,7 @@ fn a_layout_is_free_again_when_its_founding_round_fails_and_a_refusal_names_who_
         }
         let policy = Policy { deadline_seconds: 1, failed_rounds_allowed: 1, ..policy(1, 2) };
         let (strategy, cohort) = (Strategy::Mean, vec!["a".into(), "b".into()]);
-        let new = NewRun { id: "run".into(), strategy, spec: None, policy, seed: None, cohort };
+        let new = NewRun { id: "run".into(), strategy, spec: None, graph: None, policy, seed: None, cohort };
         world.store.create_run(new).await.expect("created");
         assert!(world.tick().await, "the first round opens");
         world.upload("a", 1, 1.0).await.expect("accepted");
@@ -174,7 +177,7 @@ fn an_id_that_is_none_is_not_asked_for_and_not_repeated() {
         let run = world.store.run("run").await.expect("read").expect("there");
         let cohort = vec!["a\0".to_owned()];
         let (id, strategy, policy, seed) = ("other".to_owned(), run.strategy, run.policy, None);
-        let new = NewRun { id, strategy, spec: run.spec, policy, seed, cohort };
+        let new = NewRun { id, strategy, spec: run.spec, graph: None, policy, seed, cohort };
         assert_eq!(world.store.create_run(new).await.expect_err("no id").code(), Code::InvalidArgument);
     });
 }
@@ -198,4 +201,31 @@ fn both_databases_have_the_same_schema() {
         files
     };
     assert_eq!(read("postgres"), read("sqlite"));
+}
+
+#[test]
+fn a_graph_is_kept_once_and_gives_runs_its_spec() {
+    on_both(async |world| {
+        world.store.create_site("a", "hash-a").await.expect("enrolled");
+        let (digest, spec) = (Digest::of(b"a graph"), Spec::mlp(&layout()).expect("a chain"));
+        assert!(world.store.graph(&digest).await.expect("read").is_none());
+        let (certificate, pinned) = (serde_json::json!({"residual": 1e-7}), serde_json::json!([]));
+        let put = async |certificate| world.store.put_graph(&digest, 7, &spec, certificate, &pinned).await;
+        let kept = put(&certificate).await.expect("stored");
+        assert_eq!((kept.digest, kept.size, &kept.certificate), (digest, 7, &certificate));
+        assert_eq!(put(&serde_json::json!({})).await.expect("again"), kept, "the first one counts");
+        let new = NewRun {
+            id: "run".into(),
+            strategy: Strategy::Aligned,
+            spec: None,
+            graph: Some(digest),
+            policy: policy(1, 1),
+            seed: None,
+            cohort: vec!["a".into()],
+        };
+        let run = world.store.create_run(new).await.expect("created");
+        assert_eq!((run.graph, run.spec.as_ref()), (Some(digest), Some(&spec)));
+        let read = world.store.run("run").await.expect("read").expect("there");
+        assert_eq!((read.graph, read.spec), (Some(digest), Some(spec.clone())));
+    });
 }
