@@ -140,6 +140,40 @@ fn speed(filter: &str, with_plain: bool, rate: f64, out: &mut String) {
     }
 }
 
+/// Unrelated models drawn by five seeds: how much faster, and whether the objective is ever lower.
+fn five_seeds(filter: &str, out: &mut String) {
+    let shapes: [Shape; 2] =
+        [("ResNet-50", shapes::resnet50), ("MLP 784-512-512-512-10", || shapes::mlp(&WIDTHS))];
+    out.push_str(
+        "| case | times faster: least | most | objective over plain's, per cent: least | most |\n|---|---|---|---|---|\n",
+    );
+    for (shape, make) in shapes {
+        let name = format!("{shape}, unrelated, five seeds");
+        if !name.contains(filter) {
+            continue;
+        }
+        let (mut faster, mut better) = (Vec::new(), Vec::new());
+        for seed in 1..=5 {
+            let spec = make();
+            let (reference, update) = (normal(&spec, 100 + seed), normal(&spec, 200 + seed));
+            let case = Case { name: name.clone(), spec, reference, update };
+            let (seconds, aligned) =
+                case.engine(&MatchOptions { seed, starts: 1, ..MatchOptions::default() });
+            let (plain_seconds, _, objective) = case.plain(seed);
+            faster.push(plain_seconds / seconds);
+            better.push(100.0 * (aligned.report.objective_after / objective - 1.0));
+        }
+        let ends = |values: &[f64]| {
+            let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+            (least, values.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+        };
+        let ((slow, fast), (worst, best)) = (ends(&faster), ends(&better));
+        let line = format!("| {name} | {slow:.1} | {fast:.1} | {worst:+.2} | {best:+.2} |");
+        println!("{line}");
+        let _ = writeln!(out, "{line}");
+    }
+}
+
 fn speed_line(case: &Case, with_plain: bool, rate: f64) -> String {
     let (seconds, aligned) = case.engine(&MatchOptions { starts: 1, ..MatchOptions::default() });
     let gflop = 2.0 * aligned.work.multiply_adds as f64 / 1e9;
@@ -232,6 +266,10 @@ fn main() {
     );
     println!("one large product: {rate:.0} GFLOP/s on {threads} threads");
     speed(filter, with_plain, rate, &mut document);
+    if with_plain {
+        document.push_str("\n## Unrelated models, five seeds\n\n");
+        five_seeds(filter, &mut document);
+    }
     if "trained".contains(filter) {
         document.push_str("\n## Trained pairs\n\nThe demo's part of Fashion-MNIST, six epochs; losses on its test images.\n\n");
         trained_pairs(rate, &mut document);
