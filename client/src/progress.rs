@@ -130,7 +130,16 @@ impl Screen {
 pub struct SearchLine {
     bar: Option<ProgressBar>,
     label: String,
+    begun: Instant,
     start: (usize, usize),
+    /// At most so long, as far as the starts so far tell.
+    left: Option<Duration>,
+}
+
+/// How long the starts that are left take, if each takes as long as those before.
+fn time_left(passed: Duration, done: usize, starts: usize) -> Option<Duration> {
+    let each = passed.checked_div(u32::try_from(done).ok()?)?;
+    each.checked_mul(u32::try_from(starts.saturating_sub(done)).ok()?)
 }
 
 impl SearchLine {
@@ -146,19 +155,26 @@ impl SearchLine {
             bar.set_message(label.to_owned());
             bar
         });
-        Self { bar, label: label.to_owned(), start: (0, 0) }
+        Self { bar, label: label.to_owned(), begun: Instant::now(), start: (0, 0), left: None }
     }
 
     /// Notes an event.
     pub fn see(&mut self, event: &rebasin::Progress) {
         let Some(bar) = &self.bar else { return };
         match event {
-            rebasin::Progress::Start { start, starts } => self.start = (start + 1, *starts),
+            rebasin::Progress::Start { start, starts } => {
+                self.left = time_left(self.begun.elapsed(), *start, *starts);
+                self.start = (start + 1, *starts);
+            }
             rebasin::Progress::Sweep { sweep, objective } => {
                 let (start, starts) = self.start;
                 let label = &self.label;
+                let left = match self.left {
+                    Some(left) => format!("at most {:.0} s left", left.as_secs_f64().ceil()),
+                    None => "time left not known yet".to_owned(),
+                };
                 bar.set_message(format!(
-                    "{label}: start {start} of at most {starts}, sweep {sweep}, objective {objective:.4}"
+                    "{label}: start {start} of at most {starts}, sweep {sweep}, objective {objective:.4}, {left}"
                 ));
             }
             rebasin::Progress::Group { .. } => {}
@@ -302,14 +318,4 @@ pub fn bytes(count: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #[test]
-    fn bytes_read_well_at_every_size() {
-        for (count, text) in
-            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_999, "1.0 MB"), (102_400_000, "102.4 MB")]
-        {
-            assert_eq!(super::bytes(count), text);
-        }
-        assert_eq!(super::bytes(u64::MAX), "18446744.1 TB");
-    }
-}
+mod tests;

@@ -75,13 +75,25 @@ pub(crate) struct Solved {
     pub(crate) permutation: Permutation,
     /// Whether each row got its best column: the sum of row maxima bounds every assignment.
     pub(crate) all_best: bool,
+    /// What the columns' duals came to, to begin the next search with.
+    pub(crate) prices: Prices,
 }
 
-/// As [`assign`], of a row-major matrix that is known to be finite.
-pub(crate) fn solve(gain: &[f32], n: usize) -> Solved {
+/// Columns' duals of an earlier assignment, less the largest of them; empty if there was none. Any numbers are a valid beginning;
+/// those of a matrix that was much like this one leave few rows to be moved.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Prices(Vec<f64>);
+
+/// As [`assign`], of a row-major matrix that is known to be finite, begun from what an earlier matrix came to.
+pub(crate) fn solve(gain: &[f32], n: usize, prices: Prices) -> Solved {
     let mut solver = Solver::new(gain, n);
+    solver.before = prices.0;
     let all_best = solver.run();
-    Solved { permutation: solver.permutation(), all_best }
+    let permutation = solver.permutation();
+    let most = solver.bonus.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    // Searches only lower them: without this they would fall for ever.
+    solver.bonus.iter_mut().for_each(|bonus| *bonus -= most);
+    Solved { permutation, all_best, prices: Prices(solver.bonus) }
 }
 
 const NONE: usize = usize::MAX;
@@ -92,6 +104,8 @@ struct Solver<'a> {
     gain: &'a [f32],
     n: usize,
     bonus: Vec<f64>,
+    /// Bonuses of an earlier search, or none.
+    before: Vec<f64>,
     column_of: Vec<usize>,
     row_of: Vec<usize>,
 }
@@ -109,6 +123,9 @@ impl pulp::NullaryFnOnce for Run<'_, '_> {
         if solver.column_of.iter().all(|&column| column != NONE) {
             return true;
         }
+        if solver.before.len() == solver.n {
+            solver.resume();
+        }
         solver.reduce();
         solver.augment_all();
         false
@@ -120,7 +137,8 @@ const LANES: usize = 16;
 
 impl<'a> Solver<'a> {
     fn new(gain: &'a [f32], n: usize) -> Self {
-        Self { gain, n, bonus: vec![0.0; n], column_of: vec![NONE; n], row_of: vec![NONE; n] }
+        let (column_of, row_of) = (vec![NONE; n], vec![NONE; n]);
+        Self { gain, n, bonus: vec![0.0; n], before: Vec::new(), column_of, row_of }
     }
 
     /// Solves, compiled for the vectors that this machine has; tells whether each row got its best column.
@@ -162,6 +180,20 @@ impl<'a> Solver<'a> {
         }
     }
 
+    /// Begins anew with the bonuses of an earlier search: each row takes its best column while that is free.
+    #[inline(always)]
+    fn resume(&mut self) {
+        self.bonus = std::mem::take(&mut self.before);
+        self.column_of.fill(NONE);
+        self.row_of.fill(NONE);
+        for row in 0..self.n {
+            let (best, _) = self.best_two(row);
+            if self.row_of[best] == NONE {
+                self.set(row, best);
+            }
+        }
+    }
+
     #[inline(always)]
     fn set(&mut self, row: usize, column: usize) {
         self.row_of[column] = row;
@@ -173,7 +205,7 @@ impl<'a> Solver<'a> {
     #[inline(always)]
     fn reduce(&mut self) {
         let mut free: VecDeque<usize> = (0..self.n).filter(|&row| self.column_of[row] == NONE).collect();
-        let mut budget = 8 * free.len();
+        let mut budget = 16 * free.len();
         while let Some(row) = free.pop_front() {
             if budget == 0 {
                 return;
@@ -363,3 +395,6 @@ fn any<T>(values: &[T], holds: impl Fn(&T) -> bool) -> bool {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

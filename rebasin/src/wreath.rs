@@ -2,7 +2,10 @@
 
 use rayon::prelude::*;
 
-use crate::{Permutation, assignment};
+use crate::{
+    Permutation,
+    assignment::{self, Prices},
+};
 
 /// The best element, exactly: the best inner permutations for each pair of blocks, then the best pairing of blocks.
 ///
@@ -25,7 +28,7 @@ pub(crate) fn solve(
             (own(a, b) + (0..parts).map(|part| inner(part, a, b).1).sum::<f64>()) as f32
         };
         let values: Vec<f32> = (0..blocks * blocks).into_par_iter().map(value).collect();
-        assignment::solve(&values, blocks).permutation
+        assignment::solve(&values, blocks, Prices::default()).permutation
     };
     let whole = |part: usize| {
         let inner: Vec<Permutation> =
@@ -39,7 +42,7 @@ pub(crate) fn solve(
 /// The best inner permutation of `size` units between block `a` of a gain's rows and block `b` of its columns, and its value.
 pub(crate) fn best_inner(gain: &[f32], size: usize, units: usize, a: usize, b: usize) -> (Permutation, f64) {
     let block: Vec<f32> = (0..size * size).map(|at| gain[index(size, units, a, b, at)]).collect();
-    let best = assignment::solve(&block, size).permutation;
+    let best = assignment::solve(&block, size, Prices::default()).permutation;
     let value = value(gain, size, units, a, b, &best);
     (best, value)
 }

@@ -4,7 +4,7 @@ use super::{
     pieces::Pieces,
     simple::{Simple, Solve},
 };
-use crate::{Alignment, CheckedSpec, Checkpoint, Permutation};
+use crate::{Alignment, CheckedSpec, Checkpoint, Permutation, assignment::Prices};
 
 /// The pieces of a pair of models, and which of them each group's gain is made of.
 pub(super) struct Pair<'a> {
@@ -22,6 +22,8 @@ pub(super) struct Gain {
     pub(super) matrix: Vec<f32>,
     /// For each side: the permutation of the other group that the matrix holds; `None`: that piece is not in it.
     held: Vec<Option<Permutation>>,
+    /// What the columns came to when the group was last solved.
+    pub(super) prices: Prices,
 }
 
 /// Beyond this part of changed rows a matrix is made anew: it costs the same, and drops the rounding gathered.
@@ -41,7 +43,7 @@ impl<'a> Pair<'a> {
 
     /// Gains that hold nothing.
     pub(super) fn no_gains(&self) -> Vec<Gain> {
-        self.sides.iter().map(|sides| Gain { matrix: Vec::new(), held: vec![None; sides.len()] }).collect()
+        self.sides.iter().map(|sides| Gain { held: vec![None; sides.len()], ..Gain::default() }).collect()
     }
 
     /// Groups that share a piece with `group`, itself too if it stands on one twice.

@@ -102,11 +102,12 @@ impl Step {
     pub(super) fn solve(
         &self,
         pair: &Pair<'_>,
-        gains: &[Gain],
+        gains: &mut [Gain],
         alignment: &Alignment,
         known: &[bool],
     ) -> (Found, u64) {
         let mut work = 0;
+        let mut prices = std::mem::take(&mut gains[0].prices);
         let usable: Vec<usize> = self
             .general
             .iter()
@@ -133,11 +134,13 @@ impl Step {
             if matrices[0].is_empty() {
                 return (Found::Nothing { all_best: true, value: 0.0 }, work);
             }
-            let solved = assignment::solve(&matrices[0], n);
+            let solved = assignment::solve(&matrices[0], n, prices);
+            prices = solved.prices;
             (vec![(self.top, solved.permutation)], solved.all_best)
         } else {
             (self.solve_wreath(pair, &matrices, alignment), false)
         };
+        gains[0].prices = prices;
         (self.compare(pair, gains, alignment, (&usable, &held), permutations, all_best), work)
     }
 
