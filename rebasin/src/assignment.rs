@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use ndarray::ArrayView2;
+use rayon::prelude::*;
 
 use crate::Permutation;
 
@@ -49,7 +50,7 @@ impl Assignment {
 ///
 /// If the row-wise argmax is a permutation it is optimal: the sum of row maxima bounds every assignment. Otherwise
 /// shortest augmenting paths with dual variables (Jonker and Volgenant 1987; Crouse 2016), begun from the rows whose
-/// maximum is free. Ties go to the lower index, so that the outcome is the same on every machine.
+/// maximum is free; each path is the shortest from any of several rows. Ties go to the lower index, so that the outcome is the same on every machine.
 ///
 /// # Panics
 /// If the matrix is not square or holds a value that is not finite.
@@ -110,30 +111,49 @@ struct Solver<'a> {
     row_of: Vec<usize>,
 }
 
-/// The whole of a solver's work as one inlined call, so that all of it is compiled for those vectors.
-struct Run<'s, 'a>(&'s mut Solver<'a>);
+/// What rows do in turn as one inlined call, so that all of it is compiled for those vectors.
+struct InTurn<'s, 'a>(&'s mut Solver<'a>);
 
-impl pulp::NullaryFnOnce for Run<'_, '_> {
-    type Output = bool;
+impl pulp::NullaryFnOnce for InTurn<'_, '_> {
+    type Output = ();
 
     #[inline(always)]
-    fn call(self) -> bool {
-        let solver = self.0;
-        solver.greedy();
-        if solver.column_of.iter().all(|&column| column != NONE) {
-            return true;
-        }
-        if solver.before.len() == solver.n {
-            solver.resume();
-        }
-        solver.reduce();
-        solver.augment_all();
-        false
+    fn call(self) {
+        self.0.reduce();
+        self.0.augment_all();
     }
 }
 
+/// The best columns of some neighbouring rows, likewise.
+struct Best<'s, 'a> {
+    solver: &'s Solver<'a>,
+    first: usize,
+    columns: &'s mut [usize],
+}
+
+impl pulp::NullaryFnOnce for Best<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let priced = self.solver.bonus.iter().any(|&bonus| bonus != 0.0);
+        for (row, column) in self.columns.iter_mut().enumerate() {
+            *column = match priced {
+                false => self.solver.best(self.first + row),
+                true => self.solver.best_two(self.first + row).0,
+            };
+        }
+    }
+}
+
+/// Elements of rows that one thread looks at together.
+const TOGETHER: usize = 1 << 16;
+
 /// Columns that are looked at side by side.
 const LANES: usize = 16;
+
+/// Free rows that a search begins from at once, at most.
+const SOURCES: usize = 64;
 
 impl<'a> Solver<'a> {
     fn new(gain: &'a [f32], n: usize) -> Self {
@@ -143,7 +163,34 @@ impl<'a> Solver<'a> {
 
     /// Solves, compiled for the vectors that this machine has; tells whether each row got its best column.
     fn run(&mut self) -> bool {
-        pulp::Arch::new().dispatch(Run(self))
+        self.greedy();
+        // All bonuses are 0: optimal if all rows get theirs.
+        if self.column_of.iter().all(|&column| column != NONE) {
+            return true;
+        }
+        if self.before.len() == self.n {
+            self.bonus = std::mem::take(&mut self.before);
+            self.column_of.fill(NONE);
+            self.row_of.fill(NONE);
+            self.greedy();
+        }
+        pulp::Arch::new().dispatch(InTurn(self));
+        false
+    }
+
+    /// Each row takes its best column while that is free.
+    fn greedy(&mut self) {
+        let mut best = vec![0; self.n];
+        let rows = (TOGETHER / self.n.max(1)).max(1);
+        let solver = &*self;
+        best.par_chunks_mut(rows).enumerate().for_each(|(part, columns)| {
+            pulp::Arch::new().dispatch(Best { solver, first: part * rows, columns });
+        });
+        for (row, column) in best.into_iter().enumerate() {
+            if self.row_of[column] == NONE {
+                self.set(row, column);
+            }
+        }
     }
 
     #[inline(always)]
@@ -157,41 +204,21 @@ impl<'a> Solver<'a> {
         f64::from(self.gain[row * self.n + column]) + self.bonus[column]
     }
 
-    /// Each row takes its best column while that is free. All bonuses are 0: optimal if all rows get theirs.
+    /// The column of a row's largest gain, the lowest among equals.
     #[inline(always)]
-    fn greedy(&mut self) {
-        for row in 0..self.n {
-            let gains = self.row(row);
-            let (chunks, rest) = gains.as_chunks::<LANES>();
-            let mut lanes = [f32::NEG_INFINITY; LANES];
-            for chunk in chunks {
-                for (lane, &gain) in lanes.iter_mut().zip(chunk) {
-                    *lane = if gain > *lane { gain } else { *lane };
-                }
-            }
-            let best = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &gain| best.max(gain));
-            let chunk =
-                chunks.iter().position(|chunk| any(chunk, |&gain| gain == best)).unwrap_or(chunks.len());
-            let begin = chunk * LANES;
-            let column = begin + gains[begin..].iter().position(|&gain| gain == best).unwrap_or(0);
-            if self.row_of[column] == NONE {
-                self.set(row, column);
+    fn best(&self, row: usize) -> usize {
+        let gains = self.row(row);
+        let (chunks, rest) = gains.as_chunks::<LANES>();
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        for chunk in chunks {
+            for (lane, &gain) in lanes.iter_mut().zip(chunk) {
+                *lane = if gain > *lane { gain } else { *lane };
             }
         }
-    }
-
-    /// Begins anew with the bonuses of an earlier search: each row takes its best column while that is free.
-    #[inline(always)]
-    fn resume(&mut self) {
-        self.bonus = std::mem::take(&mut self.before);
-        self.column_of.fill(NONE);
-        self.row_of.fill(NONE);
-        for row in 0..self.n {
-            let (best, _) = self.best_two(row);
-            if self.row_of[best] == NONE {
-                self.set(row, best);
-            }
-        }
+        let best = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &gain| best.max(gain));
+        let chunk = chunks.iter().position(|chunk| any(chunk, |&gain| gain == best)).unwrap_or(chunks.len());
+        let begin = chunk * LANES;
+        begin + gains[begin..].iter().position(|&gain| gain == best).unwrap_or(0)
     }
 
     #[inline(always)]
@@ -205,7 +232,7 @@ impl<'a> Solver<'a> {
     #[inline(always)]
     fn reduce(&mut self) {
         let mut free: VecDeque<usize> = (0..self.n).filter(|&row| self.column_of[row] == NONE).collect();
-        let mut budget = 16 * free.len();
+        let mut budget = 24 * free.len();
         while let Some(row) = free.pop_front() {
             if budget == 0 {
                 return;
@@ -268,45 +295,48 @@ impl<'a> Solver<'a> {
             bonus: vec![0.0; self.n],
             done: Vec::with_capacity(self.n),
         };
-        for row in 0..self.n {
-            if self.column_of[row] == NONE {
-                self.augment(row, &mut search);
-            }
+        let mut free: Vec<usize> = (0..self.n).filter(|&row| self.column_of[row] == NONE).collect();
+        while !free.is_empty() {
+            let served = self.augment(&free[..free.len().min(SOURCES)], &mut search);
+            free.retain(|&row| row != served);
         }
     }
 
-    /// Dijkstra over columns from one free row to the nearest free column, then a change of bonuses and assignments.
+    /// Dijkstra over columns from several free rows at once to the free column that is nearest to any of them, then a change of
+    /// bonuses and assignments. Gives the row that got a column. From several the way is much shorter than from a given one.
     #[inline(always)]
-    fn augment(&mut self, start: usize, search: &mut Search) {
+    fn augment(&mut self, sources: &[usize], search: &mut Search) -> usize {
         search.distance.fill(f64::INFINITY);
         search.bonus.copy_from_slice(&self.bonus);
         search.done.clear();
-        let (mut row, mut reached) = (start, 0.0);
+        let mut reached = f64::INFINITY;
+        for &row in sources {
+            let best = self.worth(row, self.best_two(row).0);
+            reached = search.relax(self.row(row), row as u64, best);
+        }
         let sink = loop {
-            // Distances from the start only compare: its own best may be anything.
-            let base = if row == start { 0.0 } else { self.worth(row, self.column_of[row]) };
-            let nearest = search.relax(self.row(row), row as u64, reached + base);
-            let column = search.at(nearest, &self.row_of);
-            reached = nearest;
-            if self.row_of[column] == NONE {
+            let column = search.at(reached, &self.row_of);
+            let row = self.row_of[column];
+            if row == NONE {
                 break column;
             }
-            search.done.push((column, nearest));
+            search.done.push((column, reached));
             search.distance[column] = f64::INFINITY;
             // No later row can come nearer: its worth there is minus infinity.
             search.bonus[column] = f64::NEG_INFINITY;
-            row = self.row_of[column];
+            let from = reached + self.worth(row, column);
+            reached = search.relax(self.row(row), row as u64, from);
         };
         for &(column, distance) in &search.done {
             self.bonus[column] += distance - reached;
         }
         let mut column = sink;
         loop {
-            let row = usize::try_from(search.via[column]).unwrap_or(start);
+            let row = usize::try_from(search.via[column]).unwrap_or(NONE);
             let next = self.column_of[row];
             self.set(row, column);
-            if row == start {
-                return;
+            if next == NONE {
+                return row;
             }
             column = next;
         }
@@ -333,7 +363,7 @@ struct Search {
 
 impl Search {
     /// Goes on from a row at the distance `from` (its own worth added); gives the nearest distance to a column that is not
-    /// done.
+    /// done, from any row.
     #[inline(always)]
     fn relax(&mut self, gains: &[f32], row: u64, from: f64) -> f64 {
         let (gains, gains_rest) = gains.as_chunks::<LANES>();

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use rayon::prelude::*;
+
 use super::gains::{Gain, Pair};
 use crate::{Alignment, Kind, Permutation, assignment, wreath};
 
@@ -125,7 +127,7 @@ impl Step {
             work += self.add_general(pair, piece, permuted, alignment, &mut matrices);
         }
         for (group, matrix) in self.groups().zip(&matrices) {
-            if !matrix.iter().all(|value| value.is_finite()) {
+            if !matrix.par_chunks(1 << 16).all(|part| part.iter().all(|value| value.is_finite())) {
                 return (Found::Overflow(group), work);
             }
         }
