@@ -1,5 +1,7 @@
 //! Checkpoints in memory.
 
+use std::borrow::Cow;
+
 use crate::{Dtype, Header, Layout, LayoutError, Limits, Scanner, TensorInfo, codec};
 
 /// Bytes that are no checkpoint, or not the one wanted. Each message says what, where, and what to do.
@@ -142,6 +144,17 @@ impl Tensor {
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {
         codec::to_f32(self.info.dtype, &self.bytes)
+    }
+
+    /// The elements as f32, where they lie if they are f32 already.
+    pub(crate) fn as_f32(&self) -> Cow<'_, [f32]> {
+        if self.info.dtype == Dtype::F32 && cfg!(target_endian = "little") {
+            // Bytes on the heap nearly always lie where an f32 may.
+            if let Ok(values) = bytemuck::try_cast_slice(&self.bytes) {
+                return Cow::Borrowed(values);
+            }
+        }
+        Cow::Owned(self.to_f32())
     }
 
     /// The elements as f64.

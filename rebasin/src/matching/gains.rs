@@ -9,7 +9,7 @@ use crate::{Alignment, CheckedSpec, Checkpoint, Permutation, assignment::Prices}
 /// The pieces of a pair of models, and which of them each group's gain is made of.
 pub(super) struct Pair<'a> {
     pub(super) spec: &'a CheckedSpec,
-    pub(super) pieces: Pieces,
+    pub(super) pieces: Pieces<'a>,
     /// For each group: the simple pieces that it moves, and as which side.
     sides: Vec<Vec<(usize, Solve)>>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Gain {
 const ANEW: f64 = 0.95;
 
 impl<'a> Pair<'a> {
-    pub(super) fn new(spec: &'a CheckedSpec, reference: &Checkpoint, update: &Checkpoint) -> Self {
+    pub(super) fn new(spec: &'a CheckedSpec, reference: &'a Checkpoint, update: &'a Checkpoint) -> Self {
         let pieces = Pieces::cut(spec, reference, update);
         let mut sides = vec![Vec::new(); spec.groups().len()];
         for (index, piece) in pieces.simple.iter().enumerate() {
@@ -109,7 +109,7 @@ impl<'a> Pair<'a> {
         }
         let mut work = 0;
         for (place, &(piece, solve)) in sides.iter().enumerate() {
-            let piece: &Simple = &self.pieces.simple[piece];
+            let piece: &Simple<'_> = &self.pieces.simple[piece];
             let other = piece.other(solve);
             if !known[other] {
                 continue;

@@ -217,7 +217,7 @@ fn relaxed_gain(pair: &Pair<'_>, group: usize) -> (f64, Vec<f32>) {
 }
 
 /// The larger of a piece's groups: the fewer the units that choose anew for each pair, the nearer the bound.
-fn counted_for(piece: &Simple) -> Solve {
+fn counted_for(piece: &Simple<'_>) -> Solve {
     let [y, x] = piece.units();
     if y >= x { Solve::Y } else { Solve::X }
 }

@@ -1,5 +1,7 @@
 //! Cutting tensors into pieces that the matcher can work on: sub-arrays of which every axis is one product of factors.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::{general::General, simple::Simple};
@@ -35,9 +37,9 @@ impl Label {
 }
 
 /// Both models' averaged tensors in f32, cut up; what of the gains never changes is summed up at once.
-pub(super) struct Pieces {
+pub(super) struct Pieces<'a> {
     /// Two groups, each moving one digit: nearly all of a network.
-    pub(super) simple: Vec<Simple>,
+    pub(super) simple: Vec<Simple<'a>>,
     /// All others.
     pub(super) general: Vec<General>,
     /// For each group: the gain of the pieces that it alone moves, `units × units`; empty if there are none.
@@ -48,8 +50,8 @@ pub(super) struct Pieces {
     pub(super) constant_elements: Vec<usize>,
 }
 
-impl Pieces {
-    pub(super) fn cut(spec: &CheckedSpec, reference: &Checkpoint, update: &Checkpoint) -> Self {
+impl<'a> Pieces<'a> {
+    pub(super) fn cut(spec: &CheckedSpec, reference: &'a Checkpoint, update: &'a Checkpoint) -> Self {
         let groups = spec.groups().len();
         let mut pieces = Self {
             simple: Vec::new(),
@@ -63,7 +65,7 @@ impl Pieces {
             if !info.dtype.is_float() || info.num_elements() == 0 || !moves {
                 continue;
             }
-            let (a, b) = rayon::join(|| reference.tensor(index).to_f32(), || update.tensor(index).to_f32());
+            let (a, b) = rayon::join(|| reference.tensor(index).as_f32(), || update.tensor(index).as_f32());
             let cuts = cuts(spec, index);
             let (last, others) = cuts.split_last().expect("a tensor with elements has a segment");
             for cut in others {
@@ -74,7 +76,7 @@ impl Pieces {
         pieces
     }
 
-    fn add(&mut self, spec: &CheckedSpec, cut: &Cut, a: Vec<f32>, b: Vec<f32>) {
+    fn add(&mut self, spec: &CheckedSpec, cut: &Cut, a: Cow<'a, [f32]>, b: Cow<'a, [f32]>) {
         let moved: Vec<usize> =
             (0..cut.dims.len()).filter(|&dim| cut.dims[dim].label != Label::Stays).collect();
         let plain = moved.iter().all(|&dim| matches!(cut.dims[dim].label, Label::Units(_)));
@@ -84,7 +86,7 @@ impl Pieces {
         };
         match moved[..] {
             [] => {}
-            [one] if plain => self.add_constant(spec, cut, one, &a, &b),
+            [one] if plain => self.add_constant(spec, cut, one, a, b),
             [first, second] if plain && top(first) != top(second) => {
                 self.simple.push(Simple::new(cut, first, second, a, b));
             }
@@ -92,7 +94,14 @@ impl Pieces {
         }
     }
 
-    fn add_constant(&mut self, spec: &CheckedSpec, cut: &Cut, dim: usize, a: &[f32], b: &[f32]) {
+    fn add_constant(
+        &mut self,
+        spec: &CheckedSpec,
+        cut: &Cut,
+        dim: usize,
+        a: Cow<'_, [f32]>,
+        b: Cow<'_, [f32]>,
+    ) {
         let group = cut.dims[dim].label.group().expect("a dim that moves has a group");
         let n = spec.groups()[group].units;
         let order: Vec<usize> =
@@ -219,25 +228,22 @@ fn labelled(spec: &CheckedSpec, digits: &[Digit]) -> Vec<Dim> {
     joined.iter().map(label).collect()
 }
 
-/// The piece's elements with its dims in another order, the last one contiguous.
-pub(super) fn arrange(values: &[f32], cut: &Cut, order: &[usize]) -> Vec<f32> {
+/// The piece's elements with its dims in another order, the last one contiguous; as they are, where that is their order.
+pub(super) fn arrange<'v>(values: Cow<'v, [f32]>, cut: &Cut, order: &[usize]) -> Cow<'v, [f32]> {
     let dims: Vec<Dim> = order.iter().map(|&dim| cut.dims[dim]).collect();
-    arrange_dims(values, cut.start, &dims)
+    let mut stride: usize = dims.iter().map(|dim| dim.extent).product();
+    let natural = cut.start == 0
+        && values.len() == stride
+        && dims.iter().all(|dim| {
+            stride /= dim.extent;
+            dim.extent == 1 || dim.stride == stride
+        });
+    if natural { values } else { Cow::Owned(arrange_dims(&values, cut.start, &dims)) }
 }
 
 /// As [`arrange`], of dims that are in order already.
 pub(super) fn arrange_dims(values: &[f32], start: usize, dims: &[Dim]) -> Vec<f32> {
     let total: usize = dims.iter().map(|dim| dim.extent).product();
-    let mut stride = total;
-    let natural = start == 0
-        && values.len() == total
-        && dims.iter().all(|dim| {
-            stride /= dim.extent;
-            dim.extent == 1 || dim.stride == stride
-        });
-    if natural {
-        return values.to_vec();
-    }
     let mut out = vec![0.0; total];
     let Some((first, rest)) = dims.split_first() else {
         out[0] = values[start];

@@ -1,31 +1,32 @@
 //! Pieces that two groups move, one digit each: the tensors of nearly every network, and nearly all of the arithmetic.
 //!
-//! With the digits `y`, `x` and the rest `k`, the gain of the group of `x` is `sum over y, k of a[y, k, x] b[p(y), k, x']`,
-//! `p` being the permutation of the other group. The reference lies in memory once, `[y][k][x]`; the update twice, so
-//! that a permuted neighbour is a choice of whole rows whichever group is being solved.
+//! With the digits `y`, `x` and the rest `k`, the gain of the group of `x` is `sum over y, k of a[y, x, k] b[p(y), x', k]`,
+//! `p` being the permutation of the other group. Both models lie as `[y][x][k]`, which is how a linear layer and a convolution lie
+//! in their checkpoints: these are read where they are. A permuted neighbour is a choice of whole rows when `x` is solved, and of
+//! runs of `k` within rows when `y` is; what a product needs together is copied a cache's worth at a time.
+
+use std::borrow::Cow;
 
 use rayon::prelude::*;
 
 use super::{
     optimality::sort_rows,
-    pieces::{Cut, Dim, Label, arrange, arrange_dims},
+    pieces::{Cut, Label, arrange},
 };
 use crate::{Permutation, gemm};
 
-/// About so many floats of the update are gathered for one product: they stay in cache.
+/// About so many floats are copied for one product: they stay in cache.
 const CHUNK: usize = 1 << 20;
 
-pub(super) struct Simple {
+pub(super) struct Simple<'a> {
     y: Side,
     x: Side,
     /// Positions of the rest.
     depth: usize,
-    /// The reference, `[y][k][x]`.
-    a: Vec<f32>,
-    /// The update, `[y][k][x]`.
-    b_by_y: Vec<f32>,
-    /// The update, `[x][k][y]`.
-    b_by_x: Vec<f32>,
+    /// The reference, `[y][x][k]`.
+    a: Cow<'a, [f32]>,
+    /// The update, likewise.
+    b: Cow<'a, [f32]>,
 }
 
 #[derive(Clone, Copy)]
@@ -50,25 +51,17 @@ impl Solve {
     }
 }
 
-impl Simple {
-    pub(super) fn new(cut: &Cut, y: usize, x: usize, a: Vec<f32>, b: Vec<f32>) -> Self {
+impl<'a> Simple<'a> {
+    pub(super) fn new(cut: &Cut, y: usize, x: usize, a: Cow<'a, [f32]>, b: Cow<'a, [f32]>) -> Self {
         let side = |dim: usize| match cut.dims[dim].label {
             Label::Units(group) => Side { group, units: cut.dims[dim].extent },
             _ => unreachable!("a simple piece has two dims that move by their units"),
         };
         let rest: Vec<usize> = (0..cut.dims.len()).filter(|&dim| dim != y && dim != x).collect();
         let depth = rest.iter().map(|&dim| cut.dims[dim].extent).product();
-        let by_y: Vec<usize> = [&[y][..], &rest, &[x]].concat();
-        let by_x: Vec<usize> = [&[x][..], &rest, &[y]].concat();
-        let whole = a.len() == cut.num_elements();
-        let natural = whole && by_y.iter().enumerate().all(|(place, &dim)| place == dim);
-        let b_by_x = arrange(&b, cut, &by_x);
-        let (a, b_by_y) = if natural {
-            (a, b)
-        } else {
-            rayon::join(|| arrange(&a, cut, &by_y), || arrange(&b, cut, &by_y))
-        };
-        Self { y: side(y), x: side(x), depth, a, b_by_y, b_by_x }
+        let order: Vec<usize> = [&[y, x][..], &rest].concat();
+        let (a, b) = rayon::join(|| arrange(a, cut, &order), || arrange(b, cut, &order));
+        Self { y: side(y), x: side(x), depth, a, b }
     }
 
     pub(super) fn num_elements(&self) -> usize {
@@ -128,119 +121,156 @@ impl Simple {
 
     /// Inner product with the reference where all stays, in f64.
     pub(super) fn value(&self) -> f64 {
-        self.a.iter().zip(&self.b_by_y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        self.a.iter().zip(&*self.b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     }
 
     /// Adds, for each pair of units, the most that the piece can be worth to them if the other group is free to choose for
     /// that pair alone, and for each position of the rest anew: both sides sorted along the other axis.
     pub(super) fn add_most(&self, solve: Solve, gain: &mut [f32]) {
-        let (n, row, mut a, mut b) = match solve {
-            Solve::Y => (self.y.units, self.x.units, self.a.clone(), self.b_by_y.clone()),
-            Solve::X => {
-                let dim = |extent, stride| Dim { extent, stride, label: Label::Stays };
-                let (x, depth, y) = (self.x.units, self.depth, self.y.units);
-                let by_x = [dim(x, 1), dim(depth, x), dim(y, depth * x)];
-                (x, y, arrange_dims(&self.a, 0, &by_x), self.b_by_x.clone())
-            }
+        let (k, units) = (self.depth, [self.y.units, self.x.units]);
+        let (n, row) = if solve == Solve::Y { (units[0], units[1]) } else { (units[1], units[0]) };
+        // By unit, then by position of the rest, along the other axis.
+        let sorted = |values: &[f32]| {
+            let mut out = vec![0.0; values.len()];
+            out.par_chunks_mut(k * row).enumerate().with_min_len(8).for_each(|(unit, out)| {
+                for (place, out) in out.iter_mut().enumerate() {
+                    let (rest, other) = (place / row, place % row);
+                    let (y, x) = if solve == Solve::Y { (unit, other) } else { (other, unit) };
+                    *out = values[(y * units[1] + x) * k + rest];
+                }
+            });
+            sort_rows(&mut out, row);
+            out
         };
-        rayon::join(|| sort_rows(&mut a, row), || sort_rows(&mut b, row));
+        let (a, b) = (sorted(&self.a), sorted(&self.b));
         let depth = self.depth * row;
         let reference = gemm::Strided::by_unit(&a, depth);
         gemm::accumulate(gain, n, depth, reference, gemm::Strided::by_unit(&b, depth));
     }
 
+    /// A row of either model: one `y`.
+    fn row<'v>(&self, values: &'v [f32], y: usize) -> &'v [f32] {
+        let row = self.x.units * self.depth;
+        &values[y * row..(y + 1) * row]
+    }
+
     fn add_for_x(&self, gain: &mut [f32], other: &Permutation) {
-        let (n, row) = (self.x.units, self.depth * self.x.units);
-        let together = (CHUNK / row).max(1);
-        let mut rows = Vec::new();
-        for begin in (0..self.y.units).step_by(together) {
-            let end = self.y.units.min(begin + together);
-            let stay = (begin..end).all(|unit| other.map(unit) == unit);
-            let update = if stay {
-                &self.b_by_y[begin * row..end * row]
-            } else {
-                rows.resize((end - begin) * row, 0.0);
-                rows.par_chunks_mut(row).zip(begin..end).for_each(|(to, unit)| {
-                    let from = other.map(unit) * row;
-                    to.copy_from_slice(&self.b_by_y[from..from + row]);
-                });
-                &rows[..]
+        let (n, row) = (self.x.units, self.x.units * self.depth);
+        let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
+        let units: Vec<usize> = (0..self.y.units).collect();
+        for some in units.chunks((CHUNK / row).max(1)) {
+            let place = some[0] * row..(some[0] + some.len()) * row;
+            let a = match self.depth {
+                1 => &self.a[place.clone()],
+                _ => self.rows_by_depth(&mut a_rows, some.len(), |at| self.row(&self.a, some[at])),
             };
-            let reference = gemm::Strided::by_depth(&self.a[begin * row..end * row], n);
-            let depth = (end - begin) * self.depth;
-            gemm::accumulate(gain, n, depth, reference, gemm::Strided::by_depth(update, n));
+            let stay = some.iter().all(|&unit| other.map(unit) == unit);
+            let b = match self.depth {
+                1 if stay => &self.b[place],
+                _ => self.rows_by_depth(&mut b_rows, some.len(), |at| self.row(&self.b, other.map(some[at]))),
+            };
+            let depth = some.len() * self.depth;
+            gemm::accumulate(gain, n, depth, gemm::Strided::by_depth(a, n), gemm::Strided::by_depth(b, n));
+        }
+    }
+
+    /// So many rows one after the other, each as `[k][x]`.
+    fn rows_by_depth<'v, 'o>(
+        &self,
+        out: &'o mut Vec<f32>,
+        count: usize,
+        row_at: impl Fn(usize) -> &'v [f32] + Sync,
+    ) -> &'o [f32] {
+        let row = self.x.units * self.depth;
+        out.resize(count * row, 0.0);
+        out.par_chunks_mut(row).enumerate().for_each(|(at, to)| {
+            self.by_depth(to, row_at(at).iter().copied());
+        });
+        out
+    }
+
+    /// A row's elements, given as `[x][k]`, as `[k][x]`.
+    fn by_depth(&self, to: &mut [f32], from: impl Iterator<Item = f32>) {
+        if self.depth == 1 {
+            to.iter_mut().zip(from).for_each(|(to, value)| *to = value);
+            return;
+        }
+        let (mut x, mut k) = (0, 0);
+        for value in from {
+            to[k * self.x.units + x] = value;
+            k += 1;
+            if k == self.depth {
+                (x, k) = (x + 1, 0);
+            }
         }
     }
 
     fn add_for_y(&self, gain: &mut [f32], other: &Permutation) {
         let (n, units, depth) = (self.y.units, self.x.units, self.depth);
-        let together = (CHUNK / n).max(64).min(units);
-        let mut rows = vec![0.0; together * n];
-        for k in 0..depth {
-            for begin in (0..units).step_by(together) {
-                let count = together.min(units - begin);
-                let rows = &mut rows[..count * n];
-                rows.par_chunks_mut(n).zip(begin..begin + count).with_min_len(8).for_each(|(to, unit)| {
-                    let from = (other.map(unit) * depth + k) * n;
-                    to.copy_from_slice(&self.b_by_x[from..from + n]);
+        let row = units * depth;
+        let mut rows = Vec::new();
+        let together = (CHUNK / (n * depth)).clamp(1, units);
+        for begin in (0..units).step_by(together) {
+            let count = together.min(units - begin);
+            let some = &other.as_slice()[begin..begin + count];
+            let beside = |values| gemm::Strided { values, unit_stride: row, depth_stride: 1 };
+            let stay = (begin..begin + count).all(|unit| other.map(unit) == unit);
+            let update = if stay {
+                beside(&self.b[begin * depth..])
+            } else {
+                rows.resize(n * count * depth, 0.0);
+                rows.par_chunks_mut(count * depth).enumerate().with_min_len(8).for_each(|(y, to)| {
+                    let from = self.row(&self.b, y);
+                    if depth == 1 {
+                        to.iter_mut().zip(some).for_each(|(to, &unit)| *to = from[unit as usize]);
+                        return;
+                    }
+                    for (to, &unit) in to.chunks_exact_mut(depth).zip(some) {
+                        to.copy_from_slice(&from[unit as usize * depth..(unit as usize + 1) * depth]);
+                    }
                 });
-                let reference = gemm::Strided {
-                    values: &self.a[k * units + begin..],
-                    unit_stride: depth * units,
-                    depth_stride: 1,
-                };
-                gemm::accumulate(gain, n, count, reference, gemm::Strided::by_depth(rows, n));
-            }
+                gemm::Strided::by_unit(&rows, count * depth)
+            };
+            gemm::accumulate(gain, n, count * depth, beside(&self.a[begin * depth..]), update);
         }
     }
 
     fn change_for_x(&self, gain: &mut [f32], changed: &[usize], before: &Permutation, after: &Permutation) {
-        let (n, row) = (self.x.units, self.depth * self.x.units);
+        let (n, row) = (self.x.units, self.x.units * self.depth);
         let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
         for some in changed.chunks((CHUNK / row).max(1)) {
-            a_rows.resize(some.len() * row, 0.0);
+            let a = self.rows_by_depth(&mut a_rows, some.len(), |at| self.row(&self.a, some[at]));
             b_rows.resize(some.len() * row, 0.0);
-            let to = a_rows.par_chunks_mut(row).zip(b_rows.par_chunks_mut(row));
-            to.zip(some).for_each(|((a, b), &unit)| {
-                a.copy_from_slice(&self.a[unit * row..(unit + 1) * row]);
-                let (new, old) = (after.map(unit) * row, before.map(unit) * row);
-                let pairs = self.b_by_y[new..new + row].iter().zip(&self.b_by_y[old..old + row]);
-                for (b, (new, old)) in b.iter_mut().zip(pairs) {
-                    *b = new - old;
-                }
+            b_rows.par_chunks_mut(row).zip(some).for_each(|(to, &unit)| {
+                let new = self.row(&self.b, after.map(unit)).iter();
+                let old = self.row(&self.b, before.map(unit));
+                self.by_depth(to, new.zip(old).map(|(new, old)| new - old));
             });
             let depth = some.len() * self.depth;
-            let reference = gemm::Strided::by_depth(&a_rows, n);
-            gemm::accumulate(gain, n, depth, reference, gemm::Strided::by_depth(&b_rows, n));
+            let update = gemm::Strided::by_depth(&b_rows, n);
+            gemm::accumulate(gain, n, depth, gemm::Strided::by_depth(a, n), update);
         }
     }
 
     fn change_for_y(&self, gain: &mut [f32], changed: &[usize], before: &Permutation, after: &Permutation) {
-        let (n, units, depth) = (self.y.units, self.x.units, self.depth);
+        let (n, depth) = (self.y.units, self.depth);
         let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
         for some in changed.chunks((CHUNK / (depth * n)).max(1)) {
             let row = depth * some.len();
+            let run = |unit: usize| unit * depth..(unit + 1) * depth;
             a_rows.resize(n * row, 0.0);
             b_rows.resize(n * row, 0.0);
-            a_rows.par_chunks_mut(row).enumerate().with_min_len(8).for_each(|(y, to)| {
-                for (k, to) in to.chunks_mut(some.len()).enumerate() {
-                    let from = &self.a[(y * depth + k) * units..(y * depth + k + 1) * units];
-                    for (to, &unit) in to.iter_mut().zip(some) {
-                        *to = from[unit];
-                    }
+            let rows = a_rows.par_chunks_mut(row).zip(b_rows.par_chunks_mut(row)).enumerate().with_min_len(8);
+            rows.for_each(|(y, (a, b))| {
+                let (from_a, from_b) = (self.row(&self.a, y), self.row(&self.b, y));
+                for ((a, b), &unit) in a.chunks_mut(depth).zip(b.chunks_mut(depth)).zip(some) {
+                    a.copy_from_slice(&from_a[run(unit)]);
+                    let (new, old) = (&from_b[run(after.map(unit))], &from_b[run(before.map(unit))]);
+                    b.iter_mut().zip(new.iter().zip(old)).for_each(|(to, (new, old))| *to = new - old);
                 }
             });
-            b_rows.par_chunks_mut(n).enumerate().with_min_len(8).for_each(|(place, to)| {
-                let (k, unit) = (place / some.len(), some[place % some.len()]);
-                let new = (after.map(unit) * depth + k) * n;
-                let old = (before.map(unit) * depth + k) * n;
-                let pairs = self.b_by_x[new..new + n].iter().zip(&self.b_by_x[old..old + n]);
-                for (to, (new, old)) in to.iter_mut().zip(pairs) {
-                    *to = new - old;
-                }
-            });
-            let reference = gemm::Strided::by_unit(&a_rows, row);
-            gemm::accumulate(gain, n, row, reference, gemm::Strided::by_depth(&b_rows, n));
+            let update = gemm::Strided::by_unit(&b_rows, row);
+            gemm::accumulate(gain, n, row, gemm::Strided::by_unit(&a_rows, row), update);
         }
     }
 }

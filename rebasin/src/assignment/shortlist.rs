@@ -1,0 +1,181 @@
+//! The few columns that are worth most to a row, and a bound for all others.
+//!
+//! While an assignment is sought, bonuses only fall: what a column outside the list is worth stays below the bound that held
+//! when the list was made. So most questions about a row of thousands of columns are answered, exactly, by a few dozen.
+
+/// Columns of a list, at most; rows that are no longer than this are listed whole.
+const KEPT: usize = 64;
+
+/// Columns are looked at side by side in so many lanes; a lane's best is one of its own columns.
+const LANES: usize = 32;
+
+/// So many lanes have a column in the list: about 44 columns of random gains, or 15.
+const WIDE: usize = 24;
+const NARROW: usize = 12;
+
+/// Fewer useful columns than this, and a list had better be made anew.
+const FEW: usize = 8;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    column: u32,
+    gain: f32,
+}
+
+/// A row's list.
+#[derive(Debug, Clone)]
+pub(super) struct Shortlist {
+    entries: [Entry; KEPT],
+    length: usize,
+    /// No column outside is worth as much; minus infinity if there is none outside, plus infinity if nothing is known.
+    bound: f64,
+}
+
+/// A row's best column, and by how much the next one is worth less.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Best {
+    pub(super) column: usize,
+    pub(super) worth: f64,
+    pub(super) lead: f64,
+}
+
+impl Best {
+    fn new(column: usize, worth: f64, next: f64) -> Self {
+        Self { column, worth, lead: if next.is_finite() { worth - next } else { 0.0 } }
+    }
+}
+
+impl Shortlist {
+    /// A list of which nothing is known.
+    pub(super) fn unknown() -> Self {
+        Self { entries: [Entry::default(); KEPT], length: 0, bound: f64::INFINITY }
+    }
+
+    /// No column that is not among [`Self::columns`] is worth as much.
+    pub(super) fn bound(&self) -> f64 {
+        self.bound
+    }
+
+    /// The columns, ascending, and their gains.
+    #[inline(always)]
+    pub(super) fn columns(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
+        self.entries[..self.length].iter().map(|entry| (entry.column as usize, f64::from(entry.gain)))
+    }
+
+    /// The best column by the list alone, the lowest among equals; `None` if one outside could be as good as the second best.
+    #[inline(always)]
+    pub(super) fn best(&self, bonus: &[f64]) -> Option<Best> {
+        let (mut column, mut best, mut next) = (0, f64::NEG_INFINITY, f64::NEG_INFINITY);
+        for (candidate, gain) in self.columns() {
+            let worth = gain + bonus[candidate];
+            if worth > best {
+                (column, best, next) = (candidate, worth, best);
+            } else if worth > next {
+                next = worth;
+            }
+        }
+        (next >= self.bound).then(|| Best::new(column, best, next))
+    }
+
+    /// Whether so many columns fell below the bound that the list says little.
+    #[inline(always)]
+    pub(super) fn is_stale(&self, bonus: &[f64]) -> bool {
+        let useful = self.columns().filter(|&(column, gain)| gain + bonus[column] >= self.bound).count();
+        useful < FEW && self.bound.is_finite()
+    }
+
+    /// Lists the best columns of a row; gives the best one.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, gains: &[f32], bonus: &[f64]) -> Best {
+        if gains.len() <= KEPT {
+            self.length = gains.len();
+            self.bound = f64::NEG_INFINITY;
+            for ((entry, &gain), column) in self.entries.iter_mut().zip(gains).zip(0..) {
+                *entry = Entry { column, gain };
+            }
+        } else {
+            let mut lanes = best_of_lanes(gains, bonus);
+            lanes.sort_unstable_by(f64::total_cmp);
+            // Among many equals there is no short list.
+            if !self.collect(gains, bonus, lanes[LANES - WIDE])
+                && !self.collect(gains, bonus, lanes[LANES - NARROW])
+            {
+                *self = Self::unknown();
+            }
+        }
+        self.best(bonus).unwrap_or_else(|| best_of_all(gains, bonus))
+    }
+
+    /// Lists all columns worth `bound` or more; tells whether there was room for them.
+    #[inline(always)]
+    fn collect(&mut self, gains: &[f32], bonus: &[f64], bound: f64) -> bool {
+        self.length = 0;
+        self.bound = bound;
+        for_each_above(gains, bonus, bound, |column, _| {
+            if let Some(entry) = self.entries.get_mut(self.length) {
+                *entry = Entry { column: u32::try_from(column).unwrap_or(u32::MAX), gain: gains[column] };
+            }
+            self.length += 1;
+        });
+        self.length <= KEPT
+    }
+}
+
+/// The largest worth in each lane.
+#[inline(always)]
+fn best_of_lanes(gains: &[f32], bonus: &[f64]) -> [f64; LANES] {
+    let (gains, _) = gains.as_chunks::<LANES>();
+    let (bonus, _) = bonus.as_chunks::<LANES>();
+    let mut lanes = [f64::NEG_INFINITY; LANES];
+    for (gains, bonus) in gains.iter().zip(bonus) {
+        for lane in 0..LANES {
+            let worth = f64::from(gains[lane]) + bonus[lane];
+            lanes[lane] = if worth > lanes[lane] { worth } else { lanes[lane] };
+        }
+    }
+    lanes
+}
+
+/// Calls `take` with each column, ascending, that is worth `bound` or more, and with what it is worth.
+#[inline(always)]
+pub(super) fn for_each_above(gains: &[f32], bonus: &[f64], bound: f64, mut take: impl FnMut(usize, f64)) {
+    const TOGETHER: usize = 16;
+    let (chunks, _) = gains.as_chunks::<TOGETHER>();
+    let (bonuses, _) = bonus.as_chunks::<TOGETHER>();
+    for (place, (gains, bonus)) in chunks.iter().zip(bonuses).enumerate() {
+        let mut found = false;
+        for lane in 0..TOGETHER {
+            found |= f64::from(gains[lane]) + bonus[lane] >= bound;
+        }
+        if !found {
+            continue;
+        }
+        for lane in 0..TOGETHER {
+            let worth = f64::from(gains[lane]) + bonus[lane];
+            if worth >= bound {
+                take(place * TOGETHER + lane, worth);
+            }
+        }
+    }
+    for column in chunks.len() * TOGETHER..gains.len() {
+        let worth = f64::from(gains[column]) + bonus[column];
+        if worth >= bound {
+            take(column, worth);
+        }
+    }
+}
+
+/// The best column of a whole row, the lowest among equals.
+#[inline(always)]
+fn best_of_all(gains: &[f32], bonus: &[f64]) -> Best {
+    let (mut column, mut best, mut next) = (0, f64::NEG_INFINITY, f64::NEG_INFINITY);
+    for (candidate, (&gain, bonus)) in gains.iter().zip(bonus).enumerate() {
+        let worth = f64::from(gain) + bonus;
+        if worth > best {
+            (column, best, next) = (candidate, worth, best);
+        } else if worth > next {
+            next = worth;
+        }
+    }
+    Best::new(column, best, next)
+}
