@@ -95,11 +95,10 @@ impl Shortlist {
             }
         } else {
             let mut lanes = best_of_lanes(gains, bonus);
-            lanes.sort_unstable_by(f64::total_cmp);
+            let mut bound_of =
+                |lanes_above: usize| *lanes.select_nth_unstable_by(LANES - lanes_above, f64::total_cmp).1;
             // Among many equals there is no short list.
-            if !self.collect(gains, bonus, lanes[LANES - WIDE])
-                && !self.collect(gains, bonus, lanes[LANES - NARROW])
-            {
+            if !self.collect(gains, bonus, bound_of(WIDE)) && !self.collect(gains, bonus, bound_of(NARROW)) {
                 *self = Self::unknown();
             }
         }

@@ -257,13 +257,20 @@ impl<'a> Simple<'a> {
         let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
         for some in changed.chunks((CHUNK / (depth * n)).max(1)) {
             let row = depth * some.len();
-            let run = |unit: usize| unit * depth..(unit + 1) * depth;
             a_rows.resize(n * row, 0.0);
             b_rows.resize(n * row, 0.0);
             let rows = a_rows.par_chunks_mut(row).zip(b_rows.par_chunks_mut(row)).enumerate().with_min_len(8);
             rows.for_each(|(y, (a, b))| {
                 let (from_a, from_b) = (self.row(&self.a, y), self.row(&self.b, y));
-                for ((a, b), &unit) in a.chunks_mut(depth).zip(b.chunks_mut(depth)).zip(some) {
+                if depth == 1 {
+                    for ((a, b), &unit) in a.iter_mut().zip(b).zip(some) {
+                        *a = from_a[unit];
+                        *b = from_b[after.map(unit)] - from_b[before.map(unit)];
+                    }
+                    return;
+                }
+                for ((a, b), &unit) in a.chunks_exact_mut(depth).zip(b.chunks_exact_mut(depth)).zip(some) {
+                    let run = |from: usize| from * depth..(from + 1) * depth;
                     a.copy_from_slice(&from_a[run(unit)]);
                     let (new, old) = (&from_b[run(after.map(unit))], &from_b[run(before.map(unit))]);
                     b.iter_mut().zip(new.iter().zip(old)).for_each(|(to, (new, old))| *to = new - old);
