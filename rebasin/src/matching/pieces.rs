@@ -128,12 +128,6 @@ pub(super) struct Cut {
     pub(super) dims: Vec<Dim>,
 }
 
-impl Cut {
-    pub(super) fn num_elements(&self) -> usize {
-        self.dims.iter().map(|dim| dim.extent).product()
-    }
-}
-
 /// A dim on its way to a label.
 #[derive(Clone, Copy)]
 struct Digit {
