@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    config::{Config, Secret, Tls},
+    config::{Config, Objects, Secret, Tls},
     error::{Error, Result},
     graphs,
     healthcheck::healthcheck,
@@ -33,8 +33,12 @@ struct Cli {
 enum Command {
     /// Serve sites (gRPC) and operators (HTTP), and do the work: align, merge, publish
     Serve(ServeArgs),
+    /// Do the work only: align, merge, publish. Any number, beside any number of `serve`, on one Postgres and one [objects]
+    Work(ServeArgs),
     /// Bring the database's schema up to date, then end
     Migrate(ServeArgs),
+    /// Compare all rows with all stored bytes, say what is missing, altered or orphaned, and change nothing
+    Fsck(FsckArgs),
     /// Derive and verify the spec of the graph on standard input, within limits; for the server itself
     #[command(name = graphs::SUBCOMMAND, hide = true)]
     VerifyGraph { memory_bytes: u64, seconds: u64 },
@@ -56,6 +60,12 @@ struct ServeArgs {
     /// File that holds the database URL, for secrets mounted as files
     #[arg(long, value_name = "FILE", env = "FEDBASIN_DATABASE_URL_FILE", conflicts_with = "database_url")]
     database_url_file: Option<PathBuf>,
+    /// s3://bucket/prefix or file:///folder, shared by several processes [default: a folder in the data folder]
+    #[arg(long, value_name = "URL", env = "FEDBASIN_OBJECTS_URL")]
+    objects_url: Option<String>,
+    /// Address of an S3-compatible server [default: Amazon's]
+    #[arg(long, value_name = "URL", env = "FEDBASIN_S3_ENDPOINT")]
+    s3_endpoint: Option<String>,
     /// gRPC address; port 0 takes a free one [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR", env = "FEDBASIN_GRPC_LISTEN")]
     grpc_listen: Option<SocketAddr>,
@@ -74,6 +84,15 @@ struct ServeArgs {
     /// The admin token; give it in the environment, not on the command line, where others can read it
     #[arg(long, value_name = "TOKEN", env = "FEDBASIN_ADMIN_TOKEN", hide_env_values = true, hide = true)]
     admin_token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct FsckArgs {
+    /// Compare sizes only, instead of reading and hashing every byte
+    #[arg(long)]
+    sizes_only: bool,
+    #[command(flatten)]
+    settings: ServeArgs,
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +137,14 @@ impl ServeArgs {
             })?;
             config.database_url = Some(Secret::new(url.trim()));
         }
+        if let Some(url) = self.objects_url {
+            let (endpoint, region) =
+                config.objects.map_or((None, None), |objects| (objects.endpoint, objects.region));
+            config.objects = Some(Objects { url, endpoint, region });
+        }
+        if let (Some(objects), Some(endpoint)) = (&mut config.objects, self.s3_endpoint) {
+            objects.endpoint = Some(endpoint);
+        }
         if let Some(listen) = self.grpc_listen {
             config.grpc.listen = listen;
         }
@@ -155,10 +182,21 @@ where
             serve::init_logging(&config.log)?;
             runtime()?.block_on(serve::serve(config))
         }),
+        Command::Work(args) => args.into_config().and_then(|config| {
+            serve::init_logging(&config.log)?;
+            runtime()?.block_on(serve::work(config))
+        }),
         Command::Migrate(args) => args.into_config().and_then(|config| {
             serve::init_logging(&config.log)?;
             runtime()?.block_on(Store::open(&config)).map(|_| ())
         }),
+        Command::Fsck(args) => {
+            let whole = !args.sizes_only;
+            args.settings.into_config().and_then(|config| {
+                serve::init_logging(&config.log)?;
+                runtime()?.block_on(fsck(&config, whole))
+            })
+        }
         Command::VerifyGraph { memory_bytes, seconds } => return graphs::child(memory_bytes, seconds),
         Command::Healthcheck(args) => args.ask(),
     };
@@ -168,6 +206,26 @@ where
             eprintln!("fedbasin-server: {}", error.message().replace('\n', " "));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints one line a finding, and a summary; an error if anything is damaged.
+async fn fsck(config: &Config, whole: bool) -> Result<()> {
+    // The database and a bucket use rustls; one provider for the process. An earlier one is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = Store::open(config).await?;
+    let (mut damaged, mut orphans) = (0_u64, 0_u64);
+    let checkpoints = store
+        .fsck(whole, &mut |finding| {
+            *if finding.is_damage() { &mut damaged } else { &mut orphans } += 1;
+            println!("{finding}");
+        })
+        .await?;
+    let read = if whole { "every byte read" } else { "sizes compared" };
+    println!("{checkpoints} checkpoints, {read}: {damaged} damaged; {orphans} orphans");
+    match damaged {
+        0 => Ok(()),
+        _ => Err(Error::internal(format!("{damaged} pointers or checkpoints are damaged, see above"))),
     }
 }
 

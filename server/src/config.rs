@@ -12,6 +12,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `postgres://…`, or `sqlite://…`; absent: SQLite in the data folder.
     pub database_url: Option<Secret>,
+    /// Where checkpoints lie; absent: in the data folder, of this process alone.
+    pub objects: Option<Objects>,
     /// The gRPC edge, for sites.
     pub grpc: Edge,
     /// The HTTP edge, for operators.
@@ -36,6 +38,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("fedbasin-data"),
             database_url: None,
+            objects: None,
             grpc: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 50051)) },
             http: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
             tls: None,
@@ -54,6 +57,19 @@ impl Default for Config {
 pub struct Edge {
     /// Address and port; port 0 takes a free one.
     pub listen: SocketAddr,
+}
+
+/// Storage that several processes share. Credentials come from the environment, by the names that S3's own tools use
+/// (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, …).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objects {
+    /// `s3://bucket/prefix`, or `file:///folder` on a file system that all processes see.
+    pub url: String,
+    /// Address of an S3-compatible server; absent: Amazon's. `http://` is clear text.
+    pub endpoint: Option<String>,
+    /// Region; absent: that of the environment, or `us-east-1`.
+    pub region: Option<String>,
 }
 
 /// A certificate and its key, PEM.
@@ -120,11 +136,13 @@ pub struct Work {
     pub poll_ms: u64,
     /// Runs of weight matching from different orders; the best one counts.
     pub starts: usize,
+    /// Whether `serve` works too; false: leave it to processes of `work`.
+    pub in_serve: bool,
 }
 
 impl Default for Work {
     fn default() -> Self {
-        Self { lease_seconds: 30, poll_ms: 1000, starts: 4 }
+        Self { lease_seconds: 30, poll_ms: 1000, starts: 4, in_serve: true }
     }
 }
 

@@ -102,7 +102,9 @@ pub async fn serve(config: Config) -> Result<()> {
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
-    tasks.spawn(worker::work(store.clone(), config.work.clone(), stop.clone()));
+    if config.work.in_serve {
+        tasks.spawn(worker::work(store.clone(), config.work.clone(), stop.clone()));
+    }
 
     let mut stdout = std::io::stdout();
     writeln!(stdout, "listening grpc={scheme}://{grpc_at} http={scheme}://{http_at}")
@@ -134,6 +136,39 @@ pub async fn serve(config: Config) -> Result<()> {
         return Err(Error::new(Code::Unavailable, "a part of the server ended; the log says why"));
     }
     Ok(())
+}
+
+/// Works until the process is told to end: closes and opens rounds, aligns, merges, publishes. Has no edges.
+///
+/// Prints one line on standard output once storage answers: `working`.
+///
+/// # Errors
+/// What of the settings cannot be used, and what to do.
+pub async fn work(config: Config) -> Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = Store::open(&config).await?;
+    if !store.is_shared() {
+        tracing::warn!(
+            "objects is not set: this worker finds only what lies in its own data folder; give serve and work one [objects]"
+        );
+    }
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
+    tasks.spawn(worker::work(store, config.work, stop.clone()));
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "working").and_then(|()| stdout.flush())?;
+    tracing::info!("working");
+    let ended = tokio::select! {
+        () = told_to_end() => None,
+        ended = tasks.join_next() => Some(ended),
+    };
+    stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    match ended {
+        None => Ok(()),
+        Some(_) => Err(Error::new(Code::Unavailable, "a part of the worker ended; the log says why")),
+    }
 }
 
 fn cannot_listen(setting: &str, address: std::net::SocketAddr, error: &std::io::Error) -> Error {

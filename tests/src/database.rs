@@ -1,12 +1,14 @@
 //! The database of one test: SQLite in the server's data folder, or a fresh one in a real Postgres.
 
+use std::sync::Arc;
+
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
 const VARIABLE: &str = "FEDBASIN_TEST_POSTGRES_URL";
 
-/// The database that a test's server uses. A Postgres one is dropped with the value.
-#[derive(Debug)]
-pub struct Database(Option<Postgres>);
+/// The database that a test's servers use. A Postgres one is dropped with the last clone.
+#[derive(Debug, Clone)]
+pub struct Database(Option<Arc<Postgres>>);
 
 #[derive(Debug)]
 struct Postgres {
@@ -40,7 +42,7 @@ impl Database {
             .await
             .expect("no old database");
         statement(&cluster, format!("CREATE DATABASE {name}")).await.expect("a database for this test");
-        Self(Some(Postgres { cluster, name }))
+        Self(Some(Arc::new(Postgres { cluster, name })))
     }
 
     /// The URL for the server; `None` for SQLite.
@@ -64,15 +66,15 @@ async fn statement(cluster: &str, sql: String) -> sqlx::Result<()> {
     connection.close().await
 }
 
-impl Drop for Database {
+impl Drop for Postgres {
     fn drop(&mut self) {
-        let Some(postgres) = self.0.take() else { return };
+        let (cluster, name) = (self.cluster.clone(), self.name.clone());
         // Drop may run inside a runtime, which cannot be blocked on: use another thread and its own runtime. A
         // database that stays behind harms nobody, so errors are let go.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", postgres.name);
-            let _ = runtime.block_on(statement(&postgres.cluster, sql));
+            let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+            let _ = runtime.block_on(statement(&cluster, sql));
             std::io::Result::Ok(())
         });
         let _ = dropping.join();

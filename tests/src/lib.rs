@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod bucket;
 pub mod checkpoint;
 mod database;
 pub mod rooms;
@@ -10,6 +11,7 @@ mod site;
 mod wait;
 
 pub use admin::{Admin, Answer};
+pub use bucket::Bucket;
 pub use database::Database;
 pub use server::{Options, Server, client_binary, server_binary};
 pub use site::{Bearer, Client, Refusal, Site, assert_refused, chunks, digest};

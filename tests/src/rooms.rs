@@ -21,6 +21,7 @@ pub const DIRECTION: &[(&str, &[&str])] = &[
 /// Crates from the field that the pure room may depend on. Any other needs a decision.
 pub const REBASIN_DEPENDENCIES: &[&str] = &[
     "gemm",
+    "bytemuck",
     "half",
     "hex",
     "matrixmultiply",

@@ -43,7 +43,7 @@ fn built(name: &str) -> PathBuf {
 }
 
 /// How a test wants its server.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Options {
     /// Further TOML for the configuration file, for instance `[limits]`.
     pub config: String,
@@ -51,6 +51,10 @@ pub struct Options {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// The admin token, by file; without it the server makes its own.
     pub admin_token: Option<String>,
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// Whether it only works (`work`), and has no addresses.
+    pub only_works: bool,
 }
 
 /// A running server with a data folder and a database of its own; killed when dropped.
@@ -88,6 +92,26 @@ impl Server {
             Self { child: None, grpc: String::new(), http: String::new(), folder, options, database };
         server.run("127.0.0.1:0", "127.0.0.1:0");
         server
+    }
+
+    /// Another process on the same database, with the same options but a data folder of its own.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    #[must_use]
+    pub fn beside(&self, only_works: bool) -> Self {
+        Self::start_with(self.database.clone(), Options { only_works, ..self.options.clone() })
+    }
+
+    /// Stops the process where it stands (SIGSTOP), or lets it go on.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn pause(&self, stop: bool) {
+        let id = self.child.as_ref().expect("a running server").id().to_string();
+        let signal = if stop { "-STOP" } else { "-CONT" };
+        let told = Command::new("kill").arg(signal).arg(id).status();
+        assert!(told.expect("kill runs").success(), "the server can be told");
     }
 
     /// Kills the server as a power cut would (SIGKILL) and waits until it is gone.
@@ -201,7 +225,8 @@ impl Server {
         let log_path = self.folder.path().join("server.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");
         let mut command = Command::new(server_binary());
-        command.arg("serve");
+        command.arg(if self.options.only_works { "work" } else { "serve" });
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.arg("--config").arg(self.write_config(grpc, http));
         if let Some(url) = self.database.url() {
             // A password belongs in the environment, not on a command line.
@@ -219,6 +244,9 @@ impl Server {
             }
         });
         let line = receiver.recv_timeout(PATIENCE).unwrap_or_default();
+        if self.options.only_works && line == "working" {
+            return;
+        }
         let found = line.strip_prefix("listening grpc=").and_then(|rest| rest.split_once(" http="));
         let Some((grpc, http)) = found else {
             let log = fs::read_to_string(&log_path).unwrap_or_default();

@@ -358,7 +358,7 @@ async fn the_openapi_document_is_the_one_in_git() {
 #[test]
 fn the_servers_command_line_is_the_one_in_git() {
     let mut text = String::new();
-    for command in ["", "serve", "migrate", "healthcheck"] {
+    for command in ["", "serve", "work", "migrate", "fsck", "healthcheck"] {
         let mut program = Command::new(server_binary());
         program.args(Some(command).filter(|command| !command.is_empty())).arg("--help");
         let output = program.output().expect("the program runs");

@@ -134,7 +134,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
         let receipt = update.receipt();
         let offset = match receipt {
             Some(_) => update.size,
-            None => self.store.staged_bytes(&update.id),
+            None => self.store.received_bytes(&update.id).await?,
         };
         Ok(Response::new(v1::BeginUpdateResponse {
             update_id: update.id,

@@ -196,8 +196,8 @@ impl Uploads {
                     "update_id: changed within one stream; one stream carries one update",
                 ));
             }
-            let synced = append(&gate, held, chunk).await?;
-            if let Some(durable_offset) = synced {
+            if append(&gate, held, chunk).await? {
+                let durable_offset = make_durable(store, &update.id, held).await?;
                 // The round may have closed meanwhile: do not take bytes that nobody needs.
                 under_way(&store.update_of_site(site, &update.id).await?)?;
                 let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
@@ -209,7 +209,7 @@ impl Uploads {
             }
             next = self.next(&mut chunks).await?;
         }
-        let durable_offset = sync(held).await?;
+        let durable_offset = make_durable(store, &update.id, held).await?;
         // The client may be gone already, or not read; it will ask.
         let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
         let _ = tokio::time::timeout(self.idle, told).await;
@@ -353,6 +353,18 @@ fn taken_over() -> Error {
 }
 
 async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Option<Held>) -> Result<()> {
+    if store.is_shared() {
+        let acknowledged = store.received_bytes(&update.id).await?;
+        let is_here = held.as_ref().is_some_and(|held| {
+            held.as_ref()
+                .is_some_and(|staging| staging.written() == acknowledged && staging.durable() == acknowledged)
+        });
+        if !is_here {
+            // Another replica may have gone on, or what was written here was never acknowledged.
+            close(held).await?;
+            store.restore_staging(&update.id).await?;
+        }
+    }
     let (store, update, layout) = (store.clone(), update.clone(), gate.layout.clone());
     on_disk(held, move |staging| {
         if staging.is_none() {
@@ -385,23 +397,31 @@ async fn on_disk<T: Send + 'static>(
     outcome
 }
 
-fn opened(staging: &mut Option<Staging>) -> Result<&mut Staging> {
-    staging.as_mut().ok_or_else(|| Error::internal("an upload without a file"))
-}
-
-/// Appends one chunk; gives the durable offset when it was time to sync.
-async fn append(gate: &Arc<Gate>, held: &mut Option<Held>, chunk: v1::UpdateChunk) -> Result<Option<u64>> {
-    let gate = Arc::clone(gate);
-    on_disk(held, move |staging| {
-        let staging = opened(staging)?;
-        let durable = append_blocking(staging, &chunk).map_err(|error| gate.explain(staging, error))?;
-        gate.check(staging)?;
-        Ok(durable)
+async fn close(held: &mut Option<Held>) -> Result<()> {
+    on_disk(held, |staging| {
+        *staging = None;
+        Ok(())
     })
     .await
 }
 
-fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<Option<u64>> {
+fn opened(staging: &mut Option<Staging>) -> Result<&mut Staging> {
+    staging.as_mut().ok_or_else(|| Error::internal("an upload without a file"))
+}
+
+/// Appends one chunk; tells whether it is time to make what is there durable.
+async fn append(gate: &Arc<Gate>, held: &mut Option<Held>, chunk: v1::UpdateChunk) -> Result<bool> {
+    let gate = Arc::clone(gate);
+    on_disk(held, move |staging| {
+        let staging = opened(staging)?;
+        append_blocking(staging, &chunk).map_err(|error| gate.explain(staging, error))?;
+        gate.check(staging)?;
+        Ok(staging.sync_is_due())
+    })
+    .await
+}
+
+fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<()> {
     if chunk.data.len() > MAX_CHUNK_BYTES {
         return Err(Error::new(Code::TooLarge, format!("a chunk has more than {MAX_CHUNK_BYTES} bytes")));
     }
@@ -426,15 +446,26 @@ fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<Opt
             format!("the chunk at {} arrived damaged (CRC-32C); begin again and send it again", chunk.offset),
         ));
     }
-    staging.append(&chunk.data)?;
-    if !staging.sync_is_due() {
-        return Ok(None);
-    }
-    staging.sync()?;
-    Ok(Some(staging.durable()))
+    staging.append(&chunk.data)
 }
 
-async fn sync(held: &mut Option<Held>) -> Result<u64> {
+/// Makes what was received durable: on this process's disk, or where all replicas find it. Gives how much that is.
+async fn make_durable(store: &Store, update_id: &str, held: &mut Option<Held>) -> Result<u64> {
+    if store.is_shared() {
+        let part = on_disk(held, |staging| opened(staging)?.unsynced()).await?;
+        if let Some((offset, bytes)) = part
+            && let Err(error) = store.put_part(update_id, offset, bytes).await
+        {
+            close(held).await?;
+            return Err(error);
+        }
+        return on_disk(held, |staging| {
+            let staging = opened(staging)?;
+            staging.stored_elsewhere();
+            Ok(staging.durable())
+        })
+        .await;
+    }
     on_disk(held, |staging| {
         let staging = opened(staging)?;
         staging.sync()?;

@@ -214,10 +214,16 @@ async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Ro
     let updates = api.store.updates_that_count(&run.id, round.number).await?;
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
-    let sites = run
-        .cohort
-        .iter()
-        .map(|site| describe_site(api, site, updates.iter().find(|update| update.site_id == *site), total));
+    let mut sites = Vec::with_capacity(run.cohort.len());
+    for site in &run.cohort {
+        let update = updates.iter().find(|update| update.site_id == *site);
+        let receiving = update.filter(|update| matches!(update.state, UpdateState::Receiving));
+        let received_bytes = match receiving {
+            Some(update) => Some(api.store.received_bytes(&update.id).await?),
+            None => None,
+        };
+        sites.push(describe_site(site, update, total, received_bytes));
+    }
     let (reason, global) = match &round.state {
         RoundState::Failed { reason } => (Some(reason.clone()), None),
         RoundState::Published { global } => (None, Some(*global)),
@@ -238,7 +244,7 @@ async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Ro
         opened_at: iso(round.window.opened_at_ms),
         deadline_at: iso(round.window.deadline_at_ms),
         closed_at: record.closed_at_ms.map(iso),
-        sites: sites.collect(),
+        sites,
     })
 }
 
@@ -247,8 +253,12 @@ fn held(update: &Update) -> bool {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "at most 10^12 examples a site: exact in an f64")]
-fn describe_site(api: &Api, site: &str, update: Option<&Update>, total: Option<u64>) -> RoundSite {
-    let receiving = update.filter(|update| matches!(update.state, UpdateState::Receiving));
+fn describe_site(
+    site: &str,
+    update: Option<&Update>,
+    total: Option<u64>,
+    received_bytes: Option<u64>,
+) -> RoundSite {
     let share = update.filter(|update| held(update)).zip(total);
     RoundSite {
         site: site.to_owned(),
@@ -257,7 +267,7 @@ fn describe_site(api: &Api, site: &str, update: Option<&Update>, total: Option<u
         update_id: update.map(|update| update.id.clone()),
         digest: update.map(|update| update.digest.to_string()),
         size: update.map(|update| update.size),
-        received_bytes: receiving.map(|update| api.store.staged_bytes(&update.id)),
+        received_bytes,
         num_examples: update.map(|update| update.num_examples),
         share: share.map(|(update, total)| update.num_examples as f64 / total as f64),
         metrics: update.map(|update| update.metrics.clone()),

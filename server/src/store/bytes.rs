@@ -42,7 +42,7 @@ fn key(digest: &Digest) -> Key {
 
 impl Store {
     pub(super) async fn objects_ready(&self) -> Result<()> {
-        match self.objects.head(&Key::from("ready")).await {
+        match self.objects.store.head(&Key::from("ready")).await {
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -53,7 +53,7 @@ impl Store {
     /// nothing when they are there.
     pub(super) async fn put_object(&self, sealed: &Sealed) -> Result<()> {
         let key = key(&sealed.digest);
-        match self.objects.head(&key).await {
+        match self.objects.store.head(&key).await {
             Ok(found) if found.size == sealed.size => {
                 // One without a row may be about to be swept: stored anew, it is young.
                 if !is_older(&found, ORPHAN_LIFE / 2) || self.checkpoint(&sealed.digest).await?.is_some() {
@@ -70,7 +70,7 @@ impl Store {
             Err(error) => return Err(error.into()),
         }
         let file = std::fs::File::open(&sealed.path)?;
-        let mut upload = self.objects.put_multipart(&key).await?;
+        let mut upload = self.objects.store.put_multipart(&key).await?;
         let copied = copy_parts(file, sealed, upload.as_mut()).await;
         if copied.is_err()
             && let Err(error) = upload.abort().await
@@ -87,18 +87,27 @@ impl Store {
     /// Those of the database and the object store.
     pub async fn sweep_objects(&self) -> Result<()> {
         let folder = Key::from("checkpoints");
-        let mut found = self.objects.list(Some(&folder));
+        let mut found = self.objects.store.list(Some(&folder));
         while let Some(object) = found.next().await {
             let object = object?;
             let Some(digest) = object.location.filename().and_then(|name| name.parse::<Digest>().ok()) else {
                 continue;
             };
             if is_older(&object, ORPHAN_LIFE) && self.checkpoint(&digest).await?.is_none() {
-                self.objects.delete(&object.location).await?;
+                self.objects.store.delete(&object.location).await?;
                 tracing::info!(checkpoint.digest = %digest, "bytes that no row tells of were removed");
             }
         }
         Ok(())
+    }
+
+    /// How many bytes of a checkpoint are stored; nothing if there are none.
+    pub(super) async fn object_size(&self, digest: &Digest) -> Result<Option<u64>> {
+        match self.objects.store.head(&key(digest)).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A range of a stored checkpoint's bytes.
@@ -106,13 +115,13 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`](crate::error::Code) when the object store does not answer.
     pub async fn object(&self, digest: &Digest, range: Range<u64>) -> Result<Object> {
-        let size = self.objects.head(&key(digest)).await?.size;
+        let size = self.objects.store.head(&key(digest)).await?.size;
         let range = range.start.min(size)..range.end.min(size);
         if range.is_empty() {
             return Ok(Object { size, stream: futures::stream::empty().boxed() });
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let got = self.objects.get_opts(&key(digest), options).await?;
+        let got = self.objects.store.get_opts(&key(digest), options).await?;
         Ok(Object { size, stream: got.into_stream().map(|part| part.map_err(Error::from)).boxed() })
     }
 
@@ -123,7 +132,7 @@ impl Store {
     /// [`Code::Unavailable`](crate::error::Code), or [`Code::Internal`](crate::error::Code) where the bytes are not
     /// the checkpoint that they were when they came.
     pub async fn source(&self, digest: &Digest) -> Result<FileSource> {
-        let got = self.objects.get(&key(digest)).await?;
+        let got = self.objects.store.get(&key(digest)).await?;
         let mut file = match got.payload {
             GetResultPayload::File(file, _) => file,
             GetResultPayload::Stream(mut stream) => {

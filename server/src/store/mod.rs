@@ -6,7 +6,11 @@
 
 mod bytes;
 mod checkpoints;
+mod fsck;
 mod graphs;
+mod notices;
+mod objects;
+mod parts;
 mod rounds;
 mod runs;
 mod sites;
@@ -21,14 +25,16 @@ use std::{
     time::Duration,
 };
 
-use object_store::{ObjectStore, local::LocalFileSystem};
 use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
+use self::objects::Objects;
 pub(crate) use self::work::RETRY_PAUSE;
 pub use self::{
     bytes::Object,
     checkpoints::StoredCheckpoint,
+    fsck::Finding,
     graphs::StoredGraph,
     rounds::Reconciled,
     staging::{Kind, Scratch, Sealed, Staging},
@@ -54,13 +60,15 @@ enum Dialect {
 pub struct Store {
     pool: AnyPool,
     dialect: Dialect,
-    objects: Arc<dyn ObjectStore>,
+    objects: Objects,
     staging_dir: Arc<Path>,
     /// Names of the scratch files of this process.
     scratch: Arc<Mutex<HashSet<String>>>,
     changes: watch::Sender<u64>,
     /// [`crate::config::Limits::max_align_memory_bytes`].
     max_align_memory: u64,
+    /// Tells of what other processes commit, while a store lives.
+    _notices: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 type Tx = Transaction<'static, Any>;
@@ -72,13 +80,10 @@ impl Store {
     /// [`Code::Unavailable`] with what could not be reached or made.
     pub async fn open(config: &Config) -> Result<Self> {
         let staging_dir = config.data_dir.join("staging");
-        let objects_dir = config.data_dir.join("objects");
-        for folder in [&staging_dir, &objects_dir] {
-            make_folder(folder).map_err(|error| {
-                Error::new(Code::Unavailable, format!("data_dir: cannot make {}: {error}", folder.display()))
-            })?;
-        }
-        let objects = LocalFileSystem::new_with_prefix(&objects_dir)?.with_fsync(true);
+        make_folder(&staging_dir).map_err(|error| {
+            Error::new(Code::Unavailable, format!("data_dir: cannot make {}: {error}", staging_dir.display()))
+        })?;
+        let objects = Objects::open(config.objects.as_ref(), &config.data_dir)?;
         let (url, dialect) = match &config.database_url {
             Some(url) if url.expose().starts_with("postgres") => (url.expose().to_owned(), Dialect::Postgres),
             Some(url) if url.expose().starts_with("sqlite:") => (url.expose().to_owned(), Dialect::Sqlite),
@@ -90,13 +95,22 @@ impl Store {
                 (format!("sqlite://{}?mode=rwc", file.display()), Dialect::Sqlite)
             }
         };
+        let pool = connect(&url, dialect).await?;
+        let changes = watch::Sender::new(0);
+        let notices = match dialect {
+            Dialect::Postgres => {
+                Some(Arc::new(AbortOnDropHandle::new(tokio::spawn(notices::listen(url, changes.clone())))))
+            }
+            Dialect::Sqlite => None,
+        };
         let store = Self {
-            pool: connect(&url, dialect).await?,
+            pool,
             dialect,
-            objects: Arc::new(objects),
+            objects,
             staging_dir: staging_dir.into(),
             scratch: Arc::default(),
-            changes: watch::Sender::new(0),
+            changes,
+            _notices: notices,
             max_align_memory: config.limits.max_align_memory_bytes,
         };
         store.migrate().await?;
@@ -134,8 +148,8 @@ impl Store {
         Ok(row.try_get("now_ms")?)
     }
 
-    /// Wakes when something was committed through this process. A hint: the rows are the truth, and other processes
-    /// commit too.
+    /// Wakes when something was committed: through this process, or, on Postgres, through another one. A hint: the rows are the
+    /// truth.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -161,7 +175,10 @@ impl Store {
     }
 
     /// Commits, and wakes who waits for changes.
-    async fn commit(&self, tx: Tx) -> Result<()> {
+    async fn commit(&self, mut tx: Tx) -> Result<()> {
+        if self.dialect == Dialect::Postgres {
+            notices::notify(&mut tx).await?;
+        }
         tx.commit().await?;
         self.changed();
         Ok(())
@@ -205,7 +222,9 @@ async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool> {
             &[
                 "SET statement_timeout = '30s'",
                 "SET lock_timeout = '10s'",
-                "SET idle_in_transaction_session_timeout = '60s'",
+                // Shorter than others wait for its locks: a process that sleeps within a transaction keeps nobody from going on.
+                // Nothing but statements is waited for within one.
+                "SET idle_in_transaction_session_timeout = '5s'",
             ],
         ),
         Dialect::Sqlite => (

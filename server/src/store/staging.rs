@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::PoisonError,
     time::Duration,
@@ -55,6 +56,13 @@ impl Store {
         }
         staging.sync()?;
         Ok(staging)
+    }
+
+    /// Adds bytes to an upload's file.
+    pub(super) fn extend_staging(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut file = OpenOptions::new().create(true).append(true).open(self.staging_dir.join(name))?;
+        file.write_all(bytes)?;
+        Ok(())
     }
 
     /// How many bytes of an upload are there.
@@ -233,6 +241,25 @@ impl Staging {
         self.file.sync_data()?;
         self.durable = self.written;
         Ok(())
+    }
+
+    /// What was written and is not durable yet: where it begins, and the bytes. Nothing if there is none.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn unsynced(&self) -> Result<Option<(u64, Vec<u8>)>> {
+        if self.durable == self.written {
+            return Ok(None);
+        }
+        let count = usize::try_from(self.written - self.durable).map_err(Error::internal)?;
+        let mut bytes = vec![0; count];
+        self.file.read_exact_at(&mut bytes, self.durable)?;
+        Ok(Some((self.durable, bytes)))
+    }
+
+    /// What was written is durable elsewhere.
+    pub fn stored_elsewhere(&mut self) {
+        self.durable = self.written;
     }
 
     /// Ends the upload: all bytes are there, they are a checkpoint, and they have `digest` (if one was announced).

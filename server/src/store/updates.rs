@@ -42,7 +42,7 @@ impl Store {
             _ => rounds::closed(&record),
         })?;
         if let Some(begun) = self.begun_update(&mut tx, site_id, new).await?
-            && self.staged_bytes(&begun.id) > 0
+            && (self.is_shared() || self.staged_bytes(&begun.id) > 0)
         {
             same_announcement(&begun, new)?;
         }
@@ -68,7 +68,7 @@ impl Store {
         // Nothing that others act on: the announced update changes no round.
         self.commit_quietly(tx).await?;
         for id in replaced {
-            self.discard_staging(&id);
+            self.discard_upload(&id).await;
         }
         Ok(update)
     }
@@ -240,7 +240,7 @@ impl Store {
         .await?;
         one_row(&result, "accepting an update")?;
         self.commit(tx).await?;
-        self.discard_staging(&update.id);
+        self.discard_upload(&update.id).await;
         let accepted = Update { state: UpdateState::Accepted { at_ms: now }, ..update };
         accepted.receipt().ok_or_else(|| Error::internal("an accepted update without a receipt"))
     }
@@ -298,7 +298,7 @@ impl Store {
         let mut tx = self.begin().await?;
         self.dismiss(&mut tx, update_id, "rejected", reason).await?;
         self.commit(tx).await?;
-        self.discard_staging(update_id);
+        self.discard_upload(update_id).await;
         Ok(())
     }
 
@@ -315,19 +315,11 @@ impl Store {
             if uuid::Uuid::parse_str(&name).is_err() {
                 continue;
             }
-            let row = sqlx::query("SELECT state FROM updates WHERE id = $1")
-                .bind(&name)
-                .fetch_optional(&self.pool)
-                .await?;
-            let under_way = match row {
-                Some(row) => row.try_get::<String, _>("state")? == "receiving",
-                None => false,
-            };
-            if !under_way {
+            if !self.is_under_way(&name).await? {
                 self.discard_staging(&name);
             }
         }
-        Ok(())
+        self.sweep_parts().await
     }
 
     async fn dismiss(&self, tx: &mut Tx, update_id: &str, state: &'static str, reason: &str) -> Result<()> {

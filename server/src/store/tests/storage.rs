@@ -96,6 +96,46 @@ fn bytes_that_no_row_tells_of_are_not_stored_and_old_ones_are_swept() {
 }
 
 #[test]
+fn what_is_missing_cut_altered_or_orphaned_is_found() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        for value in [2.0, 3.0, 4.0] {
+            world.store.put_checkpoint(world.sealed("seed", value)).await.expect("stored");
+            world.store.discard_staging("seed");
+        }
+        let look = async |whole| {
+            let mut found = Vec::new();
+            let count = world.store.fsck(whole, &mut |finding| found.push(finding)).await.expect("looked");
+            assert_eq!(count, 4);
+            found
+        };
+        assert_eq!(look(true).await, [], "all is well");
+
+        let folder = world.config.data_dir.join("objects/checkpoints");
+        let path = |digest: Digest| folder.join(digest.to_string());
+        let digest = |value| Digest::of(&checkpoint(value));
+        std::fs::remove_file(path(digest(2.0))).expect("removed");
+        let size = checkpoint(3.0).len() as u64;
+        std::fs::write(path(digest(3.0)), &checkpoint(3.0)[..20]).expect("cut");
+        std::fs::write(path(digest(4.0)), checkpoint(5.0)).expect("other bytes of the same size");
+        std::fs::write(path(digest(6.0)), checkpoint(6.0)).expect("written");
+        let missing = Finding::Missing { digest: digest(2.0) };
+        let cut = Finding::Size { digest: digest(3.0), expected: size, found: 20 };
+        let altered = Finding::Altered { digest: digest(4.0), found: digest(5.0) };
+        let orphan = Finding::Orphan { key: format!("checkpoints/{}", digest(6.0)), size };
+        let found = look(true).await;
+        for finding in [&missing, &cut, &altered, &orphan] {
+            assert!(found.contains(finding), "{finding} is not among {found:?}");
+        }
+        assert_eq!(found.len(), 4, "{found:?}");
+        let found = look(false).await;
+        assert!(!found.contains(&altered) && found.len() == 3, "sizes alone: {found:?}");
+        assert_eq!(found.iter().filter(|finding| finding.is_damage()).count(), 2);
+    });
+}
+
+#[test]
 fn nobody_else_may_look_into_the_data_folder() {
     use std::os::unix::fs::PermissionsExt as _;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

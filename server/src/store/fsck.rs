@@ -1,0 +1,146 @@
+//! Whether rows and bytes agree: read by `fedbasin-server fsck`, which changes nothing.
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path as Key;
+use rebasin::{Digest, Hasher};
+use sqlx::Row as _;
+
+use super::{Store, parsed, unsigned};
+use crate::error::{Error, Result};
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A row tells of bytes that are not there.
+    Missing {
+        /// The checkpoint.
+        digest: Digest,
+    },
+    /// There are more or fewer bytes than the row says.
+    Size {
+        /// The checkpoint.
+        digest: Digest,
+        /// By its row.
+        expected: u64,
+        /// Found.
+        found: u64,
+    },
+    /// The bytes are not those that the digest was made of.
+    Altered {
+        /// The checkpoint.
+        digest: Digest,
+        /// What the bytes have.
+        found: Digest,
+    },
+    /// A held update's checkpoint has no row.
+    Dangling {
+        /// The update.
+        update_id: String,
+        /// Its checkpoint.
+        digest: Digest,
+    },
+    /// Bytes that no row tells of: harmless, and swept when they are an hour old.
+    Orphan {
+        /// Where.
+        key: String,
+        /// How many bytes.
+        size: u64,
+    },
+}
+
+impl Finding {
+    /// Whether something was lost; an orphan is only litter.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Orphan { .. })
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing { digest } => {
+                write!(f, "missing   checkpoint {digest}: restore its bytes from a backup")
+            }
+            Self::Size { digest, expected, found } => {
+                write!(
+                    f,
+                    "size      checkpoint {digest}: {found} bytes, not {expected}; restore them from a backup"
+                )
+            }
+            Self::Altered { digest, found } => {
+                write!(
+                    f,
+                    "altered   checkpoint {digest}: its bytes have digest {found}; restore them from a backup"
+                )
+            }
+            Self::Dangling { update_id, digest } => {
+                write!(f, "dangling  update {update_id}: no row tells of its checkpoint {digest}")
+            }
+            Self::Orphan { key, size } => write!(f, "orphan    {key}: {size} bytes that no row tells of"),
+        }
+    }
+}
+
+impl Store {
+    /// Compares all rows with all bytes, and tells of each checkpoint looked at. With `whole` every byte is read and hashed, else
+    /// only sizes are compared. Gives the number of checkpoints.
+    ///
+    /// # Errors
+    /// Those of the database and the object store.
+    pub async fn fsck(&self, whole: bool, tell: &mut dyn FnMut(Finding)) -> Result<u64> {
+        let rows =
+            sqlx::query("SELECT digest, size FROM checkpoints ORDER BY digest").fetch_all(&self.pool).await?;
+        for row in &rows {
+            let digest: Digest = parsed(row, "digest")?;
+            if let Some(finding) = self.check_object(digest, unsigned(row, "size")?, whole).await? {
+                tell(finding);
+            }
+        }
+        let dangling = sqlx::query(
+            "SELECT u.id, u.digest FROM updates u LEFT JOIN checkpoints c ON c.digest = u.digest
+             WHERE u.state IN ('accepted', 'aligned') AND c.digest IS NULL ORDER BY u.id",
+        );
+        for row in dangling.fetch_all(&self.pool).await? {
+            tell(Finding::Dangling { update_id: row.try_get("id")?, digest: parsed(&row, "digest")? });
+        }
+        let folder = Key::from("checkpoints");
+        let mut objects = self.objects.store.list(Some(&folder));
+        while let Some(object) = objects.next().await {
+            let object = object?;
+            let digest = object.location.filename().and_then(|name| name.parse::<Digest>().ok());
+            let known = match &digest {
+                Some(digest) => self.checkpoint(digest).await?.is_some(),
+                None => false,
+            };
+            if !known {
+                tell(Finding::Orphan { key: object.location.to_string(), size: object.size });
+            }
+        }
+        Ok(rows.len() as u64)
+    }
+
+    async fn check_object(&self, digest: Digest, expected: u64, whole: bool) -> Result<Option<Finding>> {
+        let Some(found) = self.object_size(&digest).await? else {
+            return Ok(Some(Finding::Missing { digest }));
+        };
+        if found != expected {
+            return Ok(Some(Finding::Size { digest, expected, found }));
+        }
+        if !whole {
+            return Ok(None);
+        }
+        let mut bytes = self.object(&digest, 0..expected).await?.stream;
+        let mut hasher = Hasher::default();
+        while let Some(part) = bytes.try_next().await? {
+            hasher = tokio::task::spawn_blocking(move || {
+                hasher.update(&part);
+                hasher
+            })
+            .await
+            .map_err(Error::internal)?;
+        }
+        let found = hasher.finish();
+        Ok((found != digest).then_some(Finding::Altered { digest, found }))
+    }
+}

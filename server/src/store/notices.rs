@@ -1,0 +1,41 @@
+//! Wakes across processes, by Postgres's LISTEN and NOTIFY. Only hints: whoever misses one finds the rows at its next poll.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgListener;
+use tokio::sync::watch;
+
+use super::Tx;
+use crate::error::Result;
+
+const CHANNEL: &str = "fedbasin_changes";
+
+/// After a lost connection.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Tells all who listen, once the transaction commits.
+pub(super) async fn notify(tx: &mut Tx) -> Result<()> {
+    // The channel's name is the statement's own text, as in `CHANNEL`: no input is in it.
+    sqlx::query("NOTIFY fedbasin_changes").execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Wakes `changes` whenever any process commits, for ever.
+pub(super) async fn listen(url: String, changes: watch::Sender<u64>) {
+    loop {
+        if let Err(error) = listen_once(&url, &changes).await {
+            tracing::debug!(error.message = %error, "no notices from the database; the rows are polled");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn listen_once(url: &str, changes: &watch::Sender<u64>) -> sqlx::Result<()> {
+    let mut listener = PgListener::connect(url).await?;
+    listener.listen(CHANNEL).await?;
+    loop {
+        // `None`: the connection was lost and is there again; something may have been missed.
+        listener.try_recv().await?;
+        changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
