@@ -106,7 +106,7 @@ impl Sending {
 async fn an_upload_goes_on_at_another_replica_and_any_worker_merges(storage: Storage) {
     let mut first = Server::start_with(Database::postgres().await, storage.options("lease_seconds = 2"));
     let second = first.beside(false);
-    let mut workers = vec![first.beside(true), first.beside(true)];
+    let mut workers = [first.beside(true), first.beside(true)];
     let (a, b) = (first.site("a"), first.site("b"));
     let there = |site: &Site| Site::new(&site.id, &second.grpc, &site.token);
     let id = run(&first, &[&a, &b]);
