@@ -159,7 +159,8 @@ impl Store {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Begins a transaction that will write.
+    /// Begins a transaction that will write. Ended by a commit, or by a rollback that is waited for: one that is only dropped keeps
+    /// its locks a moment longer, and whoever skips locked rows then overlooks work.
     async fn begin(&self) -> Result<Tx> {
         let begin = match self.dialect {
             Dialect::Postgres => "BEGIN",

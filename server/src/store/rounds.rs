@@ -70,6 +70,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let locked = self.lock_run(&mut tx, &run.id).await?;
         if locked.state != "open" {
+            tx.rollback().await?;
             return Ok(Reconciled { changed: false, due_in: None });
         }
         let now = self.now_in(&mut tx).await?;
@@ -108,6 +109,8 @@ impl Store {
         }
         if changed {
             self.commit(tx).await?;
+        } else {
+            tx.rollback().await?;
         }
         let due = newest.and_then(|record| record.round.next_deadline());
         let due_in = due.map(|at| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)));

@@ -252,7 +252,7 @@ impl Store {
         let locked = self.lock_run(&mut tx, id).await?;
         match locked.state.as_str() {
             "open" => {}
-            "cancelled" => return Ok(()),
+            "cancelled" => return Ok(tx.rollback().await?),
             state => {
                 return Err(Error::new(
                     Code::Conflict,

@@ -3,6 +3,7 @@
 
 mod leases;
 mod runs;
+mod simulation;
 mod storage;
 mod uploads;
 
@@ -51,7 +52,8 @@ fn postgres_url() -> Option<String> {
 }
 
 async fn world(postgres: Option<&str>) -> World {
-    let folder = tempfile::tempdir().expect("a folder");
+    // In memory where that can be: what is durable is tested by killing processes, not here.
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
     if let Some(url) = postgres {
         let name = format!("t{}", uuid::Uuid::now_v7().simple());

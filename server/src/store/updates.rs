@@ -205,7 +205,10 @@ impl Store {
         let mut tx = self.begin().await?;
         match self.wanted(&mut tx, update, &sealed).await? {
             Wanted::Yes(..) => tx.rollback().await?,
-            Wanted::Held(receipt) => return Ok(receipt),
+            Wanted::Held(receipt) => {
+                tx.rollback().await?;
+                return Ok(receipt);
+            }
             Wanted::No(error) => {
                 self.commit(tx).await?;
                 return Err(error);
@@ -215,7 +218,10 @@ impl Store {
         let mut tx = self.begin().await?;
         let (update, now) = match self.wanted(&mut tx, update, &sealed).await? {
             Wanted::Yes(update, now) => (*update, now),
-            Wanted::Held(receipt) => return Ok(receipt),
+            Wanted::Held(receipt) => {
+                tx.rollback().await?;
+                return Ok(receipt);
+            }
             Wanted::No(error) => {
                 self.commit(tx).await?;
                 return Err(error);

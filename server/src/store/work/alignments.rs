@@ -59,7 +59,10 @@ impl Store {
         .bind(i64::from(MAX_ATTEMPTS))
         .fetch_optional(&mut *tx)
         .await?;
-        let Some(row) = row else { return Ok(None) };
+        let Some(row) = row else {
+            tx.rollback().await?;
+            return Ok(None);
+        };
         self.commit_quietly(tx).await?;
         let work = self.align_work(&row).await;
         self.leased(token, &row, work).await
@@ -98,6 +101,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if result.rows_affected() == 0 {
+            tx.rollback().await?;
             return Ok(false);
         }
         self.commit(tx).await?;
@@ -120,7 +124,10 @@ impl Store {
                 .bind(lease.fence)
                 .fetch_optional(&mut *tx)
                 .await?;
-        let Some(row) = row else { return Ok(false) };
+        let Some(row) = row else {
+            tx.rollback().await?;
+            return Ok(false);
+        };
         let attempts: u32 = unsigned(&row, "attempts")?;
         if attempts < MAX_ATTEMPTS {
             self.release_update(&mut tx, &update.id, lease.fence).await?;

@@ -63,7 +63,10 @@ impl Store {
         .bind(i64::from(MAX_ATTEMPTS))
         .fetch_optional(&mut *tx)
         .await?;
-        let Some(row) = row else { return Ok(None) };
+        let Some(row) = row else {
+            tx.rollback().await?;
+            return Ok(None);
+        };
         self.commit_quietly(tx).await?;
         let work = self.merge_work(&row).await;
         self.leased(token, &row, work).await
@@ -112,6 +115,7 @@ impl Store {
         self.lock_run(&mut tx, &lease.work.run.id).await?;
         let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
         if !self.release_round(&mut tx, lease).await? {
+            tx.rollback().await?;
             return Ok(None);
         }
         self.insert_checkpoint(&mut tx, &stored).await?;
@@ -143,6 +147,7 @@ impl Store {
         self.lock_run(&mut tx, &lease.work.run.id).await?;
         let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
         if !self.release_round(&mut tx, lease).await? {
+            tx.rollback().await?;
             return Ok(false);
         }
         let now = self.now_in(&mut tx).await?;
