@@ -178,25 +178,10 @@ where
         }
     };
     let outcome = match cli.command {
-        Command::Serve(args) => args.into_config().and_then(|config| {
-            serve::init_logging(&config.log)?;
-            runtime()?.block_on(serve::serve(config))
-        }),
-        Command::Work(args) => args.into_config().and_then(|config| {
-            serve::init_logging(&config.log)?;
-            runtime()?.block_on(serve::work(config))
-        }),
-        Command::Migrate(args) => args.into_config().and_then(|config| {
-            serve::init_logging(&config.log)?;
-            runtime()?.block_on(Store::open(&config)).map(|_| ())
-        }),
-        Command::Fsck(args) => {
-            let whole = !args.sizes_only;
-            args.settings.into_config().and_then(|config| {
-                serve::init_logging(&config.log)?;
-                runtime()?.block_on(fsck(&config, whole))
-            })
-        }
+        Command::Serve(args) => run(args, serve::serve),
+        Command::Work(args) => run(args, serve::work),
+        Command::Migrate(args) => run(args, async |config| Store::open(&config).await.map(drop)),
+        Command::Fsck(args) => run(args.settings, async |config| fsck(&config, !args.sizes_only).await),
         Command::VerifyGraph { memory_bytes, seconds } => return graphs::child(memory_bytes, seconds),
         Command::Healthcheck(args) => args.ask(),
     };
@@ -209,10 +194,16 @@ where
     }
 }
 
+/// Runs a part of the program with its settings, its logging and a runtime.
+fn run(args: ServeArgs, part: impl AsyncFnOnce(Config) -> Result<()>) -> Result<()> {
+    let config = args.into_config()?;
+    serve::init_logging(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Error::internal(format_args!("no runtime: {error}")))?.block_on(part(config))
+}
+
 /// Prints one line a finding, and a summary; an error if anything is damaged.
 async fn fsck(config: &Config, whole: bool) -> Result<()> {
-    // The database and a bucket use rustls; one provider for the process. An earlier one is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let store = Store::open(config).await?;
     let (mut damaged, mut orphans) = (0_u64, 0_u64);
     let checkpoints = store
@@ -227,11 +218,4 @@ async fn fsck(config: &Config, whole: bool) -> Result<()> {
         0 => Ok(()),
         _ => Err(Error::internal(format!("{damaged} pointers or checkpoints are damaged, see above"))),
     }
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::internal(format_args!("no runtime: {error}")))
 }

@@ -43,8 +43,6 @@ pub fn init_logging(settings: &Log) -> Result<()> {
 /// # Errors
 /// What of the settings cannot be used, and what to do.
 pub async fn serve(config: Config) -> Result<()> {
-    // Both edges and the database use rustls; one provider for the process. An earlier one is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let store = Store::open(&config).await?;
     let admin = Admin::from_config(&config)?;
 
@@ -145,7 +143,6 @@ pub async fn serve(config: Config) -> Result<()> {
 /// # Errors
 /// What of the settings cannot be used, and what to do.
 pub async fn work(config: Config) -> Result<()> {
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let store = Store::open(&config).await?;
     if !store.is_shared() {
         tracing::warn!(

@@ -14,7 +14,7 @@ pub use admin::{Admin, Answer};
 pub use bucket::Bucket;
 pub use database::Database;
 pub use server::{Options, Server, client_binary, server_binary};
-pub use site::{Bearer, Client, Refusal, Site, assert_refused, chunks, digest};
+pub use site::{Bearer, Client, Refusal, Sending, Site, assert_refused, chunks, digest};
 pub use wait::{PATIENCE, eventually};
 
 /// Makes of each `async fn claim(database: Database)` two tests, `claim::on_sqlite` and `claim::on_postgres`.

@@ -5,6 +5,7 @@ use fedbasin_proto::{
     v1::{self, fed_basin_client::FedBasinClient},
 };
 use sha2::{Digest as _, Sha256};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Status,
     metadata::MetadataValue,
@@ -61,6 +62,28 @@ pub fn assert_refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code,
     assert_eq!((refusal.code, refusal.name.as_str()), (code, name), "{}", refusal.message);
     assert!(refusal.message.len() > 10, "a message says what was wrong: {:?}", refusal.message);
     refusal.message
+}
+
+/// An open stream of chunks.
+#[derive(Debug)]
+pub struct Sending {
+    progress: tonic::Streaming<v1::UpdateProgress>,
+    /// Takes further chunks.
+    pub sender: tokio::sync::mpsc::Sender<v1::UpdateChunk>,
+}
+
+impl Sending {
+    /// The next offset that the server says is durable.
+    ///
+    /// # Errors
+    /// As the server answers.
+    ///
+    /// # Panics
+    /// Where it says nothing in time, or ends the stream.
+    pub async fn acknowledged(&mut self) -> Result<u64, Status> {
+        let told = tokio::time::timeout(PATIENCE, self.progress.message()).await.expect("progress in time");
+        Ok(told?.expect("progress while the stream is open").durable_offset)
+    }
 }
 
 /// A site, as the server sees one.
@@ -150,6 +173,20 @@ impl Site {
             durable = message.durable_offset;
         }
         Ok(durable)
+    }
+
+    /// Sends chunks in a stream that stays open.
+    ///
+    /// # Panics
+    /// Where the server does not take the stream.
+    pub async fn open_stream(&self, chunks: &[v1::UpdateChunk]) -> Sending {
+        let (sender, receiver) = tokio::sync::mpsc::channel(32);
+        for chunk in chunks {
+            sender.send(chunk.clone()).await.expect("room in the channel");
+        }
+        let receiver = ReceiverStream::new(receiver);
+        let progress = self.client.clone().send_update(receiver).await.expect("a stream").into_inner();
+        Sending { progress, sender }
     }
 
     /// Ends an update.

@@ -1,13 +1,12 @@
 //! Several servers and workers on one Postgres and one storage: a folder that all see, and an S3-compatible bucket.
 
-use fedbasin_proto::v1::{self, RunState};
+use fedbasin_proto::v1::RunState;
 use fedbasin_tests::{
-    Bucket, Database, Options, PATIENCE, Server, Site,
+    Bucket, Database, Options, Server, Site,
     checkpoint::{f32s, file, one_hot, one_hot_spec, read_f32},
-    chunks, digest, eventually,
+    chunks, digest, eventually, server_binary,
 };
 use serde_json::json;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 /// What replicas share besides the database; ends with the value.
@@ -80,29 +79,6 @@ fn large() -> (Vec<f32>, Vec<u8>) {
     (values, bytes)
 }
 
-/// An open stream of which `count` chunks were sent.
-struct Sending {
-    progress: tonic::Streaming<v1::UpdateProgress>,
-    sender: tokio::sync::mpsc::Sender<v1::UpdateChunk>,
-}
-
-impl Sending {
-    async fn begin(site: &Site, chunks: &[v1::UpdateChunk]) -> Self {
-        let (sender, receiver) = tokio::sync::mpsc::channel(32);
-        for chunk in chunks {
-            sender.send(chunk.clone()).await.expect("room in the channel");
-        }
-        let progress =
-            site.client.clone().send_update(ReceiverStream::new(receiver)).await.expect("a stream");
-        Self { progress: progress.into_inner(), sender }
-    }
-
-    async fn acknowledged(&mut self) -> Result<u64, tonic::Status> {
-        let told = tokio::time::timeout(PATIENCE, self.progress.message()).await.expect("an answer in time");
-        Ok(told?.expect("progress while the stream is open").durable_offset)
-    }
-}
-
 async fn an_upload_goes_on_at_another_replica_and_any_worker_merges(storage: Storage) {
     let mut first = Server::start_with(Database::postgres().await, storage.options("lease_seconds = 2"));
     let second = first.beside(false);
@@ -113,7 +89,7 @@ async fn an_upload_goes_on_at_another_replica_and_any_worker_merges(storage: Sto
     let (values, bytes) = large();
 
     let begun = a.begin(&id, 1, &bytes, 1).await.expect("an update");
-    let mut sending = Sending::begin(&a, &chunks(&begun.update_id, &bytes, 0)[..14]).await;
+    let mut sending = a.open_stream(&chunks(&begun.update_id, &bytes, 0)[..14]).await;
     let durable = sending.acknowledged().await.expect("progress");
     assert!(durable >= 8 << 20, "{durable}");
     first.kill();
@@ -152,12 +128,12 @@ async fn of_two_replicas_that_write_one_upload_one_goes_on(storage: Storage) {
     let begun = a.begin(&id, 1, &bytes, 1).await.expect("an update");
     let all = chunks(&begun.update_id, &bytes, 0);
     // Its connection hangs: the first replica still waits for more.
-    let mut hanging = Sending::begin(&a, &all[..9]).await;
+    let mut hanging = a.open_stream(&all[..9]).await;
     let durable = hanging.acknowledged().await.expect("progress");
 
     let resumed = there.begin(&id, 1, &bytes, 1).await.expect("the same update");
     assert_eq!(resumed.offset, durable, "what was acknowledged, wherever");
-    let mut going_on = Sending::begin(&there, &chunks(&begun.update_id, &bytes, durable)[..9]).await;
+    let mut going_on = there.open_stream(&chunks(&begun.update_id, &bytes, durable)[..9]).await;
     let further = going_on.acknowledged().await.expect("progress");
     assert!(further > durable);
 
@@ -175,6 +151,21 @@ async fn of_two_replicas_that_write_one_upload_one_goes_on(storage: Storage) {
     assert_eq!(receipt.digest, digest(&bytes));
     second.admin().round_becomes(&id, 1, "published").await;
     assert_eq!(read_f32(&second.admin().model(&id, 1), "counted"), values);
+}
+
+#[test]
+fn every_command_that_opens_a_bucket_can() {
+    let bucket = Bucket::start();
+    let options = bucket.options();
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("fedbasin.toml");
+    std::fs::write(&config, &options.config).expect("a configuration file");
+    for command in ["migrate", "fsck"] {
+        let mut program = std::process::Command::new(server_binary());
+        program.arg(command).arg("--config").arg(&config).arg("--data-dir").arg(folder.path().join("data"));
+        let output = program.envs(options.environment.clone()).output().expect("the program runs");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,21 +38,11 @@ async fn an_upload_goes_on_where_a_killed_server_had_stored_it(database: Databas
 
     let all = chunks(&begun.update_id, &bytes, 0);
     let sent = all[..14].iter().map(|chunk| chunk.data.len() as u64).sum::<u64>();
-    let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    for chunk in all.into_iter().take(14) {
-        sender.send(chunk).await.expect("room in the channel");
-    }
-    let mut progress =
-        a.client.clone().send_update(ReceiverStream::new(receiver)).await.expect("a stream").into_inner();
-    let durable = tokio::time::timeout(PATIENCE, progress.message())
-        .await
-        .expect("progress in time")
-        .expect("progress")
-        .expect("progress while the stream is open")
-        .durable_offset;
+    let mut sending = a.open_stream(&all[..14]).await;
+    let durable = sending.acknowledged().await.expect("progress");
     assert!(durable > 0 && durable <= sent, "{durable} of {sent}");
     server.kill();
-    drop(sender);
+    drop(sending);
     server.start_again();
 
     let resumed = a.begin(&id, 1, &bytes, 1).await.expect("the same update");

@@ -79,6 +79,8 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`] with what could not be reached or made.
     pub async fn open(config: &Config) -> Result<Self> {
+        // The database, a bucket and both edges use rustls; one provider for the process. An earlier one is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let staging_dir = config.data_dir.join("staging");
         make_folder(&staging_dir).map_err(|error| {
             Error::new(Code::Unavailable, format!("data_dir: cannot make {}: {error}", staging_dir.display()))
@@ -159,8 +161,8 @@ impl Store {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Begins a transaction that will write. Ended by a commit, or by a rollback that is waited for: one that is only dropped keeps
-    /// its locks a moment longer, and whoever skips locked rows then overlooks work.
+    /// Begins a transaction that will write. Where no error ends it, it ends by a commit, or by a rollback that is waited for: one that
+    /// is only dropped keeps its locks a moment longer, and whoever skips locked rows then overlooks work.
     async fn begin(&self) -> Result<Tx> {
         let begin = match self.dialect {
             Dialect::Postgres => "BEGIN",
