@@ -39,12 +39,6 @@ pub(super) struct Best {
     pub(super) lead: f64,
 }
 
-impl Best {
-    fn new(column: usize, worth: f64, next: f64) -> Self {
-        Self { column, worth, lead: if next.is_finite() { worth - next } else { 0.0 } }
-    }
-}
-
 impl Shortlist {
     /// A list of which nothing is known.
     pub(super) fn unknown() -> Self {
@@ -65,16 +59,8 @@ impl Shortlist {
     /// The best column by the list alone, the lowest among equals; `None` if one outside could be as good as the second best.
     #[inline(always)]
     pub(super) fn best(&self, bonus: &[f64]) -> Option<Best> {
-        let (mut column, mut best, mut next) = (0, f64::NEG_INFINITY, f64::NEG_INFINITY);
-        for (candidate, gain) in self.columns() {
-            let worth = gain + bonus[candidate];
-            if worth > best {
-                (column, best, next) = (candidate, worth, best);
-            } else if worth > next {
-                next = worth;
-            }
-        }
-        (next >= self.bound).then(|| Best::new(column, best, next))
+        let (best, next) = best_two(self.columns().map(|(column, gain)| (column, gain + bonus[column])));
+        (next >= self.bound).then_some(best)
     }
 
     /// Whether so many columns fell below the bound that the list says little.
@@ -167,14 +153,19 @@ pub(super) fn for_each_above(gains: &[f32], bonus: &[f64], bound: f64, mut take:
 /// The best column of a whole row, the lowest among equals.
 #[inline(always)]
 fn best_of_all(gains: &[f32], bonus: &[f64]) -> Best {
-    let (mut column, mut best, mut next) = (0, f64::NEG_INFINITY, f64::NEG_INFINITY);
-    for (candidate, (&gain, bonus)) in gains.iter().zip(bonus).enumerate() {
-        let worth = f64::from(gain) + bonus;
-        if worth > best {
-            (column, best, next) = (candidate, worth, best);
-        } else if worth > next {
-            next = worth;
+    best_two(gains.iter().zip(bonus).map(|(&gain, bonus)| f64::from(gain) + bonus).enumerate()).0
+}
+
+/// The best of some columns by what they are worth, the first among equals, and what the second best is worth.
+#[inline(always)]
+fn best_two(candidates: impl Iterator<Item = (usize, f64)>) -> (Best, f64) {
+    let (mut column, mut worth, mut next) = (0, f64::NEG_INFINITY, f64::NEG_INFINITY);
+    for (candidate, value) in candidates {
+        if value > worth {
+            (column, worth, next) = (candidate, value, worth);
+        } else if value > next {
+            next = value;
         }
     }
-    Best::new(column, best, next)
+    (Best { column, worth, lead: if next.is_finite() { worth - next } else { 0.0 } }, next)
 }

@@ -157,19 +157,21 @@ impl<'a> Simple<'a> {
     fn add_for_x(&self, gain: &mut [f32], other: &Permutation) {
         let (n, row) = (self.x.units, self.x.units * self.depth);
         let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
-        let units: Vec<usize> = (0..self.y.units).collect();
-        for some in units.chunks((CHUNK / row).max(1)) {
-            let place = some[0] * row..(some[0] + some.len()) * row;
+        let together = (CHUNK / row).max(1);
+        for begin in (0..self.y.units).step_by(together) {
+            let end = self.y.units.min(begin + together);
+            let place = begin * row..end * row;
             let a = match self.depth {
                 1 => &self.a[place.clone()],
-                _ => self.rows_by_depth(&mut a_rows, some.len(), |at| self.row(&self.a, some[at])),
+                _ => self.rows_by_depth(&mut a_rows, end - begin, |at| self.row(&self.a, begin + at)),
             };
-            let stay = some.iter().all(|&unit| other.map(unit) == unit);
+            let stay = (begin..end).all(|unit| other.map(unit) == unit);
+            let from = |at| self.row(&self.b, other.map(begin + at));
             let b = match self.depth {
                 1 if stay => &self.b[place],
-                _ => self.rows_by_depth(&mut b_rows, some.len(), |at| self.row(&self.b, other.map(some[at]))),
+                _ => self.rows_by_depth(&mut b_rows, end - begin, from),
             };
-            let depth = some.len() * self.depth;
+            let depth = (end - begin) * self.depth;
             gemm::accumulate(gain, n, depth, gemm::Strided::by_depth(a, n), gemm::Strided::by_depth(b, n));
         }
     }

@@ -354,12 +354,15 @@ fn taken_over() -> Error {
 
 async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Option<Held>) -> Result<()> {
     if store.is_shared() {
-        let acknowledged = store.received_bytes(&update.id).await?;
-        let is_here = held.as_ref().is_some_and(|held| {
-            held.as_ref()
-                .is_some_and(|staging| staging.written() == acknowledged && staging.durable() == acknowledged)
-        });
-        if !is_here {
+        let here = held.as_ref().and_then(|held| held.as_ref());
+        let here = here.map(|staging| (staging.written(), staging.durable()));
+        let is_acknowledged = match here {
+            Some((written, durable)) => {
+                written == durable && durable == store.received_bytes(&update.id).await?
+            }
+            None => false,
+        };
+        if !is_acknowledged {
             // Another replica may have gone on, or what was written here was never acknowledged.
             close(held).await?;
             store.restore_staging(&update.id).await?;

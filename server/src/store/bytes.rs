@@ -37,7 +37,17 @@ fn is_older(object: &ObjectMeta, than: Duration) -> bool {
 }
 
 fn key(digest: &Digest) -> Key {
-    Key::from(format!("checkpoints/{digest}"))
+    folder().join(digest.to_string())
+}
+
+/// Where all checkpoints lie.
+pub(super) fn folder() -> Key {
+    Key::from("checkpoints")
+}
+
+/// The digest that an object of that folder is named by; nothing if it has another name.
+pub(super) fn digest_of(object: &ObjectMeta) -> Option<Digest> {
+    object.location.filename()?.parse().ok()
 }
 
 impl Store {
@@ -86,13 +96,10 @@ impl Store {
     /// # Errors
     /// Those of the database and the object store.
     pub async fn sweep_objects(&self) -> Result<()> {
-        let folder = Key::from("checkpoints");
-        let mut found = self.objects.store.list(Some(&folder));
+        let mut found = self.objects.store.list(Some(&folder()));
         while let Some(object) = found.next().await {
             let object = object?;
-            let Some(digest) = object.location.filename().and_then(|name| name.parse::<Digest>().ok()) else {
-                continue;
-            };
+            let Some(digest) = digest_of(&object) else { continue };
             if is_older(&object, ORPHAN_LIFE) && self.checkpoint(&digest).await?.is_none() {
                 self.objects.store.delete(&object.location).await?;
                 tracing::info!(checkpoint.digest = %digest, "bytes that no row tells of were removed");

@@ -1,11 +1,16 @@
 //! Whether rows and bytes agree: read by `fedbasin-server fsck`, which changes nothing.
 
+use std::collections::HashSet;
+
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::path::Path as Key;
 use rebasin::{Digest, Hasher};
 use sqlx::Row as _;
 
-use super::{Store, parsed, unsigned};
+use super::{
+    Store,
+    bytes::{digest_of, folder},
+    parsed, unsigned,
+};
 use crate::error::{Error, Result};
 
 /// Something that is not as it should be.
@@ -83,7 +88,7 @@ impl std::fmt::Display for Finding {
 }
 
 impl Store {
-    /// Compares all rows with all bytes, and tells of each checkpoint looked at. With `whole` every byte is read and hashed, else
+    /// Compares all rows with all bytes, and tells of what it finds. With `whole` every byte is read and hashed, else
     /// only sizes are compared. Gives the number of checkpoints.
     ///
     /// # Errors
@@ -91,8 +96,10 @@ impl Store {
     pub async fn fsck(&self, whole: bool, tell: &mut dyn FnMut(Finding)) -> Result<u64> {
         let rows =
             sqlx::query("SELECT digest, size FROM checkpoints ORDER BY digest").fetch_all(&self.pool).await?;
+        let mut known = HashSet::with_capacity(rows.len());
         for row in &rows {
             let digest: Digest = parsed(row, "digest")?;
+            known.insert(digest);
             if let Some(finding) = self.check_object(digest, unsigned(row, "size")?, whole).await? {
                 tell(finding);
             }
@@ -104,16 +111,15 @@ impl Store {
         for row in dangling.fetch_all(&self.pool).await? {
             tell(Finding::Dangling { update_id: row.try_get("id")?, digest: parsed(&row, "digest")? });
         }
-        let folder = Key::from("checkpoints");
-        let mut objects = self.objects.store.list(Some(&folder));
+        let mut objects = self.objects.store.list(Some(&folder()));
         while let Some(object) = objects.next().await {
             let object = object?;
-            let digest = object.location.filename().and_then(|name| name.parse::<Digest>().ok());
-            let known = match &digest {
-                Some(digest) => self.checkpoint(digest).await?.is_some(),
+            let has_row = match digest_of(&object) {
+                // One that is not known may have come meanwhile.
+                Some(digest) => known.contains(&digest) || self.checkpoint(&digest).await?.is_some(),
                 None => false,
             };
-            if !known {
+            if !has_row {
                 tell(Finding::Orphan { key: object.location.to_string(), size: object.size });
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgListener;
+use sqlx::{AssertSqlSafe, postgres::PgListener};
 use tokio::sync::watch;
 
 use super::Tx;
@@ -15,8 +15,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells all who listen, once the transaction commits.
 pub(super) async fn notify(tx: &mut Tx) -> Result<()> {
-    // The channel's name is the statement's own text, as in `CHANNEL`: no input is in it.
-    sqlx::query("NOTIFY fedbasin_changes").execute(&mut **tx).await?;
+    // A name of this module: no input is in it.
+    sqlx::query(AssertSqlSafe(format!("NOTIFY {CHANNEL}"))).execute(&mut **tx).await?;
     Ok(())
 }
 

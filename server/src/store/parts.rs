@@ -7,7 +7,6 @@
 use ::bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::{ObjectStoreExt as _, PutMode, PutPayload, path::Path as Key};
-use sqlx::Row as _;
 
 use super::Store;
 use crate::error::{Code, Error, Result};
@@ -59,13 +58,11 @@ impl Store {
             .await?;
         parts.sort_unstable_by_key(|part| part.offset);
         let mut end = 0;
-        let whole = parts.iter().take_while(|part| {
+        parts.retain(|part| {
             let follows = part.offset == end;
             end += if follows { part.size } else { 0 };
             follows
         });
-        let count = whole.count();
-        parts.truncate(count);
         Ok(parts)
     }
 
@@ -145,17 +142,5 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Whether an update of that id is being received.
-    pub(super) async fn is_under_way(&self, update_id: &str) -> Result<bool> {
-        let row = sqlx::query("SELECT state FROM updates WHERE id = $1")
-            .bind(update_id)
-            .fetch_optional(&self.pool)
-            .await?;
-        match row {
-            Some(row) => Ok(row.try_get::<String, _>("state")? == "receiving"),
-            None => Ok(false),
-        }
     }
 }

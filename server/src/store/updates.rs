@@ -33,6 +33,7 @@ impl Store {
                 return Err(conflict(&held));
             }
             same_announcement(&held, new)?;
+            tx.rollback().await?;
             return Ok(held);
         }
         let now = self.now_in(&mut tx).await?;
@@ -326,6 +327,18 @@ impl Store {
             }
         }
         self.sweep_parts().await
+    }
+
+    /// Whether an update of that id is being received.
+    pub(super) async fn is_under_way(&self, update_id: &str) -> Result<bool> {
+        let row = sqlx::query("SELECT state FROM updates WHERE id = $1")
+            .bind(update_id)
+            .fetch_optional(&self.pool)
+            .await?;
+        match row {
+            Some(row) => Ok(row.try_get::<String, _>("state")? == "receiving"),
+            None => Ok(false),
+        }
     }
 
     async fn dismiss(&self, tx: &mut Tx, update_id: &str, state: &'static str, reason: &str) -> Result<()> {

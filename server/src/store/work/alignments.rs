@@ -237,6 +237,8 @@ impl Store {
                 tracing::error!(run.id = run_id, update.id = id, reason, "an update is given up");
                 self.withdraw(&mut tx, &before, &id, &reason).await?;
                 self.commit(tx).await?;
+            } else {
+                tx.rollback().await?;
             }
         }
         Ok(())

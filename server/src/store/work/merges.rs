@@ -188,6 +188,8 @@ impl Store {
                 let after = before.round.clone().apply(Event::AttemptFailed { reason }, now)?;
                 self.save_round(&mut tx, &before, &after, None).await?;
                 self.commit(tx).await?;
+            } else {
+                tx.rollback().await?;
             }
         }
         Ok(())
