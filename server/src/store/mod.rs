@@ -13,6 +13,7 @@ mod objects;
 mod parts;
 mod rounds;
 mod runs;
+mod schema;
 mod sites;
 mod staging;
 mod updates;
@@ -45,9 +46,6 @@ use crate::{
     error::{Code, Error, Result},
     round::Millis,
 };
-
-static POSTGRES: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/postgres");
-static SQLITE: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/sqlite");
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
@@ -117,19 +115,6 @@ impl Store {
         };
         store.migrate().await?;
         Ok(store)
-    }
-
-    async fn migrate(&self) -> Result<()> {
-        let migrator = match self.dialect {
-            Dialect::Postgres => &POSTGRES,
-            Dialect::Sqlite => &SQLITE,
-        };
-        migrator.run(&self.pool).await.map_err(|error| {
-            Error::new(
-                Code::Unavailable,
-                format!("database: the schema cannot be brought up to date: {error}"),
-            )
-        })
     }
 
     /// Whether the database and the object store answer.

@@ -1,0 +1,76 @@
+//! The schema: the files of `migrations/`, compiled in.
+//!
+//! Named here one by one: sqlx's macro that reads a folder would compile both databases' drivers a second time, for the compiler.
+
+use sqlx::{
+    SqlSafeStr as _,
+    migrate::{Migration, MigrationType, Migrator},
+};
+
+use super::{Dialect, Store};
+use crate::error::{Code, Error, Result};
+
+/// One step of the schema, for either database.
+struct Step {
+    name: &'static str,
+    postgres: &'static str,
+    sqlite: &'static str,
+}
+
+/// `0001_NAME.sql` and so on, in order.
+macro_rules! steps {
+    ($($file:literal $name:literal),*) => {
+        [$(Step {
+            name: $name,
+            postgres: include_str!(concat!("../../../migrations/postgres/", $file)),
+            sqlite: include_str!(concat!("../../../migrations/sqlite/", $file)),
+        }),*]
+    };
+}
+
+const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs"];
+
+impl Store {
+    /// Brings the schema up to date.
+    pub(super) async fn migrate(&self) -> Result<()> {
+        let migrations = (1..).zip(STEPS).map(|(version, step)| {
+            let sql = match self.dialect {
+                Dialect::Postgres => step.postgres,
+                Dialect::Sqlite => step.sqlite,
+            };
+            Migration::new(version, step.name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        });
+        Migrator::with_migrations(migrations.collect()).run(&self.pool).await.map_err(|error| {
+            Error::new(
+                Code::Unavailable,
+                format!("database: the schema cannot be brought up to date: {error}"),
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::STEPS;
+
+    #[test]
+    fn every_file_of_both_folders_is_a_step() {
+        for (folder, text) in [
+            ("postgres", STEPS.iter().map(|step| step.postgres).collect::<Vec<_>>()),
+            ("sqlite", STEPS.iter().map(|step| step.sqlite).collect()),
+        ] {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").join(folder);
+            let mut files: Vec<_> = std::fs::read_dir(&folder)
+                .expect("the folder")
+                .map(|entry| entry.expect("a file").path())
+                .collect();
+            files.sort();
+            let names: Vec<_> =
+                STEPS.iter().enumerate().map(|(i, step)| format!("{:04}_{}.sql", i + 1, step.name)).collect();
+            assert_eq!(files.iter().filter_map(|file| file.file_name()?.to_str()).collect::<Vec<_>>(), names);
+            for (file, text) in files.iter().zip(text) {
+                assert_eq!(std::fs::read_to_string(file).expect("a text"), text, "{}", file.display());
+            }
+        }
+    }
+}
