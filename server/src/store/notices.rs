@@ -34,8 +34,9 @@ async fn listen_once(url: &str, changes: &watch::Sender<u64>) -> sqlx::Result<()
     let mut listener = PgListener::connect(url).await?;
     listener.listen(CHANNEL).await?;
     loop {
-        // `None`: the connection was lost and is there again; something may have been missed.
-        listener.try_recv().await?;
+        // First of all because something may have been missed before.
         changes.send_modify(|count| *count = count.wrapping_add(1));
+        // `None`: the connection was lost and is there again, which is the same.
+        listener.try_recv().await?;
     }
 }

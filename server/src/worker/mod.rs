@@ -24,6 +24,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_OBJECTS_EVERY: Duration = Duration::from_secs(3600);
 /// How long a piece of work may go on once the process is told to end. Then it is given back, uncounted.
 const GRACE: Duration = Duration::from_secs(5);
+/// How soon a round is asked for again that another process's transaction was looking at.
+const LOOKED_AT: Duration = Duration::from_millis(20);
 /// Longest pause while storage cannot answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -109,6 +111,11 @@ pub(crate) async fn work(store: Store, settings: Work, stop: CancellationToken) 
         }
         if did {
             continue;
+        }
+        match worker.store.merge_is_due().await {
+            Ok(true) => pause = LOOKED_AT,
+            Ok(false) => {}
+            Err(error) => log("the rounds cannot be read", &error),
         }
         tokio::select! {
             () = worker.stop.cancelled() => return,

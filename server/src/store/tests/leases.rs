@@ -70,6 +70,30 @@ fn two_processes_on_one_database_do_each_piece_of_work_once() {
 }
 
 #[test]
+fn a_round_that_somebody_looks_at_is_still_due() {
+    on_both(async |world| {
+        world.run(&["a"], policy(1, 1)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        world.tick().await;
+        let due = async || world.store.merge_is_due().await.expect("asked");
+        assert!(!due().await, "its update is not aligned");
+        let lease = world.store.lease_alignment(LEASE).await.expect("asked").expect("leased");
+        assert!(world.store.finish_alignment(&lease, &identity(), &report()).await.expect("finished"));
+        assert!(due().await);
+        // SQLite has one writer at a time: there nobody is skipped.
+        if world.store.dialect == Dialect::Postgres {
+            let mut looking = world.store.begin().await.expect("begun");
+            world.store.lock_round(&mut looking, "run", 1).await.expect("locked");
+            assert!(world.store.lease_merge(LEASE).await.expect("asked").is_none(), "it is locked");
+            assert!(due().await);
+            looking.rollback().await.expect("rolled back");
+        }
+        assert!(world.store.lease_merge(LEASE).await.expect("asked").is_some());
+        assert!(!due().await, "it is another's");
+    });
+}
+
+#[test]
 fn a_round_fails_when_its_merge_failed_too_often_and_the_run_with_it() {
     on_both(async |world| {
         world.run(&["a"], policy(1, 1)).await;

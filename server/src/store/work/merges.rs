@@ -37,7 +37,35 @@ pub struct MergeInput {
     pub alignment: Option<Alignment>,
 }
 
+/// The round to merge next; `$1` is how often that may be tried.
+macro_rules! due_rounds {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "SELECT o.run_id, o.number FROM rounds o JOIN runs r ON r.id = o.run_id
+             WHERE o.state = 'merging' AND o.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
+               AND o.attempts < $1 AND (r.strategy = 'mean' OR NOT EXISTS (
+                 SELECT 1 FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number AND u.state = 'accepted'))
+             ORDER BY o.deadline_at_ms, o.run_id LIMIT 1 ",
+            $after
+        )
+    };
+}
+
 impl Store {
+    /// Whether a round waits to be merged. [`Store::lease_merge`] skips one that another transaction only looks at: whoever
+    /// found nothing there asks here before resting.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn merge_is_due(&self) -> Result<bool> {
+        let row = sqlx::query(self.sql(due_rounds!("", "")))
+            .bind(i64::from(MAX_ATTEMPTS))
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.is_some())
+    }
+
     /// Leases a merging round all of whose updates are aligned (where the strategy aligns), if there is one.
     ///
     /// # Errors
@@ -46,21 +74,17 @@ impl Store {
         self.fail_spent().await?;
         let mut tx = self.begin().await?;
         let token = uuid::Uuid::now_v7().to_string();
-        let row = sqlx::query(self.sql(
-            "WITH due AS (
-               SELECT o.run_id, o.number FROM rounds o JOIN runs r ON r.id = o.run_id
-               WHERE o.state = 'merging' AND o.lease_expires_at_ms <= {now} AND o.reference_digest IS NOT NULL
-                 AND o.attempts < $3 AND (r.strategy = 'mean' OR NOT EXISTS (
-                   SELECT 1 FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number AND u.state = 'accepted'))
-               ORDER BY o.deadline_at_ms, o.run_id LIMIT 1 {skip_locked_o})
-             UPDATE rounds SET lease_token = $1, lease_expires_at_ms = {now} + $2, fence = fence + 1,
+        let row = sqlx::query(self.sql(due_rounds!(
+            "WITH due AS (",
+            "{skip_locked_o})
+             UPDATE rounds SET lease_token = $2, lease_expires_at_ms = {now} + $3, fence = fence + 1,
                     attempts = attempts + 1
              WHERE (run_id, number) IN (SELECT run_id, number FROM due)
-             RETURNING run_id, number, fence, reference_digest",
-        ))
+             RETURNING run_id, number, fence, reference_digest"
+        )))
+        .bind(i64::from(MAX_ATTEMPTS))
         .bind(&token)
         .bind(millis(length))
-        .bind(i64::from(MAX_ATTEMPTS))
         .fetch_optional(&mut *tx)
         .await?;
         let Some(row) = row else {
