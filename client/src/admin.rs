@@ -244,6 +244,9 @@ impl Admin {
                 CERTIFICATE_REMEDY
             } else if text.contains(CLEAR_TEXT) {
                 CLEAR_TEXT_REMEDY
+            } else if matches!(error, ureq::Error::Protocol(_)) {
+                // HTTP/2 where HTTP/1.1 is expected.
+                "is this the server's gRPC port? --server is its HTTP port (the server says both when it starts)"
             } else {
                 "check the address and that the server runs (--server is its HTTP port)"
             };

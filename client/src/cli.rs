@@ -81,7 +81,13 @@ fn usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
             let what = what.trim_start_matches("error: ");
             // clap's tips are the what-to-do, where it has one.
             let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")).unwrap_or_default();
-            let remedy = if tip.is_empty() { see_help(args) } else { tip.to_owned() };
+            let remedy = if !tip.is_empty() {
+                tip.to_owned()
+            } else if error.kind() == ErrorKind::MissingRequiredArgument && what.contains("--server") {
+                format!("or set FEDBASIN_SERVER; {}", see_help(args))
+            } else {
+                see_help(args)
+            };
             complain(&one_line(&[what, "arguments", &remedy]));
             ExitCode::from(2)
         }

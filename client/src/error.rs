@@ -137,6 +137,11 @@ pub(crate) fn status_code_string(status: &Status) -> Option<String> {
     status.metadata().get(CODE_METADATA_KEY).and_then(|v| v.to_str().ok()).map(str::to_owned)
 }
 
+/// What a person reads while a call that failed is tried again.
+pub(crate) fn does_not_answer(url: &str, status: &Status) -> String {
+    format!("the server at {url} does not answer, trying again: {}", status_text(status))
+}
+
 /// What to do about an answer that shows that the address is not the right one; `None` where it shows no such thing.
 fn transport_remedy(status: &Status) -> Option<&'static str> {
     let text = status_text(status);

@@ -155,6 +155,60 @@ pub fn read_token(path: &Path) -> Result<String> {
     check_token(text.trim(), &path.display().to_string())
 }
 
+/// A new file for a secret that is still to come, readable by its owner alone. Gone again unless something is written.
+#[derive(Debug)]
+pub(crate) struct SecretFile {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl SecretFile {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// It is there already, whatever it holds, or cannot be made.
+    pub(crate) fn new(path: &Path) -> Result<Self> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(path) {
+            Ok(file) => Ok(Self { path: path.to_owned(), file: Some(file) }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::failed(
+                "is there already, and the secret in it may be in use",
+                path.display(),
+                "name a new file, or move this one away",
+            )),
+            Err(error) => Err(write_error(path, &error)),
+        }
+    }
+
+    /// Keeps the secret, as a line.
+    ///
+    /// # Errors
+    /// Not written; the file is removed.
+    pub(crate) fn write(mut self, secret: &str) -> Result<()> {
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        let written = writeln!(file, "{secret}")
+            .and_then(|()| file.sync_all())
+            .and_then(|()| sync_folder(folder_of(&self.path)));
+        if let Err(error) = written {
+            self.file = Some(file);
+            return Err(write_error(&self.path, &error));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // Nothing is in it that anybody could miss.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 /// A token must be something that fits into a header.
 pub(crate) fn check_token(token: &str, place: &str) -> Result<String> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {

@@ -200,8 +200,9 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
     value["file"] = json!(path);
     screen.answer(&value, || {
         format!(
-            "verified: {} random elements, {} groups and {} scales alone left the outputs as they were (largest difference {:.1e}, at \
-             most {:.0e} is rounding); {} axes left out on purpose were noticed, {} made no difference; {} {}; certificate {}",
+            "verified: the outputs stayed the same under {} random moves of all groups together, and of {} groups and {} scales one by one \
+             (largest difference {:.1e}, at most {:.0e} is rounding); {} axes left out on purpose were noticed, {} made no \
+             difference; {} {}; certificate {}",
             certificate.elements,
             certificate.groups,
             certificate.scales,

@@ -58,6 +58,17 @@ pub struct SiteOptions {
     pub align: Option<PathBuf>,
 }
 
+/// How a run ended that is complete.
+#[derive(Debug, Clone)]
+pub struct Completed {
+    /// The run.
+    pub run_id: String,
+    /// How many rounds were published.
+    pub rounds_published: u32,
+    /// The last model, and the file that holds it; nothing where no round was published.
+    pub global: Option<(Digest, PathBuf)>,
+}
+
 /// Takes part in a run until it ends.
 ///
 /// Nothing is trained twice: what a round produced stays in `work_dir/round-N/`, and a later call goes on from there. When
@@ -66,7 +77,7 @@ pub struct SiteOptions {
 /// # Errors
 /// The run failed or was cancelled, the trainer failed or wrote no usable checkpoint, the server rejected the update or
 /// stayed away for longer than patience lasts.
-pub async fn run(options: SiteOptions, screen: &Screen) -> Result<()> {
+pub async fn run(options: SiteOptions, screen: &Screen) -> Result<Completed> {
     let client = connect(&options.address, &options.token)?;
     let mut watch = Watch::new(client.clone(), &options.run_id, options.patience, screen.clone())
         .waiting_for_run(options.wait_for_run);
@@ -312,21 +323,14 @@ impl Site {
     }
 
     /// The run is complete: keep its last model.
-    async fn end(&mut self, status: &RunStatus) -> Result<()> {
-        let path = self.dir.global();
+    async fn end(&mut self, status: &RunStatus) -> Result<Completed> {
+        let mut global = None;
         if let Ok(digest) = status.global_digest.parse::<Digest>() {
-            let patience = self.options.patience;
+            let (path, patience) = (self.dir.global(), self.options.patience);
             download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
-            self.screen.say(format_args!(
-                "run {}: complete, {} rounds, global model {digest} in {}",
-                status.run_id,
-                status.rounds_published,
-                path.display()
-            ));
-        } else {
-            self.screen.say(format_args!("run {}: complete, without a model", status.run_id));
+            global = Some((digest, path));
         }
-        Ok(())
+        Ok(Completed { run_id: status.run_id.clone(), rounds_published: status.rounds_published, global })
     }
 
     fn ended_badly(&self, status: &RunStatus) -> Error {

@@ -115,6 +115,10 @@ fn an_error_names_the_address_that_was_tried() {
         assert!(error.contains("gave up") && error.contains(&format!(" at {server}: ")), "{error}");
         assert!(said.is_empty() || said.contains(&server), "{said}");
     }
+    // Whoever waits is told what for.
+    for (said, _) in fails(&server, "1") {
+        assert!(said.contains(&format!("{server} does not answer, trying again")), "{said}");
+    }
     let server = format!("http://{}", listen(http_port));
     for (_, error) in fails(&server, "600") {
         assert!(error.contains(&format!(" at {server}: ")), "{error}");

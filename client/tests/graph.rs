@@ -102,7 +102,7 @@ fn an_alignment_is_bounded_and_a_checkpoint_balanced() {
         (zoo("convbn8.onnx"), trained("convbn8-site0.safetensors"), trained("convbn8-site1.safetensors"));
     let [model, site0, site1] = [&model, &site0, &site1].map(|path| path.to_str().expect("UTF-8"));
     well(folder.path(), &["spec", "derive", model, "--checkpoint", site0, "-o", "net.json"]);
-    assert!(well(folder.path(), &["spec", "verify", "net.json", model]).contains("scales alone"));
+    assert!(well(folder.path(), &["spec", "verify", "net.json", model]).contains("scales one by one"));
     let align =
         ["align", "--spec", "net.json", "--reference", site0, site1, "-o", "out", "--report", "r.json"];
     assert!(well(folder.path(), &align).contains("no alignment has an objective above"));

@@ -265,7 +265,7 @@ fn an_output_may_replace_an_input() {
 fn a_derived_spec_says_that_it_wants_a_check() {
     let bench = Bench::new();
     let text = bench.ok(&["spec", "mlp", "a", "-o", "again.json"]);
-    assert!(text.contains("check it with `fedbasin permute`"), "{text}");
+    assert!(text.contains("prove it with `fedbasin spec verify`"), "{text}");
 }
 
 #[test]

@@ -101,9 +101,19 @@ async fn sites_that_run_by_themselves_finish_a_run_of_two_rounds(database: Datab
     let admin = server.admin();
     let (token_a, token_b) = (admin.enrol("a"), admin.enrol("b"));
     admin.create_run(&new_run(2));
-    let (mut a, mut b) = (Program::start(&server, &token_a, 0, 1), Program::start(&server, &token_b, 1, 3));
+    let mut a = Program::start(&server, &token_a, 0, 1);
+    let mut b = Program::start_with(&server, &token_b, &one_hot(1, 2), 3, &["--json"]);
     assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
     assert_eq!(admin.run("pilot")["state"], "complete");
+    let log = b.read("log");
+    let answer = &log[log.find("\n{").expect("an answer in JSON at the end")..];
+    let answer: Value = serde_json::from_str(answer).expect("JSON");
+    assert_eq!((&answer["run_id"], &answer["rounds_published"]), (&json!("pilot"), &json!(2)), "{answer}");
+    assert_eq!(answer["global_digest"], admin.run("pilot")["global_digest"]);
+    assert_eq!(
+        fs::read(b.folder.path().join(answer["file"].as_str().expect("a file"))).expect("the last model"),
+        admin.model("pilot", 2)
+    );
     assert_eq!(read_f32(&admin.model("pilot", 2), "counted"), [0.25, 0.75]);
     let entry = admin.round_site("pilot", 1, "b");
     assert_eq!((&entry["num_examples"], &entry["metrics"]["loss"]), (&json!(3), &json!(0.25)), "{entry}");

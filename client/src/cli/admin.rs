@@ -17,7 +17,7 @@ use crate::{
     },
     connect::Address,
     error::{Error, Result},
-    files::{no_spec, read_spec_text},
+    files::{SecretFile, no_spec, read_spec_text},
     progress::{Screen, bytes},
 };
 
@@ -26,11 +26,7 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
     address.check()?;
     let admin = Admin::new(address, token(args.token_file.as_deref(), "FEDBASIN_ADMIN_TOKEN")?)?;
     match args.command {
-        AdminCommand::Enrol { site } => {
-            let site = admin.enrol(&site)?;
-            // Without --json the token alone: `fedbasin admin enrol a > a.token`.
-            screen.answer(&site, || site.token.clone())
-        }
+        AdminCommand::Enrol { site, output } => enrol(&admin, &site, output.as_deref(), screen),
         AdminCommand::Sites => {
             let sites = admin.sites()?;
             screen.answer(&json!({ "sites": sites }), || sites_table(&sites))
@@ -65,6 +61,20 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             })
         }
     }
+}
+
+/// The token is shown once: where it is to be kept is made sure of before the site is enrolled.
+fn enrol(admin: &Admin, site: &str, output: Option<&Path>, screen: &Screen) -> Result<()> {
+    let Some(path) = output else {
+        let site = admin.enrol(site)?;
+        // Without --json the token alone, for a pipe into what keeps secrets.
+        return screen.answer(&site, || site.token.clone());
+    };
+    let kept = SecretFile::new(path)?;
+    let site = admin.enrol(site)?;
+    kept.write(&site.token)?;
+    let value = json!({ "id": site.id, "created_at": site.created_at, "file": path });
+    screen.answer(&value, || format!("site {}: enrolled, its token is in {}", site.id, path.display()))
 }
 
 fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {

@@ -39,7 +39,7 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: SpecCommand,
     },
-    /// Apply a random element of the symmetry group; the network's function stays the same
+    /// Reorder units at random, as the spec allows; the network's function stays the same
     Permute {
         /// The spec
         #[arg(long, value_name = "SPEC.json")]
@@ -119,7 +119,7 @@ pub(super) enum SpecCommand {
         #[arg(short, long, value_name = "SPEC.json")]
         output: PathBuf,
     },
-    /// Verify a spec by running its network before and after random elements of every group
+    /// Verify a spec by running its network before and after random moves of every group
     Verify {
         /// The spec; the certificate is written beside it
         #[arg(value_name = "SPEC.json")]

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     connect::{Address, Client, connect},
     download::download,
-    error::{Error, Result},
+    error::{Error, Result, does_not_answer},
     files::check_checkpoint,
     progress::Screen,
     retry::{Backoff, Patience, verdict},
@@ -84,19 +84,20 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// A connection and its patience.
-struct Server {
+/// A connection, its patience, and where waiting is said.
+struct Server<'a> {
     client: Client,
     patience: Patience,
+    screen: &'a Screen,
 }
 
-impl Server {
-    fn of(args: SiteServerArgs) -> Result<Self> {
+impl<'a> Server<'a> {
+    fn of(args: SiteServerArgs, screen: &'a Screen) -> Result<Self> {
         let patience = Patience::lasting(Duration::from_secs(args.patience_seconds));
         let address = Address::from(args.address);
         address.check()?;
         let token = token(args.token_file.as_deref(), TOKEN_VARIABLE)?;
-        Ok(Self { client: connect(&address, &token)?, patience })
+        Ok(Self { client: connect(&address, &token)?, patience, screen })
     }
 
     async fn runs(&self) -> Result<Vec<RunStatus>> {
@@ -112,6 +113,9 @@ impl Server {
             };
             if !backoff.allows(verdict(&status)) {
                 return Err(Error::from_status(&status, place));
+            }
+            if backoff.failures() == 0 {
+                self.screen.say(does_not_answer(client.url(), &status));
             }
             if !backoff.wait().await {
                 return Err(Error::gave_up(
@@ -148,7 +152,22 @@ async fn run(args: SiteRunArgs, screen: &Screen) -> Result<()> {
         wait_for_run: Duration::from_secs(args.wait_for_run_seconds),
         align: args.align_locally,
     };
-    site::run(options, screen).await
+    let completed = site::run(options, screen).await?;
+    let value = json!({
+        "run_id": completed.run_id,
+        "rounds_published": completed.rounds_published,
+        "global_digest": completed.global.as_ref().map(|(digest, _)| digest.to_string()),
+        "file": completed.global.as_ref().map(|(_, file)| file),
+    });
+    screen.answer(&value, || match &completed.global {
+        Some((digest, file)) => format!(
+            "run {}: complete, {} rounds, global model {digest} in {}",
+            completed.run_id,
+            completed.rounds_published,
+            file.display()
+        ),
+        None => format!("run {}: complete, without a model", completed.run_id),
+    })
 }
 
 /// `fedbasin-RUN` here; whatever was typed as the run's name becomes one plain file name.
@@ -159,7 +178,7 @@ fn default_work_dir(run: &str) -> PathBuf {
 }
 
 async fn status(args: SiteServerArgs, only: Option<String>, screen: &Screen) -> Result<()> {
-    let server = Server::of(args)?;
+    let server = Server::of(args, screen)?;
     let runs = match only {
         Some(id) => vec![server.run(&id).await?],
         None => server.runs().await?,
@@ -284,7 +303,7 @@ async fn newest_round(read: impl AsyncFn() -> Result<RunStatus>, wait: Duration)
 }
 
 async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
-    let server = Server::of(args.server)?;
+    let server = Server::of(args.server, screen)?;
     let checked = check_checkpoint(&args.file, None)?;
     let round = match args.round {
         Some(round) => round,
@@ -343,7 +362,7 @@ async fn download_one(
         })?),
         None => None,
     };
-    let server = Server::of(args)?;
+    let server = Server::of(args, screen)?;
     let digest: Digest = match (digest, run) {
         (Some(digest), _) => digest,
         (None, Some(id)) => newest(&server.run(&id).await?, reference)?,

@@ -82,3 +82,15 @@ fn another_layout_is_named_and_is_not_called_malformed() {
     let error = check_checkpoint(&path, Some(&layout)).unwrap_err().to_string();
     assert!(error.contains("NaN") && !error.contains("well-formed"), "{error}");
 }
+
+#[test]
+fn a_secret_that_never_comes_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    drop(SecretFile::new(&path).unwrap());
+    assert!(!path.exists());
+    SecretFile::new(&path).unwrap().write("fbs_abc").unwrap();
+    assert_eq!(read_token(&path).unwrap(), "fbs_abc");
+    assert!(SecretFile::new(&path).unwrap_err().to_string().contains("is there already"));
+    assert_eq!(read_token(&path).unwrap(), "fbs_abc");
+}

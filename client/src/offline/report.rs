@@ -106,8 +106,8 @@ pub(super) fn bound_text(optimality: &Optimality) -> String {
         optimality.groups.iter().filter_map(|group| group.margins.as_ref()).map(|margins| margins.best);
     let least = sure.fold(1.0, f64::min);
     format!(
-        "no alignment has an objective above {:.4}, {beyond:.2} % more than this one; in each group at least {:.0} % of units have no \
-         better partner",
+        "no alignment has an objective above {:.4}, {beyond:.2} % more than this one; in each group at least {:.0} % of \
+         units have the partner they fit best",
         optimality.upper_bound,
         100.0 * least
     )

@@ -55,7 +55,8 @@ fn write_spec(
     // Names and shapes do not show a sum or the order of a flatten; only running the network does.
     screen.answer(&value, || {
         format!(
-            "{}: {}\nderived from names and shapes: check it with `fedbasin permute` (see README)",
+            "{}: {}\nderived from names and shapes, which do not show everything: prove it with `fedbasin spec verify` and the network's \
+             ONNX graph, or by running the network before and after `fedbasin permute` (see README)",
             output.display(),
             report::summary(&checked)
         )

@@ -7,7 +7,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::{
     connect::Client,
-    error::{Error, Result, status_text},
+    error::{Error, Result, does_not_answer},
     progress::Screen,
     retry::{Backoff, Patience, verdict},
 };
@@ -86,12 +86,8 @@ impl Watch {
             }
             // One lost connection is ordinary: the server was restarted, or a proxy ended an idle stream.
             if self.backoff.failures() == 1 {
-                self.screen.say(format_args!(
-                    "run {}: the server at {} does not answer, trying again: {}",
-                    self.run_id,
-                    self.client.url(),
-                    status_text(&status)
-                ));
+                let away = does_not_answer(self.client.url(), &status);
+                self.screen.say(format_args!("run {}: {away}", self.run_id));
             }
             if !self.backoff.wait().await {
                 return Err(Error::gave_up(

@@ -37,6 +37,9 @@ pub(in crate::cli) enum AdminCommand {
         /// The site's id: a-z, 0-9 and hyphens
         #[arg(value_name = "SITE")]
         site: String,
+        /// Where the token goes instead, a new file that only its owner may read
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// List the enrolled sites
     Sites,
