@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+// First: its macro is used by those below.
+#[macro_use]
+mod failpoint;
+
 pub mod auth;
 pub mod cli;
 pub mod config;
@@ -16,3 +20,5 @@ pub mod store;
 mod worker;
 
 pub use self::cli::main_with;
+#[cfg(feature = "failpoints")]
+pub use self::failpoint::POINTS as FAILPOINTS;

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -41,6 +42,8 @@ fn built(name: &str) -> PathBuf {
     );
     path
 }
+
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// How a test wants its server.
 #[derive(Debug, Default, Clone)]
@@ -90,7 +93,9 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("fedbasin-test-").tempdir().expect("a temporary folder");
         let mut server =
             Self { child: None, grpc: String::new(), http: String::new(), folder, options, database };
-        server.run("127.0.0.1:0", "127.0.0.1:0");
+        if let Err(error) = server.run(ANY_PORT, ANY_PORT, None) {
+            panic!("{error}");
+        }
         server
     }
 
@@ -151,9 +156,61 @@ impl Server {
     /// # Panics
     /// Where it still runs, or does not start.
     pub fn start_again(&mut self) {
+        if let Err(error) = self.try_start_again(None) {
+            panic!("{error}");
+        }
+    }
+
+    /// The same with a point where it ends itself (`FEDBASIN_FAILPOINT`), which it may come to before it listens.
+    ///
+    /// # Panics
+    /// Where it still runs, or does not start.
+    pub fn start_again_until(&mut self, failpoint: &str) {
+        let started = self.try_start_again(Some(failpoint));
+        assert!(started.is_ok() || self.was_killed(), "{started:?}");
+    }
+
+    /// Whether its process was ended by SIGKILL, so that it can be started again.
+    ///
+    /// # Panics
+    /// Where it ended in another way.
+    pub fn was_killed(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        let Some(status) = child.try_wait().expect("its status") else { return false };
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "the server ended by itself ({status}); its log is:\n{}",
+            self.log()
+        );
+        self.child = None;
+        true
+    }
+
+    fn try_start_again(&mut self, failpoint: Option<&str>) -> Result<(), String> {
         assert!(self.child.is_none(), "the server still runs");
-        let (grpc, http) = (address(&self.grpc).to_owned(), address(&self.http).to_owned());
-        self.run(&grpc, &http);
+        let (grpc, http) = match self.options.only_works {
+            true => (ANY_PORT.to_owned(), ANY_PORT.to_owned()),
+            false => (address(&self.grpc).to_owned(), address(&self.http).to_owned()),
+        };
+        self.run(&grpc, &http, failpoint)
+    }
+
+    /// What `fsck` says of all rows and bytes, and whether it found damage.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[must_use]
+    pub fn fsck(&self) -> (bool, String) {
+        let mut command = Command::new(server_binary());
+        command.arg("fsck").arg("--config").arg(self.folder.path().join("fedbasin.toml"));
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(url) = self.database.url() {
+            command.env("FEDBASIN_DATABASE_URL", url);
+        }
+        let output = command.current_dir(self.folder.path()).output().expect("the program runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
     /// The data folder.
@@ -202,9 +259,31 @@ impl Server {
     /// Where it does not run or the system has no `/proc`.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most of it since the start, or since [`Server::forget_peak`].
+    ///
+    /// # Panics
+    /// Where it does not run or the system has no `/proc`.
+    #[must_use]
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Lets [`Server::peak_bytes`] begin anew.
+    ///
+    /// # Panics
+    /// Where it does not run or the system has no `/proc`.
+    pub fn forget_peak(&self) {
+        let id = self.child.as_ref().expect("a running server").id();
+        fs::write(format!("/proc/{id}/clear_refs"), "5").expect("its peak is forgotten");
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let id = self.child.as_ref().expect("a running server").id();
         let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process's status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident size");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
@@ -221,13 +300,14 @@ impl Server {
         paths.filter(|path| path.starts_with(self.data_dir().join("staging"))).collect()
     }
 
-    fn run(&mut self, grpc: &str, http: &str) {
+    fn run(&mut self, grpc: &str, http: &str, failpoint: Option<&str>) -> Result<(), String> {
         let log_path = self.folder.path().join("server.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");
         let mut command = Command::new(server_binary());
         command.arg(if self.options.only_works { "work" } else { "serve" });
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command.arg("--config").arg(self.write_config(grpc, http));
+        command.envs(failpoint.map(|point| ("FEDBASIN_FAILPOINT", point)));
         if let Some(url) = self.database.url() {
             // A password belongs in the environment, not on a command line.
             command.env("FEDBASIN_DATABASE_URL", url);
@@ -245,14 +325,15 @@ impl Server {
         });
         let line = receiver.recv_timeout(PATIENCE).unwrap_or_default();
         if self.options.only_works && line == "working" {
-            return;
+            return Ok(());
         }
         let found = line.strip_prefix("listening grpc=").and_then(|rest| rest.split_once(" http="));
         let Some((grpc, http)) = found else {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
-            panic!("the server does not listen; it printed {line:?}, and its log is:\n{log}");
+            return Err(format!("the server does not listen; it printed {line:?}, and its log is:\n{log}"));
         };
         (self.grpc, self.http) = (grpc.to_owned(), http.to_owned());
+        Ok(())
     }
 
     fn write_config(&self, grpc: &str, http: &str) -> PathBuf {

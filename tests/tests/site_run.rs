@@ -1,16 +1,11 @@
 //! `fedbasin site run`, the whole life of a site: real processes of the real program, a shell script as trainer.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Instant,
-};
+use std::fs;
 
 use fedbasin_tests::{
-    Database, PATIENCE, Server,
+    Database, Server, SiteProgram,
     checkpoint::{Mlp, mlp, one_hot, one_hot_spec, read_f32},
-    client_binary, on_both_databases,
+    on_both_databases,
 };
 use serde_json::{Value, json};
 
@@ -19,75 +14,6 @@ on_both_databases!(
     sites_survive_a_restart_of_the_server,
     a_site_that_aligns_by_itself_leaves_nothing_to_move
 );
-
-/// Writes the checkpoint that lies beside it for this round; notes what it was given.
-const TRAINER: &str = r#"
-set -e
-echo "round=$FEDBASIN_ROUND reference=$(basename "${FEDBASIN_REFERENCE:-none}") size=$( [ -z "$FEDBASIN_REFERENCE" ] || wc -c < "$FEDBASIN_REFERENCE" )" >> seen.txt
-cp mine.safetensors "$FEDBASIN_OUTPUT"
-printf '{"num_examples": %s, "loss": 0.25}' "$(cat num_examples)" > "$FEDBASIN_METRICS"
-"#;
-
-struct Program {
-    child: Child,
-    folder: tempfile::TempDir,
-}
-
-impl Program {
-    /// Starts an enrolled site of the run `pilot`, whose checkpoint is the one-hot tensor `i`.
-    fn start(server: &Server, token: &str, i: usize, num_examples: u64) -> Self {
-        Self::start_with(server, token, &one_hot(i, 2), num_examples, &[])
-    }
-
-    /// The same with another checkpoint and more arguments.
-    fn start_with(server: &Server, token: &str, mine: &[u8], num_examples: u64, more: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("fedbasin-site-").tempdir().expect("a folder");
-        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("a file");
-        write("mine.safetensors", mine);
-        write("spec.json", Mlp::spec().to_string().as_bytes());
-        write("num_examples", num_examples.to_string().as_bytes());
-        write("token", format!("{token}\n").as_bytes());
-        write("train.sh", TRAINER.as_bytes());
-        let log = fs::File::create(folder.path().join("log")).expect("a log");
-        let child = Command::new(client_binary())
-            .args(["site", "run", "--server", &server.grpc, "--run", "pilot", "--token-file", "token"])
-            .args(["--train", "sh train.sh"])
-            .args(more)
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log)
-            .spawn()
-            .expect("the client's program starts");
-        Self { child, folder }
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(Path::join(self.folder.path(), name)).unwrap_or_default()
-    }
-
-    /// Waits for its end and returns its exit code.
-    async fn ends(&mut self) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("its status") {
-                return status.code();
-            }
-            assert!(start.elapsed() < PATIENCE, "the site does not end; its log:\n{}", self.read("log"));
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("---- a site's log ----\n{}", self.read("log"));
-        }
-    }
-}
 
 fn new_run(rounds: u32) -> Value {
     json!({
@@ -101,8 +27,8 @@ async fn sites_that_run_by_themselves_finish_a_run_of_two_rounds(database: Datab
     let admin = server.admin();
     let (token_a, token_b) = (admin.enrol("a"), admin.enrol("b"));
     admin.create_run(&new_run(2));
-    let mut a = Program::start(&server, &token_a, 0, 1);
-    let mut b = Program::start_with(&server, &token_b, &one_hot(1, 2), 3, &["--json"]);
+    let mut a = SiteProgram::start(&server, &token_a, 0, 1);
+    let mut b = SiteProgram::start_with(&server.grpc, &token_b, &one_hot(1, 2), 3, &["--json"]);
     assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
     assert_eq!(admin.run("pilot")["state"], "complete");
     let log = b.read("log");
@@ -129,7 +55,7 @@ async fn sites_survive_a_restart_of_the_server(database: Database) {
     let mut server = Server::start(database);
     let (token_a, token_b) = (server.admin().enrol("a"), server.admin().enrol("b"));
     server.admin().create_run(&new_run(2));
-    let mut a = Program::start(&server, &token_a, 0, 1);
+    let mut a = SiteProgram::start(&server, &token_a, 0, 1);
     fedbasin_tests::eventually("a's update is accepted", || {
         server.admin().round_site("pilot", 1, "a")["accepted_at"].is_string().then_some(())
     })
@@ -138,7 +64,7 @@ async fn sites_survive_a_restart_of_the_server(database: Database) {
     server.kill();
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     server.start_again();
-    let mut b = Program::start(&server, &token_b, 1, 3);
+    let mut b = SiteProgram::start(&server, &token_b, 1, 3);
     assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
     assert_eq!(read_f32(&server.admin().model("pilot", 2), "counted"), [0.25, 0.75]);
     assert_eq!(a.read("seen.txt").lines().count(), 2, "trained once a round: {}", a.read("seen.txt"));
@@ -154,7 +80,7 @@ async fn an_update_rejected_after_its_receipt_ends_the_site_with_the_reason() {
         "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
         "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
     }));
-    let mut site = Program::start(&server, &token, 0, 3);
+    let mut site = SiteProgram::start(&server, &token, 0, 3);
     fedbasin_tests::eventually("the update is accepted", || {
         site.read("log").contains("accepted, receipt").then_some(())
     })
@@ -184,8 +110,9 @@ async fn a_site_that_aligns_by_itself_leaves_nothing_to_move(database: Database)
         "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
     }));
     let reordered = mlp(2).permuted([[2, 0, 3, 1], [1, 2, 3, 0]]).file();
-    let local = Program::start_with(&server, &tokens[0], &reordered, 10, &["--align-locally", "spec.json"]);
-    let plain = Program::start_with(&server, &tokens[1], &reordered, 10, &[]);
+    let local =
+        SiteProgram::start_with(&server.grpc, &tokens[0], &reordered, 10, &["--align-locally", "spec.json"]);
+    let plain = SiteProgram::start_with(&server.grpc, &tokens[1], &reordered, 10, &[]);
     let record = admin.round_becomes("pilot", 1, "published").await;
     let moved = |site: &str| {
         let sites = record["sites"].as_array().expect("sites");

@@ -196,13 +196,18 @@ impl Uploads {
                     "update_id: changed within one stream; one stream carries one update",
                 ));
             }
-            if append(&gate, held, chunk).await? {
+            let durable_is_due = append(&gate, held, chunk).await?;
+            failpoint!("upload.appended");
+            if durable_is_due {
                 let durable_offset = make_durable(store, &update.id, held).await?;
+                failpoint!("upload.durable");
                 // The round may have closed meanwhile: do not take bytes that nobody needs.
                 under_way(&store.update_of_site(site, &update.id).await?)?;
                 let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
                 match tokio::time::timeout(self.idle, told).await {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => {
+                        failpoint!("upload.acknowledged");
+                    }
                     Ok(Err(_)) => return Ok(()),
                     Err(_) => return Err(self.idled("no answer was read")),
                 }
@@ -269,6 +274,7 @@ impl Uploads {
         }
         under_way(&update)?;
         let sealed = seal(store, site, &update, held).await?;
+        failpoint!("upload.sealed");
         let receipt = store.accept_update(&update, sealed).await?;
         tracing::info!(
             run.id = receipt.run_id,

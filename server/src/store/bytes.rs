@@ -101,7 +101,9 @@ impl Store {
             let object = object?;
             let Some(digest) = digest_of(&object) else { continue };
             if is_older(&object, ORPHAN_LIFE) && self.checkpoint(&digest).await?.is_none() {
+                failpoint!("sweep.object-found");
                 self.objects.store.delete(&object.location).await?;
+                failpoint!("sweep.object-removed");
                 tracing::info!(checkpoint.digest = %digest, "bytes that no row tells of were removed");
             }
         }
@@ -187,6 +189,7 @@ async fn copy_parts(
         }
         left -= part.len() as u64;
         upload.put_part(PutPayload::from(part)).await?;
+        failpoint!("upload.part-stored");
     }
     let found = hasher.finish();
     if left > 0 || found != sealed.digest {
@@ -196,6 +199,7 @@ async fn copy_parts(
             sealed.digest, sealed.size
         )));
     }
+    failpoint!("upload.copied");
     upload.complete().await?;
     Ok(())
 }

@@ -73,6 +73,7 @@ impl Store {
             tx.rollback().await?;
             return Ok(Reconciled { changed: false, due_in: None });
         }
+        failpoint!("round.locked");
         let now = self.now_in(&mut tx).await?;
         let mut changed = false;
         let mut newest = self.lock_newest_round(&mut tx, &run.id).await?;
@@ -86,6 +87,7 @@ impl Store {
                     _ => None,
                 };
                 self.save_round(&mut tx, record, &after, founding).await?;
+                failpoint!("round.closed");
                 record.round = after;
                 changed = true;
             }
@@ -96,10 +98,12 @@ impl Store {
             Next::Wait => {}
             Next::Open(number) => {
                 self.open_round(&mut tx, run, number, locked.newest, now).await?;
+                failpoint!("round.opened");
                 changed = true;
             }
             Next::Complete => {
                 self.set_run_state(&mut tx, &run.id, &RunState::Complete).await?;
+                failpoint!("round.run-ended");
                 changed = true;
             }
             Next::Fail { reason } => {
@@ -109,6 +113,7 @@ impl Store {
         }
         if changed {
             self.commit(tx).await?;
+            failpoint!("round.committed");
         } else {
             tx.rollback().await?;
         }

@@ -66,8 +66,10 @@ impl Store {
         let update = self.begun_update(&mut tx, site_id, new).await?;
         let update = update.ok_or_else(|| Error::internal("an update just begun is gone"))?;
         let replaced = self.decline_older(&mut tx, &update).await?;
+        failpoint!("upload.announced");
         // Nothing that others act on: the announced update changes no round.
         self.commit_quietly(tx).await?;
+        failpoint!("upload.begun");
         for id in replaced {
             self.discard_upload(&id).await;
         }
@@ -215,7 +217,9 @@ impl Store {
                 return Err(error);
             }
         }
+        failpoint!("upload.wanted");
         self.put_object(&sealed).await?;
+        failpoint!("upload.stored");
         let mut tx = self.begin().await?;
         let (update, now) = match self.wanted(&mut tx, update, &sealed).await? {
             Wanted::Yes(update, now) => (*update, now),
@@ -228,6 +232,7 @@ impl Store {
                 return Err(error);
             }
         };
+        failpoint!("upload.wanted-still");
         if let Err(error) = self.fix_layout(&mut tx, &update.run_id, &sealed.layout).await {
             if error.code() != Code::InvalidCheckpoint {
                 return Err(error);
@@ -236,8 +241,10 @@ impl Store {
             self.commit(tx).await?;
             return Err(error);
         }
+        failpoint!("upload.layout-fixed");
         let stored = StoredCheckpoint { digest: sealed.digest, size: sealed.size, layout: sealed.layout };
         self.insert_checkpoint(&mut tx, &stored).await?;
+        failpoint!("upload.checkpoint-recorded");
         let result = sqlx::query(
             "UPDATE updates SET state = 'accepted', accepted_at_ms = $2 WHERE id = $1 AND state = 'receiving'",
         )
@@ -246,8 +253,11 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         one_row(&result, "accepting an update")?;
+        failpoint!("upload.accepted");
         self.commit(tx).await?;
+        failpoint!("upload.committed");
         self.discard_upload(&update.id).await;
+        failpoint!("upload.discarded");
         let accepted = Update { state: UpdateState::Accepted { at_ms: now }, ..update };
         accepted.receipt().ok_or_else(|| Error::internal("an accepted update without a receipt"))
     }
@@ -323,7 +333,9 @@ impl Store {
                 continue;
             }
             if !self.is_under_way(&name).await? {
+                failpoint!("sweep.upload-found");
                 self.discard_staging(&name);
+                failpoint!("sweep.upload-removed");
             }
         }
         self.sweep_parts().await

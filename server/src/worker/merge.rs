@@ -78,6 +78,7 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
     for input in &work.inputs {
         sources.push(store.source(&input.update.digest).await?);
     }
+    failpoint!("merge.opened");
     let spec = match work.run.strategy {
         Strategy::Mean => None,
         _ => Some(checked_spec(work.run.spec.as_ref(), work.run.layout.as_ref())?),
@@ -112,12 +113,14 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
         Ok::<_, Error>((scratch, refined))
     })
     .await??;
+    failpoint!("merge.written");
     let size = std::fs::metadata(scratch.path())?.len();
     let layout = work.run.layout.clone();
     let store = store.clone();
     // Read back what was written, once, through the same gate as an upload: what is published is a valid checkpoint.
     tokio::task::spawn_blocking(move || {
         let sealed = store.staging(scratch.name(), size, layout)?.seal(None)?;
+        failpoint!("merge.sealed");
         Ok(Merged { sealed, refined, _file: scratch })
     })
     .await

@@ -63,7 +63,9 @@ impl Store {
             tx.rollback().await?;
             return Ok(None);
         };
+        failpoint!("align.leased");
         self.commit_quietly(tx).await?;
+        failpoint!("align.begun");
         let work = self.align_work(&row).await;
         self.leased(token, &row, work).await
     }
@@ -88,6 +90,7 @@ impl Store {
         alignment: &Alignment,
         report: &AlignReport,
     ) -> Result<bool> {
+        failpoint!("align.computed");
         let mut tx = self.begin().await?;
         let result = sqlx::query(
             "UPDATE updates SET state = 'aligned', alignment = $3, report = $4, lease_token = NULL,
@@ -104,7 +107,9 @@ impl Store {
             tx.rollback().await?;
             return Ok(false);
         }
+        failpoint!("align.written");
         self.commit(tx).await?;
+        failpoint!("align.committed");
         Ok(true)
     }
 

@@ -91,7 +91,9 @@ impl Store {
             tx.rollback().await?;
             return Ok(None);
         };
+        failpoint!("merge.leased");
         self.commit_quietly(tx).await?;
+        failpoint!("merge.begun");
         let work = self.merge_work(&row).await;
         self.leased(token, &row, work).await
     }
@@ -133,6 +135,7 @@ impl Store {
         refined: &[(String, Alignment, AlignReport)],
     ) -> Result<Option<Digest>> {
         self.put_object(model).await?;
+        failpoint!("publish.stored");
         let stored =
             StoredCheckpoint { digest: model.digest, size: model.size, layout: model.layout.clone() };
         let mut tx = self.begin().await?;
@@ -142,7 +145,9 @@ impl Store {
             tx.rollback().await?;
             return Ok(None);
         }
+        failpoint!("publish.released");
         self.insert_checkpoint(&mut tx, &stored).await?;
+        failpoint!("publish.checkpoint-recorded");
         for (update_id, alignment, report) in refined {
             let result = sqlx::query(
                 "UPDATE updates SET alignment = $2, report = $3 WHERE id = $1 AND state = 'aligned'",
@@ -157,7 +162,9 @@ impl Store {
         let now = self.now_in(&mut tx).await?;
         let after = before.round.clone().apply(Event::Merged { global: stored.digest }, now)?;
         self.save_round(&mut tx, &before, &after, None).await?;
+        failpoint!("publish.saved");
         self.commit(tx).await?;
+        failpoint!("publish.committed");
         Ok(Some(stored.digest))
     }
 

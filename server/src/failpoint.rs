@@ -1,0 +1,80 @@
+//! Named points where a test ends the process, as a power cut would. Compiled in under the feature `failpoints` only; without it
+//! `failpoint!` is nothing.
+
+/// Ends the process here where `FEDBASIN_FAILPOINT` names this point.
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoint::reached($name);
+    };
+}
+
+/// All points, in the order in which a round comes to them.
+#[cfg(feature = "failpoints")]
+pub const POINTS: &[&str] = &[
+    // a run's rounds
+    "round.locked",
+    "round.opened",
+    "round.closed",
+    "round.run-ended",
+    "round.committed",
+    // an update arrives
+    "upload.announced",
+    "upload.begun",
+    "upload.appended",
+    "upload.durable",
+    "upload.acknowledged",
+    "upload.sealed",
+    "upload.wanted",
+    "upload.part-stored",
+    "upload.copied",
+    "upload.stored",
+    "upload.wanted-still",
+    "upload.layout-fixed",
+    "upload.checkpoint-recorded",
+    "upload.accepted",
+    "upload.committed",
+    "upload.discarded",
+    // it is aligned
+    "align.leased",
+    "align.begun",
+    "align.computed",
+    "align.written",
+    "align.committed",
+    // the round is merged
+    "merge.leased",
+    "merge.begun",
+    "merge.opened",
+    "merge.written",
+    "merge.sealed",
+    // and published
+    "publish.stored",
+    "publish.released",
+    "publish.checkpoint-recorded",
+    "publish.saved",
+    "publish.committed",
+    // what is left over is swept
+    "sweep.upload-found",
+    "sweep.upload-removed",
+    "sweep.object-found",
+    "sweep.object-removed",
+];
+
+/// `FEDBASIN_FAILPOINT=NAME` ends the process when it first comes to that point, `NAME:N` the n-th time.
+#[cfg(feature = "failpoints")]
+pub(crate) fn reached(name: &'static str) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static TIMES: AtomicU32 = AtomicU32::new(0);
+    assert!(POINTS.contains(&name), "{name} is not in the list of points");
+    #[expect(clippy::disallowed_methods, reason = "no setting: it is not there in a server that is used")]
+    let Ok(wanted) = std::env::var("FEDBASIN_FAILPOINT") else { return };
+    let (point, time) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    if point == name && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == time.parse().unwrap_or(1) {
+        // SIGKILL: nothing is flushed, dropped or said.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        // The signal may reach another thread first.
+        loop {
+            std::thread::park();
+        }
+    }
+}
