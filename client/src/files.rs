@@ -158,8 +158,8 @@ pub fn read_token(path: &Path) -> Result<String> {
 /// A new file for a secret that is still to come, readable by its owner alone. Gone again unless something is written.
 #[derive(Debug)]
 pub(crate) struct SecretFile {
-    path: PathBuf,
-    file: Option<File>,
+    file: File,
+    path: tempfile::TempPath,
 }
 
 impl SecretFile {
@@ -172,15 +172,17 @@ impl SecretFile {
         options.write(true).create_new(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(path) {
-            Ok(file) => Ok(Self { path: path.to_owned(), file: Some(file) }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::failed(
+        let made = options
+            .open(path)
+            .and_then(|file| Ok(Self { file, path: tempfile::TempPath::try_from_path(path)? }));
+        made.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Error::failed(
                 "is there already, and the secret in it may be in use",
                 path.display(),
                 "name a new file, or move this one away",
-            )),
-            Err(error) => Err(write_error(path, &error)),
-        }
+            ),
+            _ => write_error(path, &error),
+        })
     }
 
     /// Keeps the secret, as a line.
@@ -188,24 +190,12 @@ impl SecretFile {
     /// # Errors
     /// Not written; the file is removed.
     pub(crate) fn write(mut self, secret: &str) -> Result<()> {
-        let Some(mut file) = self.file.take() else { return Ok(()) };
-        let written = writeln!(file, "{secret}")
-            .and_then(|()| file.sync_all())
+        let written = writeln!(self.file, "{secret}")
+            .and_then(|()| self.file.sync_all())
             .and_then(|()| sync_folder(folder_of(&self.path)));
-        if let Err(error) = written {
-            self.file = Some(file);
-            return Err(write_error(&self.path, &error));
-        }
+        written.map_err(|error| write_error(&self.path, &error))?;
+        self.path.keep().map_err(|error| write_error(&error.path, &error.error))?;
         Ok(())
-    }
-}
-
-impl Drop for SecretFile {
-    fn drop(&mut self) {
-        if self.file.is_some() {
-            // Nothing is in it that anybody could miss.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

@@ -4,13 +4,14 @@ use std::{
     fs,
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
+
 use crate::{
-    PATIENCE, Server,
-    checkpoint::{Mlp, one_hot},
-    client_binary,
+    Server,
+    checkpoint::{Mlp, one_hot, one_hot_spec},
+    client_binary, eventually,
 };
 
 /// Writes the checkpoint that lies beside it for this round; notes what it was given.
@@ -31,6 +32,15 @@ pub struct SiteProgram {
 }
 
 impl SiteProgram {
+    /// The run of two sites, `a` and `b`, that they take part in.
+    #[must_use]
+    pub fn run(rounds: u32) -> Value {
+        json!({
+            "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
+            "policy": { "rounds": rounds, "quorum": 2, "deadline_seconds": 600 },
+        })
+    }
+
     /// Starts an enrolled site whose checkpoint is the one-hot tensor `i` of two.
     ///
     /// # Panics
@@ -66,16 +76,9 @@ impl SiteProgram {
     /// Waits for its end and returns its exit code.
     ///
     /// # Panics
-    /// Where it does not end in time.
+    /// Where it does not end in time, with its log.
     pub async fn ends(&mut self) -> Option<i32> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().expect("its status") {
-                return status.code();
-            }
-            assert!(start.elapsed() < PATIENCE, "the site does not end; its log:\n{}", self.read("log"));
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        eventually("the site ends", || self.child.try_wait().expect("its status")).await.code()
     }
 }
 

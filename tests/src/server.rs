@@ -10,7 +10,9 @@ use std::{
     sync::mpsc,
 };
 
-use crate::{Admin, Database, PATIENCE, Site};
+use sqlx::{AnyConnection, Connection as _};
+
+use crate::{Admin, Database, PATIENCE, Site, eventually};
 
 /// Path of the server's program: the one that cargo built together with this test.
 ///
@@ -58,6 +60,24 @@ pub struct Options {
     pub environment: Vec<(&'static str, String)>,
     /// Whether it only works (`work`), and has no addresses.
     pub only_works: bool,
+}
+
+impl Options {
+    /// A server that keeps its bytes in a folder that others see too.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { config: format!("[objects]\nurl = \"file://{}\"\n", folder.display()), ..Self::default() }
+    }
+
+    /// One of several servers, which leaves the work to others; `work` are further lines of `[work]`.
+    #[must_use]
+    pub fn only_serving(self, work: &str) -> Self {
+        Self {
+            config: format!("{}[work]\nin_serve = false\n{work}\n", self.config),
+            admin_token: Some("an-admin-token-of-all-replicas-0123456789".into()),
+            ..self
+        }
+    }
 }
 
 /// A running server with a data folder and a database of its own; killed when dropped.
@@ -165,9 +185,10 @@ impl Server {
     ///
     /// # Panics
     /// Where it still runs, or does not start.
-    pub fn start_again_until(&mut self, failpoint: &str) {
-        let started = self.try_start_again(Some(failpoint));
-        assert!(started.is_ok() || self.was_killed(), "{started:?}");
+    pub async fn start_again_until(&mut self, failpoint: &str) {
+        if self.try_start_again(Some(failpoint)).is_err() {
+            eventually("the server is gone", || self.was_killed().then_some(())).await;
+        }
     }
 
     /// Whether its process was ended by SIGKILL, so that it can be started again.
@@ -202,13 +223,7 @@ impl Server {
     /// Where it does not run.
     #[must_use]
     pub fn fsck(&self) -> (bool, String) {
-        let mut command = Command::new(server_binary());
-        command.arg("fsck").arg("--config").arg(self.folder.path().join("fedbasin.toml"));
-        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
-        if let Some(url) = self.database.url() {
-            command.env("FEDBASIN_DATABASE_URL", url);
-        }
-        let output = command.current_dir(self.folder.path()).output().expect("the program runs");
+        let output = self.command("fsck").output().expect("the program runs");
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
@@ -223,6 +238,18 @@ impl Server {
     #[must_use]
     pub fn database_url(&self) -> Option<String> {
         self.database.url()
+    }
+
+    /// A connection to its database, whichever that is.
+    ///
+    /// # Panics
+    /// Where the database is not reached.
+    pub async fn rows(&self) -> AnyConnection {
+        sqlx::any::install_default_drivers();
+        let sqlite = || format!("sqlite://{}", self.data_dir().join("fedbasin.sqlite").display());
+        AnyConnection::connect(&self.database_url().unwrap_or_else(sqlite))
+            .await
+            .expect("the server's database")
     }
 
     /// The admin token that is in force.
@@ -259,31 +286,9 @@ impl Server {
     /// Where it does not run or the system has no `/proc`.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
-        self.memory("VmRSS:")
-    }
-
-    /// The most of it since the start, or since [`Server::forget_peak`].
-    ///
-    /// # Panics
-    /// Where it does not run or the system has no `/proc`.
-    #[must_use]
-    pub fn peak_bytes(&self) -> u64 {
-        self.memory("VmHWM:")
-    }
-
-    /// Lets [`Server::peak_bytes`] begin anew.
-    ///
-    /// # Panics
-    /// Where it does not run or the system has no `/proc`.
-    pub fn forget_peak(&self) {
-        let id = self.child.as_ref().expect("a running server").id();
-        fs::write(format!("/proc/{id}/clear_refs"), "5").expect("its peak is forgotten");
-    }
-
-    fn memory(&self, field: &str) -> u64 {
         let id = self.child.as_ref().expect("a running server").id();
         let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process's status");
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident size");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
@@ -303,16 +308,10 @@ impl Server {
     fn run(&mut self, grpc: &str, http: &str, failpoint: Option<&str>) -> Result<(), String> {
         let log_path = self.folder.path().join("server.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");
-        let mut command = Command::new(server_binary());
-        command.arg(if self.options.only_works { "work" } else { "serve" });
-        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
-        command.arg("--config").arg(self.write_config(grpc, http));
+        self.write_config(grpc, http);
+        let mut command = self.command(if self.options.only_works { "work" } else { "serve" });
         command.envs(failpoint.map(|point| ("FEDBASIN_FAILPOINT", point)));
-        if let Some(url) = self.database.url() {
-            // A password belongs in the environment, not on a command line.
-            command.env("FEDBASIN_DATABASE_URL", url);
-        }
-        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().expect("the server's program starts");
         let stdout = child.stdout.take().expect("its output is piped");
         self.child = Some(child);
@@ -336,7 +335,23 @@ impl Server {
         Ok(())
     }
 
-    fn write_config(&self, grpc: &str, http: &str) -> PathBuf {
+    /// The server's program with its settings.
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(server_binary());
+        command.arg(subcommand).arg("--config").arg(self.config_path()).current_dir(self.folder.path());
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(url) = self.database.url() {
+            // A password belongs in the environment, not on a command line.
+            command.env("FEDBASIN_DATABASE_URL", url);
+        }
+        command
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.folder.path().join("fedbasin.toml")
+    }
+
+    fn write_config(&self, grpc: &str, http: &str) {
         let mut toml = String::new();
         let _ = writeln!(toml, "data_dir = {:?}", self.data_dir());
         if let Some(token) = &self.options.admin_token {
@@ -349,9 +364,7 @@ impl Server {
             let _ = writeln!(toml, "[tls]\ncert_file = {cert:?}\nkey_file = {key:?}");
         }
         toml.push_str(&self.options.config);
-        let path = self.folder.path().join("fedbasin.toml");
-        fs::write(&path, toml).expect("a configuration file");
-        path
+        fs::write(self.config_path(), toml).expect("a configuration file");
     }
 
     /// Everything the server logged.

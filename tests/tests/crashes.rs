@@ -14,13 +14,13 @@ use std::{
 
 use fedbasin_server::FAILPOINTS;
 use fedbasin_tests::{
-    Database, Options, PATIENCE, Server, SiteProgram,
-    checkpoint::{one_hot, one_hot_spec, read_f32},
-    digest,
+    Database, Options, Server, SiteProgram,
+    checkpoint::{one_hot, read_f32},
+    digest, eventually,
 };
 use rebasin::{Alignment, FileSource, Input, Layout, Source, Spec};
-use serde_json::{Value, json};
-use sqlx::{AnyConnection, Connection as _, Row as _, any::AnyRow};
+use serde_json::Value;
+use sqlx::{Row as _, any::AnyRow};
 
 /// Rounds of each run. Two, so that the second one's reference is what the first one published.
 const ROUNDS: u32 = 2;
@@ -47,14 +47,7 @@ impl Processes {
             return Self { all: vec![Server::start_with(Database::sqlite(), options)], shared: None };
         }
         let shared = tempfile::tempdir().expect("a folder");
-        let options = Options {
-            config: format!(
-                "[objects]\nurl = \"file://{}\"\n[work]\nin_serve = false\n{work}",
-                shared.path().display()
-            ),
-            admin_token: Some("an-admin-token-of-all-replicas-0123456789".into()),
-            ..Options::default()
-        };
+        let options = Options::in_folder(shared.path()).only_serving(work);
         let first = Server::start_with(Database::postgres().await, options);
         let workers = [first.beside(true), first.beside(true)];
         Self { all: [first].into_iter().chain(workers).collect(), shared: Some(shared) }
@@ -84,14 +77,6 @@ impl Processes {
         };
         folder.join("checkpoints")
     }
-
-    async fn rows(&self) -> AnyConnection {
-        sqlx::any::install_default_drivers();
-        let url = self.server().database_url().unwrap_or_else(|| {
-            format!("sqlite://{}", self.server().data_dir().join("fedbasin.sqlite").display())
-        });
-        AnyConnection::connect(&url).await.expect("the database")
-    }
 }
 
 /// What killed processes of long ago may have left: bytes that no row tells of, and an upload's file without an update.
@@ -120,59 +105,46 @@ async fn crash(world: World, point: &str, time: u32) -> usize {
     processes.all.iter_mut().for_each(Server::kill);
     let left = leave_things_behind(&processes);
     for process in &mut processes.all {
-        process.start_again_until(&format!("{point}:{time}"));
+        process.start_again_until(&format!("{point}:{time}")).await;
     }
-    let mut killed = processes.revive();
-    let admin = processes.server().admin();
-    let run = json!({
-        "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
-        "policy": { "rounds": ROUNDS, "quorum": 2, "deadline_seconds": 600 },
-    });
-    // An operator whose answer was lost asks again.
-    let begun = Instant::now();
-    let json = [("content-type", "application/json")];
-    while !admin
-        .try_request("POST", "/v1/runs", &json, run.to_string().as_bytes())
-        .is_ok_and(|answer| matches!(answer.status, 201 | 409))
-    {
-        assert!(begun.elapsed() < PATIENCE, "{point} in {world:?}: the run cannot be created");
+    let mut killed = 0;
+    // Whoever was killed is there again; then whether what is waited for has come.
+    let mut revived = |has_come: bool, processes: &mut Processes| {
         killed += processes.revive();
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        has_come.then_some(())
+    };
+    let (what, admin) = (format!("{point} in {world:?}"), processes.server().admin());
+    let (json, run) = ([("content-type", "application/json")], SiteProgram::run(ROUNDS).to_string());
+    // An operator whose answer was lost asks again.
+    eventually(&format!("{what}: the run is created"), || {
+        let answer = admin.try_request("POST", "/v1/runs", &json, run.as_bytes());
+        revived(answer.is_ok_and(|answer| matches!(answer.status, 201 | 409)), &mut processes)
+    })
+    .await;
     let mut sites = [
         SiteProgram::start(processes.server(), &tokens[0], 0, 1),
         SiteProgram::start(processes.server(), &tokens[1], 1, 3),
     ];
-    let begun = Instant::now();
-    loop {
-        killed += processes.revive();
+    eventually(&format!("{what}: the run ends"), || {
         let ended = sites.each_mut().map(|site| site.child.try_wait().expect("its status").is_some());
-        if ended == [true, true] {
-            break;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{point} in {world:?}: the run does not end");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        revived(ended == [true, true], &mut processes)
+    })
+    .await;
     for site in &mut sites {
-        assert_eq!(site.ends().await, Some(0), "{point} in {world:?}: {}", site.read("log"));
+        assert_eq!(site.ends().await, Some(0), "{what}: {}", site.read("log"));
     }
     // What comes after the end may be the point too.
-    while left.iter().any(|path| path.exists()) {
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "{point} in {world:?}: what was left over is still there: {left:?}"
-        );
-        killed += processes.revive();
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    killed += processes.revive();
+    eventually(&format!("{what}: what was left over is swept"), || {
+        revived(!left.iter().any(|path| path.exists()), &mut processes)
+    })
+    .await;
     check(&processes, &sites).await;
     killed
 }
 
 /// Reads the rows, the bytes and the receipts, and nothing of the server's code.
 async fn check(processes: &Processes, sites: &[SiteProgram]) {
-    let mut rows = processes.rows().await;
+    let mut rows = processes.server().rows().await;
     let bytes_of = |name: &str| {
         let bytes =
             fs::read(processes.objects().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -181,7 +153,8 @@ async fn check(processes: &Processes, sites: &[SiteProgram]) {
     };
 
     // The run ended, and its last model is that of its last round.
-    let run = one(&mut rows, "SELECT state, spec, layout, rounds_published, global_digest FROM runs").await;
+    let run = sqlx::query("SELECT state, spec, layout, rounds_published, global_digest FROM runs");
+    let run = run.fetch_one(&mut rows).await.expect("one run");
     assert_eq!(
         (text(&run, "state"), number(&run, "rounds_published")),
         ("complete".into(), i64::from(ROUNDS))
@@ -258,10 +231,6 @@ async fn check(processes: &Processes, sites: &[SiteProgram]) {
 
 fn source(processes: &Processes, digest: &str) -> FileSource {
     FileSource::open(&Path::join(&processes.objects(), digest)).expect("a checkpoint")
-}
-
-async fn one(rows: &mut AnyConnection, query: &'static str) -> AnyRow {
-    sqlx::query(query).fetch_one(rows).await.expect("one row")
 }
 
 fn text(row: &AnyRow, column: &str) -> String {

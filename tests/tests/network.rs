@@ -5,18 +5,11 @@ use std::time::Duration;
 
 use fedbasin_tests::{
     Database, Fault, Options, Proxy, Server, SiteProgram, Way,
-    checkpoint::{f32s, file, one_hot_spec, read_f32},
+    checkpoint::{one_hot, read_f32},
 };
-use serde_json::json;
 
 /// 3 MB: several chunks, and many blocks of a line.
 const WIDTH: usize = 750_000;
-
-fn one_hot(i: usize) -> Vec<u8> {
-    let mut values = vec![0.0; WIDTH];
-    values[i] = 1.0;
-    file(&[f32s("counted", &[WIDTH], &values)])
-}
 
 /// Two rounds of two sites, one of them behind a line with these faults, one a connection.
 async fn rounds_go_on(faults: &[(Way, usize, Fault)]) {
@@ -24,13 +17,10 @@ async fn rounds_go_on(faults: &[(Way, usize, Fault)]) {
     let server = Server::start_with(Database::sqlite(), Options { config, ..Options::default() });
     let admin = server.admin();
     let (token_a, token_b) = (admin.enrol("a"), admin.enrol("b"));
-    admin.create_run(&json!({
-        "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
-        "policy": { "rounds": 2, "quorum": 2, "deadline_seconds": 600 },
-    }));
+    admin.create_run(&SiteProgram::run(2));
     let line = Proxy::start(&server.grpc, faults.iter().copied()).await;
-    let mut a = SiteProgram::start_with(&line.url, &token_a, &one_hot(0), 1, &[]);
-    let mut b = SiteProgram::start_with(&server.grpc, &token_b, &one_hot(1), 3, &[]);
+    let mut a = SiteProgram::start_with(&line.url, &token_a, &one_hot(0, WIDTH), 1, &[]);
+    let mut b = SiteProgram::start_with(&server.grpc, &token_b, &one_hot(1, WIDTH), 3, &[]);
     assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
     assert_eq!(line.faults_left(), 0, "every fault was met: {}", a.read("log"));
     for round in [1, 2] {

@@ -27,17 +27,10 @@ impl Storage {
     /// Options of a server that leaves the work to others.
     fn options(&self, work: &str) -> Options {
         let shared = match self {
-            Self::Folder(folder) => Options {
-                config: format!("[objects]\nurl = \"file://{}\"\n", folder.path().display()),
-                ..Options::default()
-            },
+            Self::Folder(folder) => Options::in_folder(folder.path()),
             Self::Bucket(bucket) => bucket.options(),
         };
-        Options {
-            config: format!("{}[work]\nin_serve = false\n{work}\n", shared.config),
-            admin_token: Some("an-admin-token-of-all-replicas-0123456789".into()),
-            ..shared
-        }
+        shared.only_serving(work)
     }
 }
 
@@ -193,11 +186,9 @@ async fn what_one_replica_commits_wakes_all_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_slept_beyond_its_lease_changes_nothing() {
-    use sqlx::Connection as _;
     let storage = Storage::folder();
     let first = Server::start_with(Database::postgres().await, storage.options("lease_seconds = 1"));
-    let url = first.database_url().expect("a Postgres database");
-    let mut rows = sqlx::PgConnection::connect(&url).await.expect("the database");
+    let mut rows = first.rows().await;
     let (a, b) = (first.site("a"), first.site("b"));
     let n = 4 << 20;
     let [of_a, of_b] = [1.0, 3.0].map(|value| file(&[f32s("counted", &[n], &vec![value; n])]));

@@ -116,15 +116,11 @@ async fn sites_that_wait_see_the_round_go_on_after_a_restart(database: Database)
 }
 
 async fn a_server_killed_inside_an_alignment_or_a_merge_does_it_again(database: Database) {
-    use sqlx::Connection as _;
     // Short, so that the test need not wait; long enough that a busy machine renews it in time.
     let options = Options { config: "[work]\nlease_seconds = 2\n".into(), ..Options::default() };
     let mut server = Server::start_with(database, options);
     let (a, b) = (server.site("a"), server.site("b"));
-    sqlx::any::install_default_drivers();
-    let sqlite = format!("sqlite://{}", server.data_dir().join("fedbasin.sqlite").display());
-    let url = server.database_url().unwrap_or(sqlite);
-    let mut rows = sqlx::AnyConnection::connect(&url).await.expect("the server's database");
+    let mut rows = server.rows().await;
     let n = 4 << 20;
     let [of_a, of_b] = [1.0, 3.0].map(|value| file(&[f32s("counted", &[n], &vec![value; n])]));
     for leased in [
@@ -221,13 +217,10 @@ async fn a_peer_that_does_not_read_keeps_no_server_from_ending() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_whose_row_is_broken_stops_no_other() {
-    use sqlx::Connection as _;
     let server = Server::start(Database::sqlite());
     let (a, b) = (server.site("a"), server.site("b"));
     let broken = run(&server, 1, &[&a]);
-    let path = server.data_dir().join("fedbasin.sqlite");
-    let mut rows =
-        sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.expect("the database");
+    let mut rows = server.rows().await;
     sqlx::query("UPDATE runs SET policy = '{}' WHERE id = $1")
         .bind(&broken)
         .execute(&mut rows)

@@ -4,7 +4,7 @@ use std::fs;
 
 use fedbasin_tests::{
     Database, Server, SiteProgram,
-    checkpoint::{Mlp, mlp, one_hot, one_hot_spec, read_f32},
+    checkpoint::{Mlp, mlp, one_hot, read_f32},
     on_both_databases,
 };
 use serde_json::{Value, json};
@@ -15,18 +15,11 @@ on_both_databases!(
     a_site_that_aligns_by_itself_leaves_nothing_to_move
 );
 
-fn new_run(rounds: u32) -> Value {
-    json!({
-        "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
-        "policy": { "rounds": rounds, "quorum": 2, "deadline_seconds": 600 },
-    })
-}
-
 async fn sites_that_run_by_themselves_finish_a_run_of_two_rounds(database: Database) {
     let server = Server::start(database);
     let admin = server.admin();
     let (token_a, token_b) = (admin.enrol("a"), admin.enrol("b"));
-    admin.create_run(&new_run(2));
+    admin.create_run(&SiteProgram::run(2));
     let mut a = SiteProgram::start(&server, &token_a, 0, 1);
     let mut b = SiteProgram::start_with(&server.grpc, &token_b, &one_hot(1, 2), 3, &["--json"]);
     assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
@@ -54,7 +47,7 @@ async fn sites_that_run_by_themselves_finish_a_run_of_two_rounds(database: Datab
 async fn sites_survive_a_restart_of_the_server(database: Database) {
     let mut server = Server::start(database);
     let (token_a, token_b) = (server.admin().enrol("a"), server.admin().enrol("b"));
-    server.admin().create_run(&new_run(2));
+    server.admin().create_run(&SiteProgram::run(2));
     let mut a = SiteProgram::start(&server, &token_a, 0, 1);
     fedbasin_tests::eventually("a's update is accepted", || {
         server.admin().round_site("pilot", 1, "a")["accepted_at"].is_string().then_some(())
@@ -72,30 +65,23 @@ async fn sites_survive_a_restart_of_the_server(database: Database) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_rejected_after_its_receipt_ends_the_site_with_the_reason() {
-    use sqlx::Connection as _;
     let server = Server::start(Database::sqlite());
     let token = server.admin().enrol("a");
     let _ = server.admin().enrol("b");
-    server.admin().create_run(&json!({
-        "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
-        "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
-    }));
+    server.admin().create_run(&SiteProgram::run(1));
     let mut site = SiteProgram::start(&server, &token, 0, 3);
     fedbasin_tests::eventually("the update is accepted", || {
         site.read("log").contains("accepted, receipt").then_some(())
     })
     .await;
-    let path = server.data_dir().join("fedbasin.sqlite");
-    let url = format!("sqlite://{}", path.display());
-    let mut rows = sqlx::SqliteConnection::connect(&url).await.expect("the server's database");
+    let mut rows = server.rows().await;
     sqlx::query("UPDATE updates SET state = 'rejected', reason = 'could not be aligned: why not'")
         .execute(&mut rows)
         .await
         .expect("the row is changed");
-    let status =
-        fedbasin_tests::eventually("the site ends", || site.child.try_wait().expect("a child")).await;
+    let code = site.ends().await;
     let log = site.read("log");
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("accepted, then rejected: could not be aligned: why not"), "{log}");
     assert!(!log.contains("was not moved"), "{log}");
 }

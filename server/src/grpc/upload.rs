@@ -205,12 +205,11 @@ impl Uploads {
                 under_way(&store.update_of_site(site, &update.id).await?)?;
                 let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
                 match tokio::time::timeout(self.idle, told).await {
-                    Ok(Ok(())) => {
-                        failpoint!("upload.acknowledged");
-                    }
+                    Ok(Ok(())) => {}
                     Ok(Err(_)) => return Ok(()),
                     Err(_) => return Err(self.idled("no answer was read")),
                 }
+                failpoint!("upload.acknowledged");
             }
             next = self.next(&mut chunks).await?;
         }

@@ -39,7 +39,7 @@ pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationTo
             Ok(due_in) => due_in.map_or(settings.poll(), |due_in| due_in.min(settings.poll())),
             Err(error) => {
                 log("the runs cannot be read", &error);
-                settings.poll().max(Duration::from_secs(1))
+                after_an_error(&settings)
             }
         };
         let now = tokio::time::Instant::now();
@@ -95,8 +95,7 @@ pub(crate) async fn work(store: Store, settings: Work, stop: CancellationToken) 
     let mut worker = Worker { store, settings, stop, pause: RETRY_PAUSE };
     while !worker.stop.is_cancelled() {
         changes.mark_unchanged();
-        let mut did = false;
-        let mut pause = worker.settings.poll();
+        let (mut did, mut failed) = (false, false);
         let aligned = align::step(&mut worker).await;
         // Nothing new is begun once the process is told to end.
         let merged = if worker.stop.is_cancelled() { Ok(false) } else { merge::step(&mut worker).await };
@@ -105,24 +104,28 @@ pub(crate) async fn work(store: Store, settings: Work, stop: CancellationToken) 
                 Ok(some) => did |= some,
                 Err(error) => {
                     log("work failed", &error);
-                    pause = pause.max(Duration::from_secs(1));
+                    failed = true;
                 }
             }
         }
         if did {
             continue;
         }
-        match worker.store.merge_is_due().await {
-            Ok(true) => pause = LOOKED_AT,
-            Ok(false) => {}
-            Err(error) => log("the rounds cannot be read", &error),
-        }
+        let pause = match failed {
+            true => after_an_error(&worker.settings),
+            false => worker.rest().await,
+        };
         tokio::select! {
             () = worker.stop.cancelled() => return,
             _ = changes.changed() => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// How long to rest after an error: what is wrong may stay so.
+fn after_an_error(settings: &Work) -> Duration {
+    settings.poll().max(Duration::from_secs(1))
 }
 
 fn log(what: &str, error: &Error) {
@@ -139,6 +142,18 @@ struct Worker {
 }
 
 impl Worker {
+    /// How long to rest where nothing was found to do.
+    async fn rest(&self) -> Duration {
+        match self.store.merge_is_due().await {
+            Ok(true) => LOOKED_AT.min(self.settings.poll()),
+            Ok(false) => self.settings.poll(),
+            Err(error) => {
+                log("the rounds cannot be read", &error);
+                after_an_error(&self.settings)
+            }
+        }
+    }
+
     fn lease(&self) -> Duration {
         self.settings.lease()
     }

@@ -38,7 +38,7 @@ pub struct MergeInput {
 }
 
 /// The round to merge next; `$1` is how often that may be tried.
-macro_rules! due_rounds {
+macro_rules! due_round {
     ($before:literal, $after:literal) => {
         concat!(
             $before,
@@ -54,12 +54,12 @@ macro_rules! due_rounds {
 
 impl Store {
     /// Whether a round waits to be merged. [`Store::lease_merge`] skips one that another transaction only looks at: whoever
-    /// found nothing there asks here before resting.
+    /// found nothing there asks here before a rest.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn merge_is_due(&self) -> Result<bool> {
-        let row = sqlx::query(self.sql(due_rounds!("", "")))
+        let row = sqlx::query(self.sql(due_round!("", "")))
             .bind(i64::from(MAX_ATTEMPTS))
             .fetch_optional(&self.pool)
             .await?;
@@ -74,7 +74,7 @@ impl Store {
         self.fail_spent().await?;
         let mut tx = self.begin().await?;
         let token = uuid::Uuid::now_v7().to_string();
-        let row = sqlx::query(self.sql(due_rounds!(
+        let row = sqlx::query(self.sql(due_round!(
             "WITH due AS (",
             "{skip_locked_o})
              UPDATE rounds SET lease_token = $2, lease_expires_at_ms = {now} + $3, fence = fence + 1,
