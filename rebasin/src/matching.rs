@@ -15,6 +15,7 @@
 //!   depends on changed; groups that do not bear on one another are solved side by side.
 
 mod ascent;
+mod change;
 mod gains;
 mod general;
 mod optimality;
@@ -166,7 +167,7 @@ pub fn align(
     let moves = |tensor: &usize| spec.axes(*tensor).iter().any(Option::is_some);
     let (moving, pinned): (Vec<usize>, Vec<usize>) = (0..before.len()).partition(moves);
     let over = |tensors: &[usize]| Measure::sum(tensors.iter().map(|&tensor| &before[tensor])).objective;
-    let ascent = Ascent::new(Pair::new(spec, reference, update), over(&pinned));
+    let ascent = Ascent::new(Pair::new(spec, reference, update, &before), over(&pinned));
     let mut work = ascent.work();
     let mut identity = ascent.identity(over(&moving));
     let certain = ascent.identity_is_best(&mut identity, observe)?;
@@ -213,7 +214,7 @@ pub fn align_from(
     let before = report::measure(spec, reference, update, None);
     let at = Measure::sum(&report::measure(spec, reference, update, Some(from))).objective;
     // Of the state's objective only differences are used here.
-    let ascent = Ascent::new(Pair::new(spec, reference, update), 0.0);
+    let ascent = Ascent::new(Pair::new(spec, reference, update, &before), 0.0);
     let mut state = ascent.at(from.clone(), at);
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let order = (0..ascent.steps.len()).collect();

@@ -133,6 +133,12 @@ impl Measure {
         })
     }
 
+    /// No sum of products of an element of one with one of the other is larger, each element being in one product at most:
+    /// the half of both squared norms, which bounds their product (Cauchy and Schwarz; arithmetic and geometric mean).
+    pub(crate) fn most(&self) -> f64 {
+        self.objective + self.squared_distance / 2.0
+    }
+
     fn of(pairs: impl Iterator<Item = (f64, f64)>) -> Self {
         pairs.fold(Self::default(), |sum, (a, b)| Self {
             objective: sum.objective + a * b,

@@ -150,6 +150,17 @@ pub(super) fn for_each_above(gains: &[f32], bonus: &[f64], bound: f64, mut take:
     }
 }
 
+/// The column of a whole row that is worth most, the lowest among equals: first how much that is, then where.
+#[inline(always)]
+pub(super) fn best_column(gains: &[f32], bonus: &[f64]) -> usize {
+    let whole = gains.len() / LANES * LANES;
+    let rest = gains[whole..].iter().zip(&bonus[whole..]).map(|(&gain, bonus)| f64::from(gain) + bonus);
+    let most = best_of_lanes(gains, bonus).into_iter().chain(rest).fold(f64::NEG_INFINITY, f64::max);
+    let mut best = None;
+    for_each_above(gains, bonus, most, |column, _| best = best.or(Some(column)));
+    best.unwrap_or(0)
+}
+
 /// The best column of a whole row, the lowest among equals.
 #[inline(always)]
 fn best_of_all(gains: &[f32], bonus: &[f64]) -> Best {

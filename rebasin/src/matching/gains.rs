@@ -1,10 +1,11 @@
 //! The gain matrix of each group, kept up to date by what changed.
 
 use super::{
+    change::Change,
     pieces::Pieces,
     simple::{Simple, Solve},
 };
-use crate::{Alignment, CheckedSpec, Checkpoint, Permutation, assignment::Prices};
+use crate::{Alignment, CheckedSpec, Checkpoint, Permutation, assignment::Prices, report::Measure};
 
 /// The pieces of a pair of models, and which of them each group's gain is made of.
 pub(super) struct Pair<'a> {
@@ -12,6 +13,8 @@ pub(super) struct Pair<'a> {
     pub(super) pieces: Pieces<'a>,
     /// For each group: the simple pieces that it moves, and as which side.
     sides: Vec<Vec<(usize, Solve)>>,
+    /// Whether no gain can overflow, whatever is permuted.
+    pub(super) surely_finite: bool,
 }
 
 /// One group's gain over its constant and simple pieces. Row = unit of the reference, column = unit of the update, whatever
@@ -29,8 +32,17 @@ pub(super) struct Gain {
 /// Beyond this part of changed rows a matrix is made anew: it costs the same, and drops the rounding gathered.
 const ANEW: f64 = 0.95;
 
+/// Far below the largest f32: rounding and the differences of a change fit between.
+const SURELY_FINITE: f64 = 1e30;
+
 impl<'a> Pair<'a> {
-    pub(super) fn new(spec: &'a CheckedSpec, reference: &'a Checkpoint, update: &'a Checkpoint) -> Self {
+    /// `measures` are those of the two as they are, one a tensor.
+    pub(super) fn new(
+        spec: &'a CheckedSpec,
+        reference: &'a Checkpoint,
+        update: &'a Checkpoint,
+        measures: &[Measure],
+    ) -> Self {
         let pieces = Pieces::cut(spec, reference, update);
         let mut sides = vec![Vec::new(); spec.groups().len()];
         for (index, piece) in pieces.simple.iter().enumerate() {
@@ -38,7 +50,9 @@ impl<'a> Pair<'a> {
             sides[y].push((index, Solve::Y));
             sides[x].push((index, Solve::X));
         }
-        Self { spec, pieces, sides }
+        // A gain is a sum of products, each element being in one at most; so are its parts and what a change adds.
+        let surely_finite = Measure::sum(measures).most() < SURELY_FINITE;
+        Self { spec, pieces, sides, surely_finite }
     }
 
     /// Gains that hold nothing.
@@ -108,6 +122,7 @@ impl<'a> Pair<'a> {
             self.restart(group, gain);
         }
         let mut work = 0;
+        let mut change = Change::default();
         for (place, &(piece, solve)) in sides.iter().enumerate() {
             let piece: &Simple<'_> = &self.pieces.simple[piece];
             let other = piece.other(solve);
@@ -117,7 +132,7 @@ impl<'a> Pair<'a> {
             let now = &alignment.permutations[other];
             match &gain.held[place] {
                 Some(held) if held == now => continue,
-                Some(held) => work += piece.change(solve, &mut gain.matrix, held, now),
+                Some(held) => change.add(piece, solve, held, now),
                 None => {
                     piece.add(solve, &mut gain.matrix, now);
                     work += piece.dense_work(solve);
@@ -126,7 +141,7 @@ impl<'a> Pair<'a> {
             gain.held[place] = Some(now.clone());
         }
         debug_assert_eq!(gain.matrix.len(), n * n);
-        work
+        work + change.apply(&mut gain.matrix, n)
     }
 
     /// Forgets all but what never changes.

@@ -82,7 +82,7 @@ pub fn optimality(
     let pinned: f64 =
         (0..measures.len()).filter(|tensor| !moves(tensor)).map(|tensor| measures[tensor].objective).sum();
     let objective: f64 = measures.iter().map(|measure| measure.objective).sum();
-    let pair = Pair::new(spec, reference, aligned);
+    let pair = Pair::new(spec, reference, aligned, &measures);
     let mut groups = Vec::with_capacity(spec.groups().len());
     for (index, group) in spec.groups().iter().enumerate() {
         tell(observe, Progress::Group { group: index })?;

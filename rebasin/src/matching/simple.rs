@@ -10,13 +10,14 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{
+    change::Moved,
     optimality::sort_rows,
     pieces::{Cut, Label, arrange},
 };
 use crate::{Permutation, gemm};
 
 /// About so many floats are copied for one product: they stay in cache.
-const CHUNK: usize = 1 << 20;
+pub(super) const CHUNK: usize = 1 << 20;
 
 pub(super) struct Simple<'a> {
     y: Side,
@@ -95,28 +96,41 @@ impl<'a> Simple<'a> {
         }
     }
 
-    /// Makes the piece's gain that of another permutation of the other group: a product over the rows that changed.
-    /// Returns multiply-adds.
-    pub(super) fn change(
+    /// Positions of the rest.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Writes what the product over one unit `y` that moved is made of: `[k][x]`, of the reference and of what the update changed.
+    pub(super) fn write_for_x(&self, moved: &Moved<'_>, reference: &mut [f32], difference: &mut [f32]) {
+        self.by_depth(reference, self.row(&self.a, moved.unit).iter().copied());
+        let (new, old) = (self.row(&self.b, moved.after), self.row(&self.b, moved.before));
+        self.by_depth(difference, new.iter().zip(old).map(|(new, old)| new - old));
+    }
+
+    /// Writes what a row of the product over units `x` that moved is made of, as `[x][k]`.
+    pub(super) fn write_for_y(
         &self,
-        solve: Solve,
-        gain: &mut [f32],
-        before: &Permutation,
-        after: &Permutation,
-    ) -> u64 {
-        let changed: Vec<usize> =
-            (0..after.len()).filter(|&unit| before.map(unit) != after.map(unit)).collect();
-        let n = match solve {
-            Solve::X => {
-                self.change_for_x(gain, &changed, before, after);
-                self.x.units
+        y: usize,
+        moved: &[Moved<'_>],
+        reference: &mut [f32],
+        difference: &mut [f32],
+    ) {
+        let (from_a, from_b) = (self.row(&self.a, y), self.row(&self.b, y));
+        if self.depth == 1 {
+            for ((a, b), moved) in reference.iter_mut().zip(difference).zip(moved) {
+                *a = from_a[moved.unit];
+                *b = from_b[moved.after] - from_b[moved.before];
             }
-            Solve::Y => {
-                self.change_for_y(gain, &changed, before, after);
-                self.y.units
-            }
-        };
-        (changed.len() * self.depth * n * n) as u64
+            return;
+        }
+        let run = |unit: usize| unit * self.depth..(unit + 1) * self.depth;
+        let runs = reference.chunks_exact_mut(self.depth).zip(difference.chunks_exact_mut(self.depth));
+        for ((a, b), moved) in runs.zip(moved) {
+            a.copy_from_slice(&from_a[run(moved.unit)]);
+            let (new, old) = (&from_b[run(moved.after)], &from_b[run(moved.before)]);
+            b.iter_mut().zip(new.iter().zip(old)).for_each(|(to, (new, old))| *to = new - old);
+        }
     }
 
     /// Inner product with the reference where all stays, in f64.
@@ -234,52 +248,6 @@ impl<'a> Simple<'a> {
                 gemm::Strided::by_unit(&rows, count * depth)
             };
             gemm::accumulate(gain, n, count * depth, beside(&self.a[begin * depth..]), update);
-        }
-    }
-
-    fn change_for_x(&self, gain: &mut [f32], changed: &[usize], before: &Permutation, after: &Permutation) {
-        let (n, row) = (self.x.units, self.x.units * self.depth);
-        let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
-        for some in changed.chunks((CHUNK / row).max(1)) {
-            let a = self.rows_by_depth(&mut a_rows, some.len(), |at| self.row(&self.a, some[at]));
-            b_rows.resize(some.len() * row, 0.0);
-            b_rows.par_chunks_mut(row).zip(some).for_each(|(to, &unit)| {
-                let new = self.row(&self.b, after.map(unit)).iter();
-                let old = self.row(&self.b, before.map(unit));
-                self.by_depth(to, new.zip(old).map(|(new, old)| new - old));
-            });
-            let depth = some.len() * self.depth;
-            let update = gemm::Strided::by_depth(&b_rows, n);
-            gemm::accumulate(gain, n, depth, gemm::Strided::by_depth(a, n), update);
-        }
-    }
-
-    fn change_for_y(&self, gain: &mut [f32], changed: &[usize], before: &Permutation, after: &Permutation) {
-        let (n, depth) = (self.y.units, self.depth);
-        let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
-        for some in changed.chunks((CHUNK / (depth * n)).max(1)) {
-            let row = depth * some.len();
-            a_rows.resize(n * row, 0.0);
-            b_rows.resize(n * row, 0.0);
-            let rows = a_rows.par_chunks_mut(row).zip(b_rows.par_chunks_mut(row)).enumerate().with_min_len(8);
-            rows.for_each(|(y, (a, b))| {
-                let (from_a, from_b) = (self.row(&self.a, y), self.row(&self.b, y));
-                if depth == 1 {
-                    for ((a, b), &unit) in a.iter_mut().zip(b).zip(some) {
-                        *a = from_a[unit];
-                        *b = from_b[after.map(unit)] - from_b[before.map(unit)];
-                    }
-                    return;
-                }
-                for ((a, b), &unit) in a.chunks_exact_mut(depth).zip(b.chunks_exact_mut(depth)).zip(some) {
-                    let run = |from: usize| from * depth..(from + 1) * depth;
-                    a.copy_from_slice(&from_a[run(unit)]);
-                    let (new, old) = (&from_b[run(after.map(unit))], &from_b[run(before.map(unit))]);
-                    b.iter_mut().zip(new.iter().zip(old)).for_each(|(to, (new, old))| *to = new - old);
-                }
-            });
-            let update = gemm::Strided::by_unit(&b_rows, row);
-            gemm::accumulate(gain, n, row, gemm::Strided::by_unit(&a_rows, row), update);
         }
     }
 }

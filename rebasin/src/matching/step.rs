@@ -127,7 +127,8 @@ impl Step {
             work += self.add_general(pair, piece, permuted, alignment, &mut matrices);
         }
         for (group, matrix) in self.groups().zip(&matrices) {
-            if !matrix.par_chunks(1 << 16).all(|part| part.iter().all(|value| value.is_finite())) {
+            let finite = || matrix.par_chunks(1 << 16).all(|part| part.iter().all(|value| value.is_finite()));
+            if !pair.surely_finite && !finite() {
                 return (Found::Overflow(group), work);
             }
         }
