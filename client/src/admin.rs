@@ -166,7 +166,27 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn cancel(&self, run: &str) -> Result<Run> {
-        let url = self.url(&format!("/v1/runs/{}/cancel", segment(run)));
+        self.order(run, "cancel")
+    }
+
+    /// Lets no further round of a run open; the one that is open goes on.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn pause(&self, run: &str) -> Result<Run> {
+        self.order(run, "pause")
+    }
+
+    /// Lets rounds of a paused run open again.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn resume(&self, run: &str) -> Result<Run> {
+        self.order(run, "resume")
+    }
+
+    fn order(&self, run: &str, order: &str) -> Result<Run> {
+        let url = self.url(&format!("/v1/runs/{}/{order}", segment(run)));
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         self.decode(&url, request.send_empty())
     }

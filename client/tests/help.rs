@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 29] = [
+const COMMANDS: [&str; 31] = [
     "",
     "site",
     "site run",
@@ -21,6 +21,8 @@ const COMMANDS: [&str; 29] = [
     "admin run",
     "admin rounds",
     "admin round",
+    "admin pause",
+    "admin resume",
     "admin cancel",
     "admin model",
     "spec",

@@ -283,13 +283,7 @@ fn create_run(args: &DemoArgs, admin: &Admin, spec: &Spec, initial: &Path) -> an
         strategy: "aligned".to_owned(),
         seed_digest,
         cohort: (0..SITES).map(site_id).collect(),
-        policy: Policy {
-            rounds: args.rounds,
-            quorum: sites,
-            deadline_seconds: 3600,
-            max_updates: None,
-            failed_rounds_allowed: None,
-        },
+        policy: Policy { rounds: args.rounds, quorum: sites, deadline_seconds: 3600, ..Policy::default() },
     })?;
     Ok(())
 }

@@ -26,8 +26,7 @@ pub const POINTS: &[&str] = &[
     "upload.acknowledged",
     "upload.sealed",
     "upload.wanted",
-    "upload.part-stored",
-    "upload.copied",
+    "upload.linked",
     "upload.stored",
     "upload.wanted-still",
     "upload.layout-fixed",
@@ -58,6 +57,10 @@ pub const POINTS: &[&str] = &[
     "sweep.upload-removed",
     "sweep.object-found",
     "sweep.object-removed",
+    // what a run keeps no longer is removed
+    "retire.marked",
+    "retire.recorded",
+    "retire.removed",
 ];
 
 /// `FEDBASIN_FAILPOINT=NAME` ends the process when it first comes to that point, `NAME:N` the n-th time.

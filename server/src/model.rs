@@ -131,6 +131,8 @@ pub struct Run {
     pub rounds_published: u32,
     /// When it was created.
     pub created_at_ms: Millis,
+    /// Since when no further round opens, where an operator paused it.
+    pub paused_at_ms: Option<Millis>,
     /// Its sites, by id.
     pub cohort: Vec<String>,
     /// The number of its newest round; absent before the first one opened.
@@ -234,6 +236,8 @@ pub struct RoundRecord {
     pub reference: Option<Digest>,
     /// When it left its last open state.
     pub closed_at_ms: Option<Millis>,
+    /// Since when its model is no longer kept, by the run's policy.
+    pub model_retired_at_ms: Option<Millis>,
 }
 
 /// Where an update stands, with what is true there.

@@ -1,7 +1,7 @@
 //! The round: its states, its events, its policy. Pure: no clock, no rows, no network.
 //!
 //! ```text
-//! collecting ──quorum and (cohort complete | deadline)──▶ merging ──▶ published
+//! collecting ──quorum and (cohort complete | open long enough | deadline)──▶ merging ──▶ published
 //!     └── deadline without quorum ──▶ failed ◀── attempts spent ──┘        cancelled: from any open state
 //! ```
 //!
@@ -34,6 +34,41 @@ pub struct Policy {
     /// How many rounds in a row may fail, each followed by a new one, before the run fails.
     #[serde(default = "default_failed_rounds_allowed")]
     pub failed_rounds_allowed: u32,
+    /// Once a round has been open for so many seconds, its quorum is enough for it to close. Absent: it waits for the whole
+    /// cohort, until its deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_open_seconds: Option<u64>,
+    /// How many of the newest global models are kept, at least 1; older ones stay on record and their bytes are removed, within
+    /// minutes. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_models: Option<u32>,
+    /// A global model that is kept beside the newest ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<KeepBest>,
+    /// Of how many of the newest rounds that are over the updates are kept; 0: none is, once its round is over. Receipts and
+    /// alignments always are. Absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_updates: Option<u32>,
+}
+
+/// The global model of the round whose updates reported the best mean of a metric, weighted by their examples.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeepBest {
+    /// The metric's name, as sites report it.
+    pub metric: String,
+    /// Which is best.
+    pub goal: Goal,
+}
+
+/// Which figure is best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Goal {
+    /// As of a loss.
+    Lowest,
+    /// As of an accuracy.
+    Highest,
 }
 
 fn default_failed_rounds_allowed() -> u32 {
@@ -75,19 +110,50 @@ impl Policy {
                 self.quorum
             ));
         }
+        if let Some(least) = self.min_open_seconds
+            && least > self.deadline_seconds
+        {
+            return Err(format!(
+                "policy.min_open_seconds: {least} is more than the {} of deadline_seconds",
+                self.deadline_seconds
+            ));
+        }
+        if self.keep_models == Some(0) {
+            return Err(
+                "policy.keep_models: 0 would not keep the model that the next round begins with; at least 1"
+                    .into(),
+            );
+        }
+        if let Some(best) = &self.keep_best {
+            if self.keep_models.is_none() {
+                return Err("policy.keep_best: all models are kept already; give keep_models too".into());
+            }
+            if !fedbasin_proto::is_metric_name(&best.metric) {
+                return Err(format!("policy.keep_best.metric: {:?} is no name of a metric", best.metric));
+            }
+        }
         Ok(())
+    }
+
+    /// Whether anything of a run is ever removed.
+    #[must_use]
+    pub fn lets_go(&self) -> bool {
+        self.keep_models.is_some() || self.keep_updates.is_some()
     }
 
     /// The window of a round that opens now.
     #[must_use]
     pub fn window(&self, cohort: u32, now: Millis) -> Window {
-        let length =
-            i64::try_from(self.deadline_seconds.min(MAX_DEADLINE_SECONDS) * 1000).unwrap_or(i64::MAX);
+        let after = |seconds: u64| {
+            let length = i64::try_from(seconds.min(MAX_DEADLINE_SECONDS) * 1000).unwrap_or(i64::MAX);
+            now.saturating_add(length)
+        };
         Window {
             quorum: self.quorum,
             full_at: self.max_updates.unwrap_or(cohort),
             opened_at_ms: now,
-            deadline_at_ms: now.saturating_add(length),
+            quorum_closes_at_ms: self.min_open_seconds.map(after),
+            deadline_at_ms: after(self.deadline_seconds),
         }
     }
 }
@@ -101,6 +167,8 @@ pub struct Window {
     pub full_at: u32,
     /// When it opened.
     pub opened_at_ms: Millis,
+    /// When the quorum begins to be enough; absent: at the deadline.
+    pub quorum_closes_at_ms: Option<Millis>,
     /// When collecting ends at the latest.
     pub deadline_at_ms: Millis,
 }
@@ -279,12 +347,14 @@ impl Round {
     /// When to look again, if time alone can change the round.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
-        matches!(self.state, State::Collecting).then_some(self.window.deadline_at_ms)
+        let quorum = self.window.quorum_closes_at_ms.filter(|_| self.accepted >= self.window.quorum);
+        matches!(self.state, State::Collecting).then_some(quorum.unwrap_or(self.window.deadline_at_ms))
     }
 
     fn due(&self, now: Millis) -> State {
         let enough = self.accepted >= self.window.quorum;
-        if enough && self.accepted >= self.window.full_at {
+        let waited = self.window.quorum_closes_at_ms.is_some_and(|at| now >= at);
+        if enough && (waited || self.accepted >= self.window.full_at) {
             return State::Merging;
         }
         if now < self.window.deadline_at_ms {

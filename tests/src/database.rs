@@ -1,6 +1,6 @@
 //! The database of one test: SQLite in the server's data folder, or a fresh one in a real Postgres.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 
@@ -57,6 +57,20 @@ impl Database {
         let query = if after.is_empty() { String::new() } else { format!("?{after}") };
         Some(format!("{host}/{}{query}", postgres.name))
     }
+}
+
+/// A program of Postgres, where its packages put it if it is not on the path.
+///
+/// # Panics
+/// Where there is none.
+#[must_use]
+pub fn postgres_program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join(name));
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let packaged = versions.map(|version| version.path().join("bin").join(name));
+    let found = on_path.chain(packaged).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not installed: it comes with Postgres's client programs"))
 }
 
 async fn statement(cluster: &str, sql: String) -> sqlx::Result<()> {

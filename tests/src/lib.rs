@@ -14,7 +14,7 @@ mod wait;
 
 pub use admin::{Admin, Answer};
 pub use bucket::Bucket;
-pub use database::Database;
+pub use database::{Database, postgres_program};
 pub use program::SiteProgram;
 pub use proxy::{Fault, Proxy, Way};
 pub use server::{Options, Server, client_binary, server_binary};

@@ -110,9 +110,23 @@ impl Server {
     /// Where it does not, with its log.
     #[must_use]
     pub fn start_with(database: Database, options: Options) -> Self {
+        Self::start_restored(database, options, |_, _| {})
+    }
+
+    /// Starts one on what `restore` puts into its database (the URL of an empty one, or none for SQLite) and its data folder.
+    ///
+    /// # Panics
+    /// Where it does not listen, with its log.
+    #[must_use]
+    pub fn start_restored(
+        database: Database,
+        options: Options,
+        restore: impl FnOnce(Option<&str>, &Path),
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("fedbasin-test-").tempdir().expect("a temporary folder");
         let mut server =
             Self { child: None, grpc: String::new(), http: String::new(), folder, options, database };
+        restore(server.database_url().as_deref(), &server.data_dir());
         if let Err(error) = server.run(ANY_PORT, ANY_PORT, None) {
             panic!("{error}");
         }
@@ -286,10 +300,32 @@ impl Server {
     /// Where it does not run or the system has no `/proc`.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:").expect("a running server on a system with /proc")
+    }
+
+    /// The most memory that its process had resident since it started, or since [`Server::forget_peak`], in bytes; nothing once it
+    /// has ended.
+    #[must_use]
+    pub fn peak_bytes(&self) -> Option<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    /// Lets [`Server::peak_bytes`] begin again with what is resident now.
+    ///
+    /// # Panics
+    /// Where it does not run or the system keeps no such figure.
+    pub fn forget_peak(&self) {
         let id = self.child.as_ref().expect("a running server").id();
-        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process's status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident size");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+        fs::write(format!("/proc/{id}/clear_refs"), "5").expect("the peak can be forgotten");
+    }
+
+    /// A size that the process's status tells; nothing where it tells none, as one that has ended.
+    fn status_bytes(&self, field: &str) -> Option<u64> {
+        let id = self.child.as_ref()?.id();
+        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+        Some(kib * 1024)
     }
 
     /// The paths of the uploads whose files the server's process holds open; those that were removed end in `(deleted)`.

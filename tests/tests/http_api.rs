@@ -181,6 +181,8 @@ async fn every_admin_call_needs_the_admin_token_and_says_so_as_a_problem() {
         ("GET", "/v1/runs"),
         ("POST", "/v1/runs"),
         ("GET", "/v1/runs/x"),
+        ("POST", "/v1/runs/x/pause"),
+        ("POST", "/v1/runs/x/resume"),
         ("POST", "/v1/runs/x/cancel"),
         ("GET", "/v1/runs/x/rounds"),
         ("GET", "/v1/runs/x/rounds/1"),

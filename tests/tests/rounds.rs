@@ -5,7 +5,7 @@ use fedbasin_proto::v1::{RoundState, RunState, UpdateState};
 use fedbasin_tests::{
     Database, Server, Site, assert_refused,
     checkpoint::{one_hot, one_hot_spec, read_f32},
-    digest, on_both_databases,
+    digest, eventually, on_both_databases,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -19,6 +19,9 @@ on_both_databases!(
     a_deadline_without_quorum_fails_the_round_and_then_the_run,
     a_failed_round_is_followed_by_another_with_the_same_reference,
     a_quorum_at_the_deadline_merges_and_lists_the_silent_site,
+    a_quorum_is_enough_after_the_minimum_open_time,
+    a_paused_run_publishes_its_round_and_waits,
+    what_a_policy_keeps_no_longer_is_refused_by_name,
     a_cancelled_run_takes_no_more_updates,
     a_run_takes_its_layout_from_the_first_update,
 );
@@ -255,6 +258,70 @@ async fn a_quorum_at_the_deadline_merges_and_lists_the_silent_site(database: Dat
         Some(3),
         "every site of the cohort is listed"
     );
+}
+
+async fn a_quorum_is_enough_after_the_minimum_open_time(database: Database) {
+    let server = Server::start(database);
+    let admin = server.admin();
+    let [a, b, c] = &sites(&server);
+    let mut wanted = run(&[a, b, c], 1, 1, 600);
+    wanted["policy"]["min_open_seconds"] = 1.into();
+    let id = admin.create_run(&wanted);
+    b.status(&id).await.expect("the site is seen");
+    a.upload(&id, 1, &one_hot(0, 3), 1).await.expect("a receipt");
+    let round = admin.round_becomes(&id, 1, "published").await;
+    assert!(round["quorum_closes_at"].as_str() < round["deadline_at"].as_str(), "{round}");
+    assert_eq!(
+        (&round["sites"][1]["state"], &round["sites"][2]["state"]),
+        (&json!("silent"), &json!("silent"))
+    );
+    assert!(round["sites"][1]["last_seen_at"].is_string(), "it called, and sent nothing");
+    assert!(round["sites"][2]["last_seen_at"].is_null(), "it never called");
+}
+
+async fn a_paused_run_publishes_its_round_and_waits(database: Database) {
+    let server = Server::start(database);
+    let admin = server.admin();
+    let [a, _, _] = &sites(&server);
+    let id = admin.create_run(&run(&[a], 2, 1, 600));
+    let answer = admin.post(&format!("/v1/runs/{id}/pause"), &json!({}));
+    assert!(answer.status == 200 && answer.json()["paused_at"].is_string(), "{}", answer.status);
+    a.upload(&id, 1, &one_hot(0, 2), 1).await.expect("the open round goes on");
+    admin.round_becomes(&id, 1, "published").await;
+    assert_eq!(admin.get(&format!("/v1/runs/{id}/rounds/2")).status, 404, "no round opens");
+    let answer = admin.post(&format!("/v1/runs/{id}/resume"), &json!({}));
+    assert!(answer.status == 200 && answer.json()["paused_at"].is_null(), "{}", answer.status);
+    admin.round_becomes(&id, 2, "collecting").await;
+    a.upload(&id, 2, &one_hot(0, 2), 1).await.expect("a receipt");
+    admin.round_becomes(&id, 2, "published").await;
+    admin.run_becomes(&id, "complete").await;
+    admin.post(&format!("/v1/runs/{id}/pause"), &json!({})).assert_problem(409, "conflict");
+}
+
+async fn what_a_policy_keeps_no_longer_is_refused_by_name(database: Database) {
+    let server = Server::start(database);
+    let admin = server.admin();
+    let [a, _, _] = &sites(&server);
+    let mut wanted = run(&[a], 2, 1, 600);
+    wanted["policy"]["keep_models"] = 1.into();
+    let id = admin.create_run(&wanted);
+    for round in 1..=2 {
+        a.upload(&id, round, &one_hot(round as usize - 1, 2), 1).await.expect("a receipt");
+        admin.round_becomes(&id, round, "published").await;
+    }
+    let place = format!("/v1/runs/{id}/rounds/1");
+    eventually("the first model is let go", || {
+        admin.get(&place).json()["model_retired_at"].as_str().map(|_| ())
+    })
+    .await;
+    eventually("its bytes are gone", || (admin.get(&format!("{place}/model")).status == 404).then_some(()))
+        .await;
+    let problem = admin.get(&format!("{place}/model"));
+    assert!(problem.json()["detail"].as_str().is_some_and(|detail| detail.contains("keep_models")));
+    assert!(admin.get(&place).json()["global_digest"].is_string(), "the record stays");
+    assert_eq!(read_f32(&admin.model(&id, 2), "counted"), [0.0, 1.0]);
+    let (holds, said) = server.fsck();
+    assert!(holds, "{said}");
 }
 
 async fn a_cancelled_run_takes_no_more_updates(database: Database) {

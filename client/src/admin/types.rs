@@ -63,7 +63,7 @@ pub struct Graph {
 }
 
 /// How a run proceeds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// How many rounds are to be published.
     pub rounds: u32,
@@ -77,6 +77,27 @@ pub struct Policy {
     /// How many rounds in a row may fail before the run does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_rounds_allowed: Option<u32>,
+    /// Once a round has been open for so many seconds, its quorum is enough for it to close.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_open_seconds: Option<u64>,
+    /// How many of the newest global models are kept; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_models: Option<u32>,
+    /// A global model that is kept beside the newest ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<KeepBest>,
+    /// Of how many of the newest rounds that are over the updates are kept; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_updates: Option<u32>,
+}
+
+/// The global model of the round whose updates reported the best mean of a metric.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepBest {
+    /// The metric's name.
+    pub metric: String,
+    /// `lowest` or `highest`.
+    pub goal: String,
 }
 
 /// A run to be created.
@@ -140,6 +161,9 @@ pub struct Run {
     /// Digest of the newest global model.
     #[serde(default)]
     pub global_digest: Option<String>,
+    /// Since when no further round opens, where it was paused.
+    #[serde(default)]
+    pub paused_at: Option<String>,
     /// When it was created, ISO 8601 UTC.
     pub created_at: String,
 }
@@ -168,8 +192,14 @@ pub struct Round {
     /// Size of that in bytes.
     #[serde(default)]
     pub global_size: Option<u64>,
+    /// Since when its model is no longer kept, by the run's policy.
+    #[serde(default)]
+    pub model_retired_at: Option<String>,
     /// When it opened, ISO 8601 UTC.
     pub opened_at: String,
+    /// From when on its quorum is enough to close it.
+    #[serde(default)]
+    pub quorum_closes_at: Option<String>,
     /// When collecting ends at the latest.
     pub deadline_at: String,
     /// When it ended.
@@ -191,6 +221,9 @@ pub struct RoundSite {
     pub site: String,
     /// `silent`, `receiving`, `accepted`, `rejected`, `declined` or `aligned`.
     pub state: String,
+    /// When it last called, ISO 8601 UTC, to about half a minute; absent: never.
+    #[serde(default)]
+    pub last_seen_at: Option<String>,
     /// Its update's id.
     #[serde(default)]
     pub update_id: Option<String>,

@@ -53,6 +53,8 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let round = admin.round(&id, number)?;
             screen.answer(&round, || round_text(&round))
         }
+        AdminCommand::Pause { id } => show_run(&admin.pause(&id)?, screen),
+        AdminCommand::Resume { id } => show_run(&admin.resume(&id)?, screen),
         AdminCommand::Cancel { id } => show_run(&admin.cancel(&id)?, screen),
         AdminCommand::Model { id, number, output } => {
             let (digest, size) = admin.model(&id, number, &output, screen)?;
@@ -109,6 +111,10 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
             deadline_seconds: args.deadline_seconds,
             max_updates: args.max_updates,
             failed_rounds_allowed: args.failed_rounds_allowed,
+            min_open_seconds: args.min_open_seconds,
+            keep_models: args.keep_models,
+            keep_best: args.keep_best,
+            keep_updates: args.keep_updates,
         },
     })
 }
@@ -171,6 +177,7 @@ fn run_text(run: &Run) -> String {
     };
     row("state", run.state.clone());
     row("reason", run.reason.clone().unwrap_or_default());
+    row("paused since", run.paused_at.clone().unwrap_or_default());
     row("strategy", run.strategy.clone());
     if run.spec.is_some() {
         let verified = match &run.graph_digest {
@@ -184,6 +191,12 @@ fn run_text(run: &Run) -> String {
     row("cohort", run.cohort.join(", "));
     row("quorum", policy.quorum.to_string());
     row("deadline", format!("{} s", policy.deadline_seconds));
+    let some = |count: Option<String>| count.unwrap_or_default();
+    row("quorum is enough after", some(policy.min_open_seconds.map(|seconds| format!("{seconds} s"))));
+    row("models kept", some(policy.keep_models.map(|count| format!("newest {count}"))));
+    let best = policy.keep_best.as_ref();
+    row("kept too", some(best.map(|best| format!("the model of the {} {}", best.goal, best.metric))));
+    row("updates kept", some(policy.keep_updates.map(|count| format!("of the newest {count} rounds"))));
     row("seed", run.seed_digest.clone().unwrap_or_default());
     row("global model", run.global_digest.clone().unwrap_or_default());
     row("created", run.created_at.clone());
@@ -214,6 +227,7 @@ fn round_text(round: &Round) -> String {
         ("reason", &round.reason),
         ("reference", &round.reference_digest),
         ("global model", &round.global_digest),
+        ("model kept no longer since", &round.model_retired_at),
         ("closed", &round.closed_at),
     ] {
         if let Some(value) = value {
@@ -230,6 +244,10 @@ fn round_text(round: &Round) -> String {
                 ("receiving", Some(received), Some(size)) => {
                     format!("receiving {} of {}", bytes(received), bytes(size))
                 }
+                ("silent", _, _) => match &site.last_seen_at {
+                    Some(at) => format!("silent since {at}"),
+                    None => "silent, never seen".to_owned(),
+                },
                 (state, _, _) => state.to_owned(),
             },
             site.num_examples.map(|count| count.to_string()).unwrap_or_default(),

@@ -63,8 +63,12 @@ impl Cursor {
     /// The next chunk, filled to the limit: object stores give parts of any size.
     async fn next_chunk(&mut self) -> Result<Option<v1::DownloadChunk>> {
         while self.held.len() < MAX_CHUNK_BYTES {
-            match self.parts.next().await {
-                Some(part) => self.held.extend_from_slice(&part?),
+            match self.parts.next().await.transpose()? {
+                // As it is: nothing is copied.
+                Some(part) if self.held.is_empty() && part.len() == MAX_CHUNK_BYTES => {
+                    return Ok(Some(self.chunk(part)));
+                }
+                Some(part) => self.held.extend_from_slice(&part),
                 None => break,
             }
         }
@@ -75,8 +79,12 @@ impl Cursor {
             return Ok(None);
         }
         let data = self.held.split_to(self.held.len().min(MAX_CHUNK_BYTES)).freeze();
+        Ok(Some(self.chunk(data)))
+    }
+
+    fn chunk(&mut self, data: Bytes) -> v1::DownloadChunk {
         let chunk = v1::DownloadChunk { offset: self.offset, total_size: self.total, data };
         self.offset += chunk.data.len() as u64;
-        Ok(Some(chunk))
+        chunk
     }
 }

@@ -1,5 +1,7 @@
 //! Uploads under way: chunks in, durable offsets out, then the receipt.
 
+mod file;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -14,6 +16,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use self::file::{Syncing, append, make_durable, open, seal, synced};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
@@ -189,6 +192,7 @@ impl Uploads {
     ) -> Result<()> {
         let gate = Arc::new(Gate::of(store, site, update).await?);
         open(store, update, &gate, held).await?;
+        let mut syncing = None;
         let mut next = Some(first);
         while let Some(chunk) = next {
             if chunk.update_id != update.id {
@@ -199,25 +203,69 @@ impl Uploads {
             let durable_is_due = append(&gate, held, chunk).await?;
             failpoint!("upload.appended");
             if durable_is_due {
-                let durable_offset = make_durable(store, &update.id, held).await?;
-                failpoint!("upload.durable");
-                // The round may have closed meanwhile: do not take bytes that nobody needs.
-                under_way(&store.update_of_site(site, &update.id).await?)?;
-                let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
-                match tokio::time::timeout(self.idle, told).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => return Ok(()),
-                    Err(_) => return Err(self.idled("no answer was read")),
+                let durable_offset = match store.is_shared() {
+                    true => Some(make_durable(store, &update.id, held).await?),
+                    // A disk that is slower than the line: no more than two stretches are ever unsynced.
+                    false => {
+                        let before = match &syncing {
+                            Some(_) => Some(synced(held, Syncing::end(&mut syncing).await)?),
+                            None => None,
+                        };
+                        syncing = Some(Syncing::begin(held)?);
+                        before
+                    }
+                };
+                if let Some(durable_offset) = durable_offset
+                    && !self.tell(store, site, update, durable_offset, progress).await?
+                {
+                    return Ok(());
                 }
-                failpoint!("upload.acknowledged");
             }
-            next = self.next(&mut chunks).await?;
+            next = loop {
+                tokio::select! {
+                    biased;
+                    outcome = Syncing::end(&mut syncing) => {
+                        let durable_offset = synced(held, outcome)?;
+                        if !self.tell(store, site, update, durable_offset, progress).await? {
+                            return Ok(());
+                        }
+                    }
+                    chunk = self.next(&mut chunks) => break chunk?,
+                }
+            };
+        }
+        if syncing.is_some() {
+            synced(held, Syncing::end(&mut syncing).await)?;
         }
         let durable_offset = make_durable(store, &update.id, held).await?;
+        failpoint!("upload.durable");
         // The client may be gone already, or not read; it will ask.
         let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
         let _ = tokio::time::timeout(self.idle, told).await;
+        failpoint!("upload.acknowledged");
         Ok(())
+    }
+
+    /// Acknowledges what is durable; tells whether somebody listens.
+    async fn tell(
+        &self,
+        store: &Store,
+        site: &str,
+        update: &Update,
+        durable_offset: u64,
+        progress: &Progress,
+    ) -> Result<bool> {
+        failpoint!("upload.durable");
+        // The round may have closed meanwhile: do not take bytes that nobody needs.
+        under_way(&store.update_of_site(site, &update.id).await?)?;
+        let told = progress.send(Ok(v1::UpdateProgress { durable_offset }));
+        match tokio::time::timeout(self.idle, told).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(false),
+            Err(_) => return Err(self.idled("no answer was read")),
+        }
+        failpoint!("upload.acknowledged");
+        Ok(true)
     }
 
     async fn next(&self, chunks: &mut Streaming<v1::UpdateChunk>) -> Result<Option<v1::UpdateChunk>> {
@@ -355,146 +403,4 @@ fn under_way(update: &Update) -> Result<()> {
 
 fn taken_over() -> Error {
     Error::new(Code::OffsetMismatch, "a newer stream of this site took over this upload")
-}
-
-async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut Option<Held>) -> Result<()> {
-    if store.is_shared() {
-        let here = held.as_ref().and_then(|held| held.as_ref());
-        let here = here.map(|staging| (staging.written(), staging.durable()));
-        let is_acknowledged = match here {
-            Some((written, durable)) => {
-                written == durable && durable == store.received_bytes(&update.id).await?
-            }
-            None => false,
-        };
-        if !is_acknowledged {
-            // Another replica may have gone on, or what was written here was never acknowledged.
-            close(held).await?;
-            store.restore_staging(&update.id).await?;
-        }
-    }
-    let (store, update, layout) = (store.clone(), update.clone(), gate.layout.clone());
-    on_disk(held, move |staging| {
-        if staging.is_none() {
-            *staging = Some(store.staging(&update.id, update.size, layout)?);
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// Runs `work` where it may block, and the upload's lock with it: if this future is dropped (a newer stream took
-/// over, the client is gone), the lock is released only once the work has ended, so that no late write can land behind
-/// the bytes of who comes next. After an error what was hashed and what is on the disk may differ: then the file is
-/// closed, and read again by who comes next.
-async fn on_disk<T: Send + 'static>(
-    held: &mut Option<Held>,
-    work: impl FnOnce(&mut Option<Staging>) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let mut guard = held.take().ok_or_else(|| Error::internal("an upload's lock was lost"))?;
-    let (guard, outcome) = tokio::task::spawn_blocking(move || {
-        let outcome = work(&mut guard);
-        if outcome.as_ref().is_err_and(|error| error.code() != Code::OffsetMismatch) {
-            *guard = None;
-        }
-        (guard, outcome)
-    })
-    .await
-    .map_err(Error::internal)?;
-    *held = Some(guard);
-    outcome
-}
-
-async fn close(held: &mut Option<Held>) -> Result<()> {
-    on_disk(held, |staging| {
-        *staging = None;
-        Ok(())
-    })
-    .await
-}
-
-fn opened(staging: &mut Option<Staging>) -> Result<&mut Staging> {
-    staging.as_mut().ok_or_else(|| Error::internal("an upload without a file"))
-}
-
-/// Appends one chunk; tells whether it is time to make what is there durable.
-async fn append(gate: &Arc<Gate>, held: &mut Option<Held>, chunk: v1::UpdateChunk) -> Result<bool> {
-    let gate = Arc::clone(gate);
-    on_disk(held, move |staging| {
-        let staging = opened(staging)?;
-        append_blocking(staging, &chunk).map_err(|error| gate.explain(staging, error))?;
-        gate.check(staging)?;
-        Ok(staging.sync_is_due())
-    })
-    .await
-}
-
-fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<()> {
-    if chunk.data.len() > MAX_CHUNK_BYTES {
-        return Err(Error::new(Code::TooLarge, format!("a chunk has more than {MAX_CHUNK_BYTES} bytes")));
-    }
-    if chunk.data.is_empty() {
-        return Err(Error::invalid(
-            "a chunk is empty; send bytes, and end the stream when there are no more",
-        ));
-    }
-    if chunk.offset != staging.written() {
-        return Err(Error::new(
-            Code::OffsetMismatch,
-            format!(
-                "a chunk begins at {}, the server holds {} bytes; begin again and go on from the offset given",
-                chunk.offset,
-                staging.written()
-            ),
-        ));
-    }
-    if crc32c::crc32c(&chunk.data) != chunk.crc32c {
-        return Err(Error::new(
-            Code::OffsetMismatch,
-            format!("the chunk at {} arrived damaged (CRC-32C); begin again and send it again", chunk.offset),
-        ));
-    }
-    staging.append(&chunk.data)
-}
-
-/// Makes what was received durable: on this process's disk, or where all replicas find it. Gives how much that is.
-async fn make_durable(store: &Store, update_id: &str, held: &mut Option<Held>) -> Result<u64> {
-    if store.is_shared() {
-        let part = on_disk(held, |staging| opened(staging)?.unsynced()).await?;
-        if let Some((offset, bytes)) = part
-            && let Err(error) = store.put_part(update_id, offset, bytes).await
-        {
-            close(held).await?;
-            return Err(error);
-        }
-        return on_disk(held, |staging| {
-            let staging = opened(staging)?;
-            staging.stored_elsewhere();
-            Ok(staging.durable())
-        })
-        .await;
-    }
-    on_disk(held, |staging| {
-        let staging = opened(staging)?;
-        staging.sync()?;
-        Ok(staging.durable())
-    })
-    .await
-}
-
-async fn seal(
-    store: &Store,
-    site: &str,
-    update: &Update,
-    held: &mut Option<Held>,
-) -> Result<crate::store::Sealed> {
-    let gate = Gate::of(store, site, update).await?;
-    open(store, update, &gate, held).await?;
-    let digest = update.digest;
-    on_disk(held, move |staging| {
-        gate.check(opened(staging)?)?;
-        let staging = staging.take().ok_or_else(|| Error::internal("an upload without a file"))?;
-        staging.seal(Some(digest))
-    })
-    .await
 }

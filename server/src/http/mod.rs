@@ -81,6 +81,8 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(runs::create, runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
+        .routes(routes!(runs::pause))
+        .routes(routes!(runs::resume))
         .routes(routes!(rounds::list))
         .routes(routes!(rounds::show))
         .routes(routes!(rounds::model))

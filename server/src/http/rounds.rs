@@ -20,7 +20,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     model::{self, Metrics, RoundRecord, Update, UpdateState},
-    round::State as RoundState,
+    round::{Millis, State as RoundState},
 };
 
 /// A round.
@@ -35,11 +35,15 @@ pub(super) struct Round {
     reference_digest: Option<String>,
     /// The model that it published.
     global_digest: Option<String>,
-    /// Size of that model in bytes.
+    /// Size of that model in bytes; absent once it is no longer kept.
     global_size: Option<u64>,
+    /// Since when the model is no longer kept, by the run's policy.
+    model_retired_at: Option<String>,
     /// Fewest updates that may be merged.
     quorum: u32,
     opened_at: String,
+    /// From when on the quorum is enough to close it; absent: at the deadline.
+    quorum_closes_at: Option<String>,
     deadline_at: String,
     closed_at: Option<String>,
     /// Every site of the cohort, by id.
@@ -54,6 +58,8 @@ pub(super) struct RoundSite {
     state: &'static str,
     /// Why its update was rejected or declined.
     reason: Option<String>,
+    /// When the site last called, to about half a minute: what is silent is silent since then. Absent: never.
+    last_seen_at: Option<String>,
     update_id: Option<String>,
     digest: Option<String>,
     /// Size of its checkpoint in bytes.
@@ -129,7 +135,13 @@ pub(super) async fn model(
         return Err(Error::new(Code::Conflict, detail).into());
     };
     let stored = api.store.checkpoint(&global).await?;
-    let size = stored.ok_or_else(|| Error::internal("a published model without a row"))?.size;
+    let size = stored
+        .ok_or_else(|| {
+            Error::not_found(format!(
+                "round {number}: its model is no longer kept, by the run's policy (keep_models); its digest is {global}"
+            ))
+        })?
+        .size;
     let (status, bytes) = match asked_range(&headers, size) {
         None | Some(Ranges::Many) => (StatusCode::OK, 0..size),
         Some(Ranges::One(bytes)) => (StatusCode::PARTIAL_CONTENT, bytes),
@@ -215,6 +227,7 @@ async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Ro
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
     let mut sites = Vec::with_capacity(run.cohort.len());
+    let last_seen = api.store.cohort_last_seen(&run.id).await?;
     for site in &run.cohort {
         let update = updates.iter().find(|update| update.site_id == *site);
         let receiving = update.filter(|update| matches!(update.state, UpdateState::Receiving));
@@ -222,7 +235,8 @@ async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Ro
             Some(update) => Some(api.store.received_bytes(&update.id).await?),
             None => None,
         };
-        sites.push(describe_site(site, update, total, received_bytes));
+        let last_seen = last_seen.get(site).copied();
+        sites.push(describe_site(site, last_seen, update, total, received_bytes));
     }
     let (reason, global) = match &round.state {
         RoundState::Failed { reason } => (Some(reason.clone()), None),
@@ -241,7 +255,9 @@ async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Ro
         global_digest: global.map(|digest| digest.to_string()),
         global_size,
         quorum: round.window.quorum,
+        model_retired_at: record.model_retired_at_ms.map(iso),
         opened_at: iso(round.window.opened_at_ms),
+        quorum_closes_at: round.window.quorum_closes_at_ms.map(iso),
         deadline_at: iso(round.window.deadline_at_ms),
         closed_at: record.closed_at_ms.map(iso),
         sites,
@@ -255,6 +271,7 @@ fn held(update: &Update) -> bool {
 #[expect(clippy::cast_precision_loss, reason = "at most 10^12 examples a site: exact in an f64")]
 fn describe_site(
     site: &str,
+    last_seen_at_ms: Option<Millis>,
     update: Option<&Update>,
     total: Option<u64>,
     received_bytes: Option<u64>,
@@ -264,6 +281,7 @@ fn describe_site(
         site: site.to_owned(),
         state: update.map_or("silent", |update| update.state.name()),
         reason: update.and_then(|update| update.state.reason()).map(str::to_owned),
+        last_seen_at: last_seen_at_ms.map(iso),
         update_id: update.map(|update| update.id.clone()),
         digest: update.map(|update| update.digest.to_string()),
         size: update.map(|update| update.size),

@@ -1,4 +1,4 @@
-//! Runs: create, list, show, cancel.
+//! Runs: create, list, show, pause, resume, cancel.
 
 use axum::{Json, extract::State};
 use http::StatusCode;
@@ -47,6 +47,8 @@ pub(super) struct Run {
     state: &'static str,
     /// Why it failed.
     reason: Option<String>,
+    /// Since when no further round opens, where it was paused.
+    paused_at: Option<String>,
     strategy: Strategy,
     #[schema(value_type = Option<Object>)]
     spec: Option<Value>,
@@ -82,6 +84,7 @@ impl Run {
                 RunState::Failed { reason } => Some(reason),
                 _ => None,
             },
+            paused_at: run.paused_at_ms.map(iso),
             strategy: run.strategy,
             spec: spec.map_err(Error::internal)?,
             spec_verified: run.graph.is_some(),
@@ -181,6 +184,33 @@ pub(super) async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> R
     api.store.cancel_run(&run).await?;
     tracing::info!(run.id = run, "run cancelled");
     Ok(Json(Run::of(find(&api, &run).await?)?))
+}
+
+/// Pauses an open run: the round that is open goes on, no further one opens. Pausing twice changes nothing.
+#[utoipa::path(post, path = "/v1/runs/{run}/pause", tag = "runs", security(("admin_token" = [])),
+    params(("run" = String, Path)), responses((status = 200, body = Run),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
+pub(super) async fn pause(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+    set_paused(&api, &run, true).await
+}
+
+/// Resumes a paused run: its next round opens.
+#[utoipa::path(post, path = "/v1/runs/{run}/resume", tag = "runs", security(("admin_token" = [])),
+    params(("run" = String, Path)), responses((status = 200, body = Run),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
+pub(super) async fn resume(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+    set_paused(&api, &run, false).await
+}
+
+async fn set_paused(api: &Api, run: &str, pause: bool) -> Result<Json<Run>, Problem> {
+    let run = find(api, run).await?.id;
+    api.store.pause_run(&run, pause).await?;
+    tracing::info!(run.id = run, "{}", if pause { "run paused" } else { "run resumed" });
+    Ok(Json(Run::of(find(api, &run).await?)?))
 }
 
 pub(super) async fn find(api: &Api, run: &str) -> Result<model::Run> {

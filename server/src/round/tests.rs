@@ -4,11 +4,25 @@ const OPENED: Millis = 1_000;
 const DEADLINE: Millis = 61_000;
 
 fn policy() -> Policy {
-    Policy { rounds: 2, quorum: 2, deadline_seconds: 60, max_updates: None, failed_rounds_allowed: 1 }
+    Policy {
+        rounds: 2,
+        quorum: 2,
+        deadline_seconds: 60,
+        max_updates: None,
+        failed_rounds_allowed: 1,
+        min_open_seconds: None,
+        keep_models: None,
+        keep_best: None,
+        keep_updates: None,
+    }
 }
 
 fn round(state: State, accepted: u32) -> Round {
     Round { state, accepted, ..Round::open(1, policy().window(4, OPENED)) }
+}
+
+fn loss() -> KeepBest {
+    KeepBest { metric: "loss".into(), goal: Goal::Lowest }
 }
 
 fn digest() -> Digest {
@@ -43,6 +57,19 @@ fn collecting_ends_at_the_deadline_with_a_quorum() {
     let early = round(State::Collecting, 2).apply(Event::Tick, DEADLINE - 1).expect("legal");
     assert_eq!(early.state, State::Collecting);
     assert_eq!(early.apply(Event::Tick, DEADLINE).expect("legal").state, State::Merging);
+}
+
+#[test]
+fn a_quorum_is_enough_once_the_round_was_open_long_enough() {
+    let window = Policy { min_open_seconds: Some(10), ..policy() }.window(4, OPENED);
+    let round = |accepted| Round { accepted, ..Round::open(1, window) };
+    let after = |accepted, now| round(accepted).apply(Event::Tick, now).expect("legal").state;
+    assert_eq!(after(2, OPENED + 9_999), State::Collecting);
+    assert_eq!(after(2, OPENED + 10_000), State::Merging);
+    assert_eq!(after(1, OPENED + 10_000), State::Collecting, "no quorum");
+    assert_eq!(after(4, OPENED), State::Merging, "all are there: nothing to wait for");
+    assert_eq!(round(1).next_deadline(), Some(DEADLINE));
+    assert_eq!(round(2).next_deadline(), Some(OPENED + 10_000));
 }
 
 #[test]
@@ -169,6 +196,17 @@ fn a_policy_that_cannot_work_is_refused_by_field() {
         (Policy { deadline_seconds: u64::MAX, ..policy() }, "deadline_seconds"),
         (Policy { max_updates: Some(1), ..policy() }, "max_updates"),
         (Policy { max_updates: Some(5), ..policy() }, "max_updates"),
+        (Policy { min_open_seconds: Some(61), ..policy() }, "min_open_seconds"),
+        (Policy { keep_models: Some(0), ..policy() }, "keep_models"),
+        (Policy { keep_best: Some(loss()), ..policy() }, "keep_best"),
+        (
+            Policy {
+                keep_models: Some(1),
+                keep_best: Some(KeepBest { metric: String::new(), ..loss() }),
+                ..policy()
+            },
+            "metric",
+        ),
     ];
     for (bad, field) in cases {
         let message = bad.check(4).expect_err(field);

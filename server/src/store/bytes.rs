@@ -1,9 +1,12 @@
 //! Bytes in the object store: immutable, named by digest.
 
 use std::{
+    fs::File,
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
-    time::{Duration, SystemTime},
+    os::unix::fs::FileExt as _,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
 };
 
 use ::bytes::Bytes;
@@ -13,6 +16,7 @@ use object_store::{
     ObjectStoreExt as _, PutPayload, path::Path as Key,
 };
 use rebasin::{Digest, FileSource, Hasher, Header};
+use sqlx::Row as _;
 
 use super::{Sealed, Store};
 use crate::error::{Error, Result};
@@ -36,18 +40,40 @@ fn is_older(object: &ObjectMeta, than: Duration) -> bool {
     SystemTime::from(object.last_modified).elapsed().is_ok_and(|age| age > than)
 }
 
-fn key(digest: &Digest) -> Key {
-    folder().join(digest.to_string())
+fn key(object: &str) -> Key {
+    folder().join(object)
 }
+
+const CHECKPOINTS: &str = "checkpoints";
 
 /// Where all checkpoints lie.
 pub(super) fn folder() -> Key {
-    Key::from("checkpoints")
+    Key::from(CHECKPOINTS)
 }
 
-/// The digest that an object of that folder is named by; nothing if it has another name.
-pub(super) fn digest_of(object: &ObjectMeta) -> Option<Digest> {
-    object.location.filename()?.parse().ok()
+/// The name of an object of that folder, and the digest that it begins with; nothing if it has another name.
+pub(super) fn named(object: &ObjectMeta) -> Option<(&str, Digest)> {
+    let name = object.location.filename()?;
+    let digest = name.split_once('.').map_or(name, |(digest, _)| digest);
+    Some((name, digest.parse().ok()?))
+}
+
+/// Bytes that are durable, for a row that is yet to be committed.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// Their name.
+    pub(super) object: String,
+    /// Whether a row told of them already: whoever relies on them makes sure that it still does.
+    pub(super) found: bool,
+    /// When they began to be stored.
+    since: Instant,
+}
+
+impl Stored {
+    /// Whether [`Store::sweep_objects`] may have taken them for litter.
+    pub(super) fn may_be_swept(&self) -> bool {
+        self.since.elapsed() > ORPHAN_LIFE / 2
+    }
 }
 
 impl Store {
@@ -58,28 +84,46 @@ impl Store {
         }
     }
 
-    /// Stores the bytes of a sealed upload under its digest, durable when this returns. They are hashed once more as
-    /// they are copied: what is stored under a digest has it, whatever became of the file since it was sealed. Does
-    /// nothing when they are there.
-    pub(super) async fn put_object(&self, sealed: &Sealed) -> Result<()> {
-        let key = key(&sealed.digest);
-        match self.objects.store.head(&key).await {
-            Ok(found) if found.size == sealed.size => {
-                // One without a row may be about to be swept: stored anew, it is young.
-                if !is_older(&found, ORPHAN_LIFE / 2) || self.checkpoint(&sealed.digest).await?.is_some() {
-                    return Ok(());
-                }
+    /// Stores the bytes of a sealed upload, durable when this returns. They are hashed once more as they are copied: what is stored
+    /// under a digest has it, whatever became of the file since it was sealed. Does nothing when a row tells of them.
+    ///
+    /// Each time under a name of its own, the digest and a suffix: so whoever removes bytes can never meet those of somebody who
+    /// stores the same ones at that moment.
+    pub(super) async fn put_object(&self, sealed: &Sealed) -> Result<Stored> {
+        let since = Instant::now();
+        if let Some(object) = self.object_name(&sealed.digest).await? {
+            match self.objects.store.head(&key(&object)).await {
+                Ok(found) if found.size == sealed.size => return Ok(Stored { object, found: true, since }),
+                Ok(found) => tracing::error!(
+                    checkpoint.digest = %sealed.digest,
+                    checkpoint.bytes = sealed.size,
+                    object.bytes = found.size,
+                    "a stored checkpoint has another size than it came with; it is stored anew"
+                ),
+                Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
-            Ok(found) => tracing::error!(
-                checkpoint.digest = %sealed.digest,
-                checkpoint.bytes = sealed.size,
-                object.bytes = found.size,
-                "a stored checkpoint has another size than it came with; it is stored anew"
-            ),
-            Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
+            // A row tells of bytes that are not there: they take their place.
+            self.copy_object(sealed, &object).await?;
+            return Ok(Stored { object, found: true, since });
         }
-        let file = std::fs::File::open(&sealed.path)?;
+        let object = format!("{}.{}", sealed.digest, uuid::Uuid::now_v7().simple());
+        self.copy_object(sealed, &object).await?;
+        Ok(Stored { object, found: false, since })
+    }
+
+    async fn copy_object(&self, sealed: &Sealed, object: &str) -> Result<()> {
+        if let Some(folder) = &self.objects.folder {
+            let (file, place) = (sealed.path.clone(), folder.join(CHECKPOINTS).join(object));
+            let (digest, size) = (sealed.digest, sealed.size);
+            let linked = tokio::task::spawn_blocking(move || link(&file, &place, digest, size));
+            if linked.await.map_err(Error::internal)?? {
+                failpoint!("upload.linked");
+                return Ok(());
+            }
+        }
+        let key = key(object);
+        let file = File::open(&sealed.path)?;
         let mut upload = self.objects.store.put_multipart(&key).await?;
         let copied = copy_parts(file, sealed, upload.as_mut()).await;
         if copied.is_err()
@@ -90,8 +134,36 @@ impl Store {
         copied
     }
 
+    /// The name of a checkpoint's bytes; nothing if none are kept.
+    pub(super) async fn object_name(&self, digest: &Digest) -> Result<Option<String>> {
+        let row = sqlx::query(
+            "SELECT COALESCE(object, digest) AS object FROM checkpoints WHERE digest = $1 AND removed_at_ms IS NULL",
+        )
+        .bind(digest.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| Ok(row.try_get("object")?)).transpose()
+    }
+
+    /// Where a checkpoint's bytes are.
+    async fn place(&self, digest: &Digest) -> Result<Key> {
+        let object = self.object_name(digest).await?;
+        object
+            .map(|object| key(&object))
+            .ok_or_else(|| Error::not_found(format!("checkpoint {digest} is not kept, or no longer")))
+    }
+
+    /// Removes bytes that no row tells of any more.
+    pub(super) async fn remove_object(&self, object: &str) -> Result<()> {
+        match self.objects.store.delete(&key(object)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Removes the bytes that no row tells of and that are old enough not to be about to get one: what was stored for
-    /// updates that a round did not take, or by a process that was killed before it could commit.
+    /// updates that a round did not take, or by a process that was killed before it could commit, or before it could remove what
+    /// a run's policy keeps no longer.
     ///
     /// # Errors
     /// Those of the database and the object store.
@@ -99,8 +171,8 @@ impl Store {
         let mut found = self.objects.store.list(Some(&folder()));
         while let Some(object) = found.next().await {
             let object = object?;
-            let Some(digest) = digest_of(&object) else { continue };
-            if is_older(&object, ORPHAN_LIFE) && self.checkpoint(&digest).await?.is_none() {
+            let Some((name, digest)) = named(&object) else { continue };
+            if is_older(&object, ORPHAN_LIFE) && self.object_name(&digest).await?.as_deref() != Some(name) {
                 failpoint!("sweep.object-found");
                 self.objects.store.delete(&object.location).await?;
                 failpoint!("sweep.object-removed");
@@ -110,9 +182,9 @@ impl Store {
         Ok(())
     }
 
-    /// How many bytes of a checkpoint are stored; nothing if there are none.
-    pub(super) async fn object_size(&self, digest: &Digest) -> Result<Option<u64>> {
-        match self.objects.store.head(&key(digest)).await {
+    /// How many bytes there are of a name; nothing if there are none.
+    pub(super) async fn object_size(&self, object: &str) -> Result<Option<u64>> {
+        match self.objects.store.head(&key(object)).await {
             Ok(found) => Ok(Some(found.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -124,14 +196,20 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`](crate::error::Code) when the object store does not answer.
     pub async fn object(&self, digest: &Digest, range: Range<u64>) -> Result<Object> {
-        let size = self.objects.store.head(&key(digest)).await?.size;
+        let place = self.place(digest).await?;
+        let size = self.objects.store.head(&place).await?.size;
         let range = range.start.min(size)..range.end.min(size);
         if range.is_empty() {
             return Ok(Object { size, stream: futures::stream::empty().boxed() });
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let got = self.objects.store.get_opts(&key(digest), options).await?;
-        Ok(Object { size, stream: got.into_stream().map(|part| part.map_err(Error::from)).boxed() })
+        let got = self.objects.store.get_opts(&place, options).await?;
+        let range = got.range.clone();
+        let stream = match got.payload {
+            GetResultPayload::File(file, _) => read_parts(file, range),
+            GetResultPayload::Stream(parts) => parts.map(|part| part.map_err(Error::from)).boxed(),
+        };
+        Ok(Object { size, stream })
     }
 
     /// Random access to a stored checkpoint, for aligning and merging: the file itself where the store is a folder,
@@ -141,7 +219,7 @@ impl Store {
     /// [`Code::Unavailable`](crate::error::Code), or [`Code::Internal`](crate::error::Code) where the bytes are not
     /// the checkpoint that they were when they came.
     pub async fn source(&self, digest: &Digest) -> Result<FileSource> {
-        let got = self.objects.store.get(&key(digest)).await?;
+        let got = self.objects.store.get(&self.place(digest).await?).await?;
         let mut file = match got.payload {
             GetResultPayload::File(file, _) => file,
             GetResultPayload::Stream(mut stream) => {
@@ -163,7 +241,7 @@ impl Store {
     }
 
     /// A file without a name in the staging folder.
-    fn scratch_file(&self) -> Result<std::fs::File> {
+    fn scratch_file(&self) -> Result<File> {
         let path = self.staging_dir.join(format!("scratch-{}", uuid::Uuid::now_v7()));
         let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
         std::fs::remove_file(&path)?;
@@ -171,12 +249,59 @@ impl Store {
     }
 }
 
+/// Gives a whole file a second name among the checkpoints, durable when this returns: nothing is copied. It is hashed where it is
+/// now. False where that cannot be (another file system), or where the file is no longer what was sealed, and the name is gone again.
+fn link(file: &Path, place: &Path, digest: Digest, size: u64) -> Result<bool> {
+    let folder = place.parent().ok_or_else(|| Error::internal("an object without a folder"))?;
+    std::fs::create_dir_all(folder)?;
+    if std::fs::hard_link(file, place).is_err() {
+        return Ok(false);
+    }
+    let mut stored = File::open(place)?;
+    let mut hasher = Hasher::default();
+    let mut block = vec![0; 1 << 20];
+    loop {
+        let count = stored.read(&mut block)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&block[..count]);
+    }
+    if stored.metadata()?.len() != size || hasher.finish() != digest {
+        std::fs::remove_file(place)?;
+        return Ok(false);
+    }
+    stored.sync_all()?;
+    File::open(folder)?.sync_all()?;
+    Ok(true)
+}
+
+/// A file's bytes in parts as large as a chunk of a download. (The object store's own stream reads 8 KiB at a time, each on another
+/// thread.)
+fn read_parts(file: File, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+    let file = std::sync::Arc::new(file);
+    futures::stream::try_unfold(range.start, move |offset| {
+        let (file, end) = (std::sync::Arc::clone(&file), range.end);
+        async move {
+            if offset >= end {
+                return Ok(None);
+            }
+            let read = tokio::task::spawn_blocking(move || {
+                let size = (end - offset).min(fedbasin_proto::MAX_CHUNK_BYTES as u64);
+                let mut part = vec![0; usize::try_from(size).map_err(Error::internal)?];
+                file.read_exact_at(&mut part, offset)?;
+                Ok::<_, Error>(Bytes::from(part))
+            });
+            let part = read.await.map_err(Error::internal)??;
+            let next = offset + part.len() as u64;
+            Ok(Some((part, next)))
+        }
+    })
+    .boxed()
+}
+
 /// Copies exactly the sealed bytes, and completes the copy only if they are the ones that were sealed.
-async fn copy_parts(
-    mut file: std::fs::File,
-    sealed: &Sealed,
-    upload: &mut dyn MultipartUpload,
-) -> Result<()> {
+async fn copy_parts(mut file: File, sealed: &Sealed, upload: &mut dyn MultipartUpload) -> Result<()> {
     let mut hasher = Hasher::default();
     let mut left = sealed.size;
     while left > 0 {
@@ -189,7 +314,6 @@ async fn copy_parts(
         }
         left -= part.len() as u64;
         upload.put_part(PutPayload::from(part)).await?;
-        failpoint!("upload.part-stored");
     }
     let found = hasher.finish();
     if left > 0 || found != sealed.digest {
@@ -199,16 +323,11 @@ async fn copy_parts(
             sealed.digest, sealed.size
         )));
     }
-    failpoint!("upload.copied");
     upload.complete().await?;
     Ok(())
 }
 
-fn read_part(
-    mut file: std::fs::File,
-    mut hasher: Hasher,
-    size: u64,
-) -> Result<(std::fs::File, Hasher, Vec<u8>)> {
+fn read_part(mut file: File, mut hasher: Hasher, size: u64) -> Result<(File, Hasher, Vec<u8>)> {
     let mut part = Vec::with_capacity(PART_BYTES);
     (&mut file).take(size).read_to_end(&mut part)?;
     hasher.update(&part);

@@ -1,7 +1,7 @@
 //! Checkpoints: a row for each that is stored.
 
-use super::{Store, Tx, document, signed, staging::Sealed, to_json, unsigned};
-use crate::error::{Error, Result};
+use super::{Store, Tx, bytes::Stored, document, signed, staging::Sealed, to_json, unsigned};
+use crate::error::{Code, Error, Result};
 use rebasin::{Digest, Layout};
 
 /// A stored checkpoint.
@@ -21,36 +21,69 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`](crate::error::Code) when storage does not answer.
     pub async fn put_checkpoint(&self, sealed: Sealed) -> Result<StoredCheckpoint> {
-        self.put_object(&sealed).await?;
-        let stored = StoredCheckpoint { digest: sealed.digest, size: sealed.size, layout: sealed.layout };
+        let stored = self.put_object(&sealed).await?;
         let mut tx = self.begin().await?;
-        self.insert_checkpoint(&mut tx, &stored).await?;
+        self.insert_checkpoint(&mut tx, &sealed, &stored).await?;
         self.commit(tx).await?;
-        Ok(stored)
+        Ok(StoredCheckpoint { digest: sealed.digest, size: sealed.size, layout: sealed.layout })
     }
 
-    pub(super) async fn insert_checkpoint(&self, tx: &mut Tx, stored: &StoredCheckpoint) -> Result<()> {
+    /// Records a checkpoint whose bytes are stored. What the row names stays there until the row says that it is removed.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where the bytes that were found were removed meanwhile, or those that were stored are so old that they
+    /// may have been swept: storing anew helps.
+    pub(super) async fn insert_checkpoint(
+        &self,
+        tx: &mut Tx,
+        sealed: &Sealed,
+        stored: &Stored,
+    ) -> Result<()> {
+        if stored.found {
+            return self.hold_checkpoint(tx, &sealed.digest).await;
+        }
+        if stored.may_be_swept() {
+            return Err(again(&sealed.digest));
+        }
         sqlx::query(self.sql(
-            "INSERT INTO checkpoints (digest, size, layout, created_at_ms) VALUES ($1, $2, $3, {now})
-             ON CONFLICT (digest) DO NOTHING",
+            "INSERT INTO checkpoints (digest, size, layout, object, created_at_ms) VALUES ($1, $2, $3, $4, {now})
+             ON CONFLICT (digest) DO UPDATE SET object = excluded.object, removed_at_ms = NULL
+             WHERE checkpoints.removed_at_ms IS NOT NULL",
         ))
-        .bind(stored.digest.to_string())
-        .bind(signed(stored.size)?)
-        .bind(to_json(&stored.layout)?)
+        .bind(sealed.digest.to_string())
+        .bind(signed(sealed.size)?)
+        .bind(to_json(&sealed.layout)?)
+        .bind(&stored.object)
         .execute(&mut **tx)
         .await?;
         Ok(())
     }
 
-    /// The stored checkpoint of that digest.
+    /// Keeps a stored checkpoint from being removed until the transaction ends, and for as long as rows need it then.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where it was removed meanwhile.
+    pub(super) async fn hold_checkpoint(&self, tx: &mut Tx, digest: &Digest) -> Result<()> {
+        let row =
+            sqlx::query(self.sql(
+                "SELECT digest FROM checkpoints WHERE digest = $1 AND removed_at_ms IS NULL {for_update}",
+            ))
+            .bind(digest.to_string())
+            .fetch_optional(&mut **tx)
+            .await?;
+        if row.is_some() { Ok(()) } else { Err(again(digest)) }
+    }
+
+    /// The stored checkpoint of that digest; nothing if its bytes are no longer kept.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn checkpoint(&self, digest: &Digest) -> Result<Option<StoredCheckpoint>> {
-        let row = sqlx::query("SELECT size, layout FROM checkpoints WHERE digest = $1")
-            .bind(digest.to_string())
-            .fetch_optional(&self.pool)
-            .await?;
+        let row =
+            sqlx::query("SELECT size, layout FROM checkpoints WHERE digest = $1 AND removed_at_ms IS NULL")
+                .bind(digest.to_string())
+                .fetch_optional(&self.pool)
+                .await?;
         let Some(row) = row else { return Ok(None) };
         let layout =
             document(&row, "layout")?.ok_or_else(|| Error::internal("checkpoints.layout is null"))?;
@@ -76,4 +109,11 @@ impl Store {
         .await?;
         Ok(row.is_some())
     }
+}
+
+fn again(digest: &Digest) -> Error {
+    Error::new(
+        Code::Unavailable,
+        format!("the bytes of checkpoint {digest} were removed while it was taken; try again"),
+    )
 }

@@ -8,7 +8,7 @@ use sqlx::Row as _;
 
 use super::{
     Store,
-    bytes::{digest_of, folder},
+    bytes::{folder, named},
     parsed, unsigned,
 };
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ pub enum Finding {
         /// What the bytes have.
         found: Digest,
     },
-    /// A held update's checkpoint has no row.
+    /// A held update's checkpoint has no row, or one that says that it was removed.
     Dangling {
         /// The update.
         update_id: String,
@@ -95,18 +95,20 @@ impl Store {
     /// Those of the database and the object store.
     pub async fn fsck(&self, whole: bool, tell: &mut dyn FnMut(Finding)) -> Result<u64> {
         let rows =
-            sqlx::query("SELECT digest, size FROM checkpoints ORDER BY digest").fetch_all(&self.pool).await?;
+            sqlx::query("SELECT digest, size, COALESCE(object, digest) AS object FROM checkpoints WHERE removed_at_ms IS NULL ORDER BY digest").fetch_all(&self.pool).await?;
         let mut known = HashSet::with_capacity(rows.len());
         for row in &rows {
             let digest: Digest = parsed(row, "digest")?;
-            known.insert(digest);
-            if let Some(finding) = self.check_object(digest, unsigned(row, "size")?, whole).await? {
+            let object: String = row.try_get("object")?;
+            if let Some(finding) = self.check_object(digest, &object, unsigned(row, "size")?, whole).await? {
                 tell(finding);
             }
+            known.insert(object);
         }
         let dangling = sqlx::query(
             "SELECT u.id, u.digest FROM updates u LEFT JOIN checkpoints c ON c.digest = u.digest
-             WHERE u.state IN ('accepted', 'aligned') AND c.digest IS NULL ORDER BY u.id",
+             WHERE u.state IN ('accepted', 'aligned') AND u.retired_at_ms IS NULL
+               AND (c.digest IS NULL OR c.removed_at_ms IS NOT NULL) ORDER BY u.id",
         );
         for row in dangling.fetch_all(&self.pool).await? {
             tell(Finding::Dangling { update_id: row.try_get("id")?, digest: parsed(&row, "digest")? });
@@ -114,9 +116,11 @@ impl Store {
         let mut objects = self.objects.store.list(Some(&folder()));
         while let Some(object) = objects.next().await {
             let object = object?;
-            let has_row = match digest_of(&object) {
+            let has_row = match named(&object) {
                 // One that is not known may have come meanwhile.
-                Some(digest) => known.contains(&digest) || self.checkpoint(&digest).await?.is_some(),
+                Some((name, digest)) => {
+                    known.contains(name) || self.object_name(&digest).await?.as_deref() == Some(name)
+                }
                 None => false,
             };
             if !has_row {
@@ -126,8 +130,14 @@ impl Store {
         Ok(rows.len() as u64)
     }
 
-    async fn check_object(&self, digest: Digest, expected: u64, whole: bool) -> Result<Option<Finding>> {
-        let Some(found) = self.object_size(&digest).await? else {
+    async fn check_object(
+        &self,
+        digest: Digest,
+        object: &str,
+        expected: u64,
+        whole: bool,
+    ) -> Result<Option<Finding>> {
+        let Some(found) = self.object_size(object).await? else {
             return Ok(Some(Finding::Missing { digest }));
         };
         if found != expected {

@@ -11,6 +11,7 @@ mod graphs;
 mod notices;
 mod objects;
 mod parts;
+mod retention;
 mod rounds;
 mod runs;
 mod schema;

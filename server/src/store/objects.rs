@@ -19,6 +19,8 @@ const RETRY_FOR: std::time::Duration = std::time::Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub(super) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// The folder that it is, if it is one.
+    pub(super) folder: Option<Arc<Path>>,
     /// Other processes read and write here too: what of an upload is acknowledged must lie here as well.
     pub(super) shared: bool,
 }
@@ -30,28 +32,28 @@ impl Objects {
     /// A sentence that names the setting, and what it may be.
     pub(super) fn open(settings: Option<&config::Objects>, data_dir: &Path) -> Result<Self> {
         let Some(settings) = settings else {
-            return Ok(Self { store: folder(&data_dir.join("objects"), "data_dir")?, shared: false });
+            return Self::in_folder(&data_dir.join("objects"), "data_dir", false);
         };
-        let store = match settings.url.split_once("://") {
-            Some(("file", path)) if path.starts_with('/') => folder(Path::new(path), "objects.url")?,
-            Some(("s3", place)) => bucket(place, settings)?,
-            _ => {
-                return Err(Error::invalid(format!(
-                    "objects.url: {:?} is neither s3://bucket/prefix nor file:///folder",
-                    settings.url
-                )));
+        match settings.url.split_once("://") {
+            Some(("file", path)) if path.starts_with('/') => {
+                Self::in_folder(Path::new(path), "objects.url", true)
             }
-        };
-        Ok(Self { store, shared: true })
+            Some(("s3", place)) => Ok(Self { store: bucket(place, settings)?, folder: None, shared: true }),
+            _ => Err(Error::invalid(format!(
+                "objects.url: {:?} is neither s3://bucket/prefix nor file:///folder",
+                settings.url
+            ))),
+        }
     }
-}
 
-fn folder(path: &Path, setting: &str) -> Result<Arc<dyn ObjectStore>> {
-    make_folder(path).map_err(|error| {
-        Error::new(Code::Unavailable, format!("{setting}: cannot make {}: {error}", path.display()))
-    })?;
-    // Not its default: bytes are durable before a row tells of them.
-    Ok(Arc::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true)))
+    fn in_folder(path: &Path, setting: &str, shared: bool) -> Result<Self> {
+        make_folder(path).map_err(|error| {
+            Error::new(Code::Unavailable, format!("{setting}: cannot make {}: {error}", path.display()))
+        })?;
+        // Not its default: bytes are durable before a row tells of them.
+        let store = LocalFileSystem::new_with_prefix(path)?.with_fsync(true);
+        Ok(Self { store: Arc::new(store), folder: Some(path.into()), shared })
+    }
 }
 
 fn bucket(place: &str, settings: &config::Objects) -> Result<Arc<dyn ObjectStore>> {

@@ -17,7 +17,8 @@ macro_rules! round_query {
     ($rest:literal) => {
         concat!(
             "SELECT o.run_id, o.number, o.state, o.reason, o.reference_digest, o.global_digest, o.quorum, o.full_at,
-                    o.opened_at_ms, o.deadline_at_ms, o.closed_at_ms, o.attempts,
+                    o.opened_at_ms, o.quorum_closes_at_ms, o.deadline_at_ms, o.closed_at_ms, o.attempts,
+                    o.model_retired_at_ms,
                     (SELECT COUNT(*) FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number
                        AND u.state IN ('accepted', 'aligned')) AS accepted
              FROM rounds o ",
@@ -96,6 +97,7 @@ impl Store {
         let last = newest.as_ref().map(|record| &record.round);
         match round::next(&run.policy, last, locked.rounds_published, failed) {
             Next::Wait => {}
+            Next::Open(_) if locked.paused => {}
             Next::Open(number) => {
                 self.open_round(&mut tx, run, number, locked.newest, now).await?;
                 failpoint!("round.opened");
@@ -133,8 +135,9 @@ impl Store {
         let cohort = u32::try_from(run.cohort.len()).unwrap_or(u32::MAX);
         let round = Round::open(number, run.policy.window(cohort, now));
         sqlx::query(
-            "INSERT INTO rounds (run_id, number, state, reference_digest, quorum, full_at, opened_at_ms, deadline_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO rounds (run_id, number, state, reference_digest, quorum, full_at, opened_at_ms, deadline_at_ms,
+                                 quorum_closes_at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(&run.id)
         .bind(i64::from(round.number))
@@ -144,6 +147,7 @@ impl Store {
         .bind(i64::from(round.window.full_at))
         .bind(round.window.opened_at_ms)
         .bind(round.window.deadline_at_ms)
+        .bind(round.window.quorum_closes_at_ms)
         .execute(&mut **tx)
         .await?;
         Ok(())
@@ -316,6 +320,7 @@ fn record_from(row: &AnyRow) -> Result<RoundRecord> {
                 quorum: unsigned(row, "quorum")?,
                 full_at: unsigned(row, "full_at")?,
                 opened_at_ms: row.try_get("opened_at_ms")?,
+                quorum_closes_at_ms: row.try_get("quorum_closes_at_ms")?,
                 deadline_at_ms: row.try_get("deadline_at_ms")?,
             },
             accepted: unsigned(row, "accepted")?,
@@ -323,6 +328,7 @@ fn record_from(row: &AnyRow) -> Result<RoundRecord> {
         },
         reference: parsed_optional(row, "reference_digest")?,
         closed_at_ms: row.try_get("closed_at_ms")?,
+        model_retired_at_ms: row.try_get("model_retired_at_ms")?,
         run_id,
     })
 }

@@ -1,23 +1,27 @@
 //! Runs and their cohorts.
 
+use std::collections::HashMap;
+
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Store, Tx, document, one_row, parsed_optional, to_json, unsigned};
 use crate::{
     error::{Code, Error, Result},
     model::{NewRun, Run, RunState, Strategy, check_align_memory, check_id, check_layout},
-    round::{Event, Policy},
+    round::{Event, Millis, Policy},
 };
 
 const RUN_COLUMNS: &str =
     "SELECT r.id, r.state, r.reason, r.strategy, r.spec, r.graph_digest, r.layout, r.policy,
-    r.seed_digest, r.global_digest, r.rounds_published, r.created_at_ms,
+    r.seed_digest, r.global_digest, r.rounds_published, r.created_at_ms, r.paused_at_ms,
     (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id) AS current_round FROM runs r";
 
 /// What a run's locked row says.
 pub(super) struct LockedRun {
     /// Its state's name.
     pub(super) state: String,
+    /// No further round opens.
+    pub(super) paused: bool,
     /// How many rounds were published.
     pub(super) rounds_published: u32,
     /// The newest global model, or else the seed.
@@ -72,6 +76,9 @@ impl Store {
                 Code::Conflict,
                 format!("run {}: exists already; choose another id", new.id),
             ));
+        }
+        if let Some(seed) = &new.seed {
+            self.hold_checkpoint(&mut tx, seed).await?;
         }
         for site in &cohort {
             let known =
@@ -237,6 +244,7 @@ impl Store {
             global: parsed_optional(row, "global_digest")?,
             rounds_published: unsigned(row, "rounds_published")?,
             created_at_ms: row.try_get("created_at_ms")?,
+            paused_at_ms: row.try_get("paused_at_ms")?,
             cohort,
             current_round: current_round.map(u32::try_from).transpose().map_err(Error::internal)?,
             id,
@@ -271,10 +279,52 @@ impl Store {
         self.commit(tx).await
     }
 
+    /// Lets no further round of an open run open, or lets them again. A round that is open goes on. Twice is as once.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::Conflict`] for a run that is over.
+    pub async fn pause_run(&self, id: &str, pause: bool) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let locked = self.lock_run(&mut tx, id).await?;
+        if locked.state != "open" {
+            let what = if pause { "paused" } else { "resumed" };
+            let state = locked.state;
+            return Err(Error::new(Code::Conflict, format!("run {id}: is {state}, it cannot be {what}")));
+        }
+        if locked.paused == pause {
+            return Ok(tx.rollback().await?);
+        }
+        sqlx::query(
+            self.sql(
+                "UPDATE runs SET paused_at_ms = CASE WHEN $2 = 1 THEN {now} ELSE NULL END WHERE id = $1",
+            ),
+        )
+        .bind(id)
+        .bind(i64::from(pause))
+        .execute(&mut *tx)
+        .await?;
+        self.commit(tx).await
+    }
+
+    /// When each site of the run's cohort was last seen, by id.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn cohort_last_seen(&self, run_id: &str) -> Result<HashMap<String, Millis>> {
+        let rows = sqlx::query(
+            "SELECT s.id, s.last_seen_at_ms FROM sites s JOIN run_sites c ON c.site_id = s.id
+             WHERE c.run_id = $1 AND s.last_seen_at_ms IS NOT NULL",
+        )
+        .bind(run_id)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("last_seen_at_ms")?))).collect()
+    }
+
     /// Locks the run's row until the transaction ends. Taken before any of its rounds, everywhere.
     pub(super) async fn lock_run(&self, tx: &mut Tx, id: &str) -> Result<LockedRun> {
         let row = sqlx::query(self.sql(
-            "SELECT state, rounds_published, COALESCE(global_digest, seed_digest) AS newest_digest
+            "SELECT state, paused_at_ms, rounds_published, COALESCE(global_digest, seed_digest) AS newest_digest
              FROM runs WHERE id = $1 {for_update}",
         ))
         .bind(id)
@@ -283,6 +333,7 @@ impl Store {
         .ok_or_else(|| Error::not_found(format!("there is no run {id:?}")))?;
         Ok(LockedRun {
             state: row.try_get("state")?,
+            paused: row.try_get::<Option<i64>, _>("paused_at_ms")?.is_some(),
             rounds_published: unsigned(&row, "rounds_published")?,
             newest: parsed_optional(&row, "newest_digest")?,
         })

@@ -28,7 +28,8 @@ macro_rules! steps {
     };
 }
 
-const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs"];
+const STEPS: &[Step] =
+    &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping"];
 
 impl Store {
     /// Brings the schema up to date.

@@ -25,6 +25,8 @@ pub struct Staging {
     scanner: Scanner,
     size: u64,
     written: u64,
+    /// So much is being made durable.
+    syncing: u64,
     durable: u64,
 }
 
@@ -43,6 +45,7 @@ impl Store {
             scanner: Scanner::new(layout, size, Limits::default()),
             size,
             written: 0,
+            syncing: 0,
             durable: 0,
             file: file.try_clone()?,
         };
@@ -189,10 +192,11 @@ impl Staging {
         self.durable
     }
 
-    /// Whether so much is unsynced that [`Staging::sync`] is due.
+    /// Whether so much is unsynced that [`Staging::sync`] or [`Staging::begin_sync`] is due.
     #[must_use]
     pub fn sync_is_due(&self) -> bool {
-        self.written - self.durable >= SYNC_BYTES || self.written == self.size
+        let begun = self.durable.max(self.syncing);
+        self.written - begun >= SYNC_BYTES || self.written == self.size
     }
 
     /// Whether all bytes are there.
@@ -241,6 +245,22 @@ impl Staging {
         self.file.sync_data()?;
         self.durable = self.written;
         Ok(())
+    }
+
+    /// Begins to make what is there durable, beside what goes on: the work for a thread that may block, and how many bytes are durable
+    /// once it is done.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn begin_sync(&mut self) -> Result<(impl FnOnce() -> Result<()> + Send + 'static, u64)> {
+        let file = self.file.try_clone()?;
+        self.syncing = self.written;
+        Ok((move || Ok(file.sync_data()?), self.written))
+    }
+
+    /// What [`Staging::begin_sync`] began is done.
+    pub fn synced(&mut self, durable: u64) {
+        self.durable = self.durable.max(durable.min(self.written));
     }
 
     /// What was written and is not durable yet: where it begins, and the bytes. Nothing if there is none.

@@ -2,6 +2,7 @@
 //! `FEDBASIN_TEST_POSTGRES_URL` names (`tests/run` starts it). A fresh database a test.
 
 mod leases;
+mod retention;
 mod runs;
 mod simulation;
 mod storage;
@@ -16,7 +17,7 @@ use super::*;
 use crate::{
     config::Secret,
     model::{NewRun, NewUpdate, Receipt, RunState, Strategy, Update, UpdateState},
-    round::{Policy, State},
+    round::{Goal, KeepBest, Policy, State},
 };
 
 struct World {
@@ -171,6 +172,12 @@ impl World {
         self.store.finish_merge(&lease, &model, &[]).await.expect("published").expect("the lease is held")
     }
 
+    /// Where the bytes of a stored checkpoint lie; nothing if none are kept.
+    async fn object_path(&self, value: f32) -> Option<std::path::PathBuf> {
+        let object = self.store.object_name(&Digest::of(&checkpoint(value))).await.expect("read")?;
+        Some(self.config.data_dir.join("objects/checkpoints").join(object))
+    }
+
     fn sealed(&self, name: &str, value: f32) -> Sealed {
         let bytes = checkpoint(value);
         let mut staging = self.store.staging(name, bytes.len() as u64, None).expect("opened");
@@ -190,5 +197,15 @@ fn report() -> AlignReport {
 }
 
 fn policy(rounds: u32, quorum: u32) -> Policy {
-    Policy { rounds, quorum, deadline_seconds: 3600, max_updates: None, failed_rounds_allowed: 0 }
+    Policy {
+        rounds,
+        quorum,
+        deadline_seconds: 3600,
+        max_updates: None,
+        failed_rounds_allowed: 0,
+        min_open_seconds: None,
+        keep_models: None,
+        keep_best: None,
+        keep_updates: None,
+    }
 }

@@ -2,9 +2,7 @@
 
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{
-    Kind, Sealed, Store, StoredCheckpoint, Tx, document, one_row, parsed, rounds, signed, to_json, unsigned,
-};
+use super::{Kind, Sealed, Store, Tx, document, one_row, parsed, rounds, signed, to_json, unsigned};
 use crate::{
     error::{Code, Error, Result},
     model::{Metrics, NewUpdate, Receipt, Run, Update, UpdateState, check_id},
@@ -218,7 +216,7 @@ impl Store {
             }
         }
         failpoint!("upload.wanted");
-        self.put_object(&sealed).await?;
+        let stored = self.put_object(&sealed).await?;
         failpoint!("upload.stored");
         let mut tx = self.begin().await?;
         let (update, now) = match self.wanted(&mut tx, update, &sealed).await? {
@@ -242,8 +240,7 @@ impl Store {
             return Err(error);
         }
         failpoint!("upload.layout-fixed");
-        let stored = StoredCheckpoint { digest: sealed.digest, size: sealed.size, layout: sealed.layout };
-        self.insert_checkpoint(&mut tx, &stored).await?;
+        self.insert_checkpoint(&mut tx, &sealed, &stored).await?;
         failpoint!("upload.checkpoint-recorded");
         let result = sqlx::query(
             "UPDATE updates SET state = 'accepted', accepted_at_ms = $2 WHERE id = $1 AND state = 'receiving'",

@@ -115,16 +115,21 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
     .await??;
     failpoint!("merge.written");
     let size = std::fs::metadata(scratch.path())?.len();
+    let file = File::open(scratch.path())?;
+    // While it is read back.
+    let synced = tokio::task::spawn_blocking(move || file.sync_all());
     let layout = work.run.layout.clone();
     let store = store.clone();
     // Read back what was written, once, through the same gate as an upload: what is published is a valid checkpoint.
-    tokio::task::spawn_blocking(move || {
+    let merged = tokio::task::spawn_blocking(move || {
         let sealed = store.staging(scratch.name(), size, layout)?.seal(None)?;
         failpoint!("merge.sealed");
         Ok(Merged { sealed, refined, _file: scratch })
     })
     .await
-    .map_err(Error::internal)?
+    .map_err(Error::internal)?;
+    synced.await.map_err(Error::internal)??;
+    merged
 }
 
 fn write_model(
@@ -135,7 +140,7 @@ fn write_model(
 ) -> Result<()> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
     rebasin::merge_to(spec, inputs, Some(reference), &mut out, &mut |_, _| {}).map_err(Error::internal)?;
-    out.into_inner().map_err(|error| Error::from(error.into_error()))?.sync_all()?;
+    out.into_inner().map_err(|error| Error::from(error.into_error()))?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::{
     store::{RETRY_PAUSE, Store},
 };
 
-/// How often uploads that ended are swept.
+/// How often uploads that ended are swept, and what runs keep no longer.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often stored bytes are compared with the rows.
 const SWEEP_OBJECTS_EVERY: Duration = Duration::from_secs(3600);
@@ -48,6 +48,9 @@ pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationTo
             if let Err(error) = store.sweep_staging().await {
                 log("uploads that ended could not be swept", &error);
             }
+            if let Err(error) = store.retire().await {
+                log("what runs keep no longer could not be removed", &error);
+            }
         }
         if last_objects.is_none_or(|at| now.duration_since(at) > SWEEP_OBJECTS_EVERY) {
             last_objects = Some(now);
@@ -69,7 +72,13 @@ async fn reconcile_runs(store: &Store) -> Result<Option<Duration>> {
     for id in store.open_runs().await? {
         let outcome = async {
             match store.run(&id).await? {
-                Some(run) => store.reconcile_run(&run).await.map(Some),
+                Some(run) => {
+                    let done = store.reconcile_run(&run).await?;
+                    if done.changed {
+                        store.retire_run(&id, &run.policy).await?;
+                    }
+                    Ok::<_, Error>(Some(done))
+                }
                 None => Ok(None),
             }
         };

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::admin::types::KeepBest;
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct AdminArgs {
     /// The server's HTTP address, https://HOST:PORT; http:// only on this machine
@@ -80,6 +82,18 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(value_name = "N")]
         number: u32,
     },
+    /// Pause a run: the round that is open goes on, no further one opens
+    Pause {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Resume a paused run
+    Resume {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+    },
     /// Cancel a run
     Cancel {
         /// The run
@@ -131,6 +145,19 @@ pub(in crate::cli) struct CreateRunArgs {
     /// How many rounds may fail before the run does
     #[arg(long, value_name = "N")]
     pub(in crate::cli) failed_rounds_allowed: Option<u32>,
+    /// Once a round has been open for so long, its quorum is enough for it to close; by default it waits for all sites, until its
+    /// deadline
+    #[arg(long, value_name = "S")]
+    pub(in crate::cli) min_open_seconds: Option<u64>,
+    /// How many of the newest global models are kept [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) keep_models: Option<u32>,
+    /// A global model that is kept beside the newest ones: that of the round whose sites reported the best mean of a metric
+    #[arg(long, value_name = "METRIC:lowest|highest", requires = "keep_models", value_parser = keep_best)]
+    pub(in crate::cli) keep_best: Option<KeepBest>,
+    /// Of how many of the newest rounds that are over the updates are kept; receipts and alignments always are [default: all]
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) keep_updates: Option<u32>,
     /// The spec; only `--strategy mean` goes without spec and graph
     #[arg(long, value_name = "SPEC.json", conflicts_with = "graph", required_unless_present_any = ["strategy", "graph"])]
     pub(in crate::cli) spec: Option<PathBuf>,
@@ -147,4 +174,13 @@ pub(in crate::cli) struct CreateRunArgs {
     /// The run's id: a-z, 0-9 and hyphens; by default the server makes one
     #[arg(long, value_name = "ID")]
     pub(in crate::cli) id: Option<String>,
+}
+
+fn keep_best(text: &str) -> Result<KeepBest, String> {
+    match text.rsplit_once(':') {
+        Some((metric, goal @ ("lowest" | "highest"))) if !metric.is_empty() => {
+            Ok(KeepBest { metric: metric.to_owned(), goal: goal.to_owned() })
+        }
+        _ => Err("a metric's name, a colon, and lowest or highest: loss:lowest".to_owned()),
+    }
 }

@@ -34,6 +34,8 @@ enum Op {
     SendLate(usize),
     /// The reconciler looks.
     Tick,
+    /// What the run keeps no longer is removed: all sites send the same bytes in every round, so what goes comes again.
+    Retire,
     Align,
     /// A worker takes an alignment and is not heard of.
     TakeAlignment,
@@ -58,6 +60,7 @@ fn op() -> impl proptest::strategy::Strategy<Value = Op> {
         3 => site.clone().prop_map(Op::SendOther),
         2 => site.prop_map(Op::SendLate),
         10 => Just(Op::Tick),
+        3 => Just(Op::Retire),
         8 => Just(Op::Align),
         3 => Just(Op::TakeAlignment),
         1 => Just(Op::AlignmentFails),
@@ -101,7 +104,7 @@ impl<'w> Course<'w> {
             strategy: Strategy::Aligned,
             spec: Some(Spec::mlp(&layout()).expect("a chain")),
             graph: None,
-            policy: Policy { failed_rounds_allowed: 1, ..policy(2, 2) },
+            policy: Policy { failed_rounds_allowed: 1, keep_updates: Some(0), ..policy(2, 2) },
             seed: None,
             cohort: SITES.iter().map(ToString::to_string).collect(),
         };
@@ -131,6 +134,7 @@ impl<'w> Course<'w> {
             Op::SendOther(site) => self.send(self.newest().await, site, true).await,
             Op::SendLate(site) => self.send(self.newest().await.saturating_sub(1).max(1), site, false).await,
             Op::Tick => self.tick().await,
+            Op::Retire => self.retire().await,
             Op::Align => {
                 if let Some(lease) = self.lease_alignment().await {
                     self.wake(Vanished::Alignment(lease)).await;
@@ -218,6 +222,11 @@ impl<'w> Course<'w> {
         if run.state == RunState::Open {
             self.store.reconcile_run(&run).await.expect("reconciled");
         }
+    }
+
+    async fn retire(&self) {
+        let run = self.store.run(&self.run_id).await.expect("read").expect("there");
+        self.store.retire_run(&run.id, &run.policy).await.expect("retired");
     }
 
     async fn lease_alignment(&self) -> Option<Lease<AlignWork>> {
@@ -367,6 +376,7 @@ fn simulate(postgres: Option<&str>) {
                 course.apply(op).await;
             }
             course.end().await;
+            course.retire().await;
             course.check().await;
         });
         Ok(())

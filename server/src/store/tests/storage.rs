@@ -74,24 +74,23 @@ fn bytes_that_no_row_tells_of_are_not_stored_and_old_ones_are_swept() {
         world.upload("a", 1, 1.0).await.expect("accepted");
         let error = world.accept(&late, &checkpoint(2.0)).await.expect_err("another one is held");
         assert_eq!(error.code(), Code::Conflict);
-        let there = async |value| world.store.object(&Digest::of(&checkpoint(value)), 0..9).await.is_ok();
-        assert!(there(1.0).await && !there(2.0).await, "its bytes were not stored");
+        let held = world.object_path(1.0).await.expect("its bytes are stored");
+        assert!(world.object_path(2.0).await.is_none(), "its bytes were not stored");
 
-        let folder = world.config.data_dir.join("objects/checkpoints");
-        let put = |value, age| {
-            let path = folder.join(Digest::of(&checkpoint(value)).to_string());
-            std::fs::write(&path, checkpoint(value)).expect("written");
+        let beside = |value| held.with_file_name(format!("{}.again", Digest::of(&checkpoint(value))));
+        for (path, age) in
+            [(held.clone(), 3700), (beside(1.0), 3700), (beside(3.0), 3700), (beside(4.0), 3500)]
+        {
+            std::fs::write(&path, b"bytes").expect("written");
             let file = std::fs::File::options().write(true).open(&path).expect("opened");
             let time = file.metadata().expect("read").modified().expect("a time") - Duration::from_secs(age);
             file.set_modified(time).expect("set");
-        };
-        for (value, age) in [(1.0, 3700), (3.0, 3700), (4.0, 3500)] {
-            put(value, age);
         }
         world.store.sweep_objects().await.expect("swept");
-        assert!(there(1.0).await, "it has a row");
-        assert!(!there(3.0).await, "old, and no row");
-        assert!(there(4.0).await, "its row may be about to come");
+        assert!(held.exists(), "it has a row");
+        assert!(!beside(1.0).exists(), "a row tells of that digest, but not of these bytes");
+        assert!(!beside(3.0).exists(), "old, and no row");
+        assert!(beside(4.0).exists(), "its row may be about to come");
     });
 }
 
@@ -113,13 +112,13 @@ fn what_is_missing_cut_altered_or_orphaned_is_found() {
         assert_eq!(look(true).await, [], "all is well");
 
         let folder = world.config.data_dir.join("objects/checkpoints");
-        let path = |digest: Digest| folder.join(digest.to_string());
+        let path = async |value| world.object_path(value).await.expect("stored");
         let digest = |value| Digest::of(&checkpoint(value));
-        std::fs::remove_file(path(digest(2.0))).expect("removed");
+        std::fs::remove_file(path(2.0).await).expect("removed");
         let size = checkpoint(3.0).len() as u64;
-        std::fs::write(path(digest(3.0)), &checkpoint(3.0)[..20]).expect("cut");
-        std::fs::write(path(digest(4.0)), checkpoint(5.0)).expect("other bytes of the same size");
-        std::fs::write(path(digest(6.0)), checkpoint(6.0)).expect("written");
+        std::fs::write(path(3.0).await, &checkpoint(3.0)[..20]).expect("cut");
+        std::fs::write(path(4.0).await, checkpoint(5.0)).expect("other bytes of the same size");
+        std::fs::write(folder.join(digest(6.0).to_string()), checkpoint(6.0)).expect("written");
         let missing = Finding::Missing { digest: digest(2.0) };
         let cut = Finding::Size { digest: digest(3.0), expected: size, found: 20 };
         let altered = Finding::Altered { digest: digest(4.0), found: digest(5.0) };

@@ -6,7 +6,7 @@ use rebasin::{AlignReport, Alignment, Digest};
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
-    super::{Store, StoredCheckpoint, Tx, document, one_row, parsed, staging::Sealed, to_json, unsigned},
+    super::{Store, Tx, document, one_row, parsed, staging::Sealed, to_json, unsigned},
     Lease, RETRY_PAUSE, millis, never_ended,
 };
 use crate::{
@@ -134,10 +134,8 @@ impl Store {
         model: &Sealed,
         refined: &[(String, Alignment, AlignReport)],
     ) -> Result<Option<Digest>> {
-        self.put_object(model).await?;
+        let stored = self.put_object(model).await?;
         failpoint!("publish.stored");
-        let stored =
-            StoredCheckpoint { digest: model.digest, size: model.size, layout: model.layout.clone() };
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &lease.work.run.id).await?;
         let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
@@ -146,7 +144,7 @@ impl Store {
             return Ok(None);
         }
         failpoint!("publish.released");
-        self.insert_checkpoint(&mut tx, &stored).await?;
+        self.insert_checkpoint(&mut tx, model, &stored).await?;
         failpoint!("publish.checkpoint-recorded");
         for (update_id, alignment, report) in refined {
             let result = sqlx::query(
@@ -160,12 +158,12 @@ impl Store {
             one_row(&result, "refining an alignment")?;
         }
         let now = self.now_in(&mut tx).await?;
-        let after = before.round.clone().apply(Event::Merged { global: stored.digest }, now)?;
+        let after = before.round.clone().apply(Event::Merged { global: model.digest }, now)?;
         self.save_round(&mut tx, &before, &after, None).await?;
         failpoint!("publish.saved");
         self.commit(tx).await?;
         failpoint!("publish.committed");
-        Ok(Some(stored.digest))
+        Ok(Some(model.digest))
     }
 
     /// Records that merging failed: it is tried again, or the round fails once the attempts are spent. False if the

@@ -1,0 +1,170 @@
+//! What runs keep, and what they let go.
+
+use super::*;
+
+/// Publishes a round whose only update is `value` and whose model is `10 + value`; the update reports `loss`.
+async fn round_of(world: &World, number: u32, value: f32, loss: f64) {
+    let bytes = checkpoint(value);
+    let new = NewUpdate {
+        run_id: "run".into(),
+        round: number,
+        digest: Digest::of(&bytes),
+        size: bytes.len() as u64,
+        num_examples: 10,
+        metrics: BTreeMap::from([("loss".into(), loss)]),
+    };
+    let update = world.store.begin_update("a", &new).await.expect("begun");
+    world.accept(&update, &bytes).await.expect("accepted");
+    world.store.discard_staging(&update.id);
+    world.tick().await;
+    world.publish(10.0 + value).await;
+    world.store.discard_staging("model");
+    world.tick().await;
+    world.store.retire().await.expect("retired");
+}
+
+impl World {
+    async fn keeps(&self, values: &[f32]) -> Vec<bool> {
+        let mut kept = Vec::new();
+        for &value in values {
+            let path = self.object_path(value).await;
+            assert!(path.as_ref().is_none_or(|path| path.exists()), "{value}: a row without bytes");
+            kept.push(path.is_some());
+        }
+        kept
+    }
+
+    fn objects(&self) -> usize {
+        std::fs::read_dir(self.config.data_dir.join("objects/checkpoints")).expect("the folder").count()
+    }
+}
+
+#[test]
+fn the_newest_models_and_updates_are_kept_and_the_record_of_all() {
+    on_both(async |world| {
+        let policy = Policy { keep_models: Some(2), keep_updates: Some(1), ..policy(5, 1) };
+        world.run(&["a"], policy).await;
+        for number in 1..=4_u8 {
+            round_of(&world, number.into(), f32::from(number), 0.5).await;
+        }
+        assert_eq!(world.keeps(&[11.0, 12.0, 13.0, 14.0]).await, [false, false, true, true]);
+        assert_eq!(world.keeps(&[1.0, 2.0, 3.0, 4.0]).await, [false, false, false, true]);
+        assert_eq!(world.objects(), 3, "the bytes are gone, not only their rows");
+        let record = world.round(1).await;
+        assert_eq!(record.round.state, State::Published { global: Digest::of(&checkpoint(11.0)) });
+        assert!(record.model_retired_at_ms.is_some() && world.round(3).await.model_retired_at_ms.is_none());
+        let update = &world.store.updates_that_count("run", 1).await.expect("read")[0];
+        assert_eq!(update.receipt().expect("a receipt").digest, Digest::of(&checkpoint(1.0)));
+        let found = world.store.fsck(true, &mut |finding| panic!("{finding}")).await.expect("looked");
+        assert_eq!(found, 3);
+    });
+}
+
+#[test]
+fn the_best_model_is_kept_beside_the_newest() {
+    on_both(async |world| {
+        let best = KeepBest { metric: "loss".into(), goal: Goal::Lowest };
+        let policy = Policy { keep_models: Some(1), keep_best: Some(best), ..policy(5, 1) };
+        world.run(&["a"], policy).await;
+        for (number, loss) in [(1_u8, 0.9), (2, 0.2), (3, 0.4), (4, 0.3)] {
+            round_of(&world, number.into(), f32::from(number), loss).await;
+        }
+        assert_eq!(world.keeps(&[11.0, 12.0, 13.0, 14.0]).await, [false, true, false, true]);
+        assert_eq!(world.keeps(&[1.0, 2.0, 3.0]).await, [true; 3], "nothing was said of updates");
+    });
+}
+
+#[test]
+fn what_another_row_needs_stays_and_what_comes_again_is_stored_again() {
+    on_both(async |world| {
+        let policy = Policy { keep_models: Some(1), keep_updates: Some(0), ..policy(9, 1) };
+        world.run(&["a"], policy.clone()).await;
+        round_of(&world, 1, 1.0, 0.5).await;
+        assert_eq!(world.keeps(&[1.0, 11.0]).await, [false, true]);
+        // The same bytes again.
+        let update = world.begin("a", 2, &checkpoint(1.0)).await.expect("begun");
+        world.accept(&update, &checkpoint(1.0)).await.expect("accepted");
+        world.store.discard_staging(&update.id);
+        world.store.retire().await.expect("retired");
+        assert_eq!(world.keeps(&[1.0]).await, [true], "its round is open");
+        world.tick().await;
+        world.publish(12.0).await;
+        world.store.discard_staging("model");
+        // Another run begins with the model that this one lets go.
+        let seed = Some(Digest::of(&checkpoint(11.0)));
+        let other = NewRun {
+            id: "other".into(),
+            strategy: Strategy::Mean,
+            spec: None,
+            graph: None,
+            policy,
+            seed,
+            cohort: vec!["a".into()],
+        };
+        world.store.create_run(other.clone()).await.expect("created");
+        world.tick().await;
+        world.store.retire().await.expect("retired");
+        assert_eq!(world.keeps(&[1.0, 11.0, 12.0]).await, [false, true, true]);
+        let gone = NewRun { id: "late".into(), seed: Some(Digest::of(&checkpoint(1.0))), ..other };
+        let error = world.store.create_run(gone).await.expect_err("no bytes to begin with");
+        assert_eq!(error.code(), Code::NotFound, "{error}");
+    });
+}
+
+#[test]
+fn bytes_found_stored_that_are_let_go_before_their_row_is_written_are_asked_for_again() {
+    on_both(async |world| {
+        let policy = Policy { keep_models: Some(1), keep_updates: Some(0), ..policy(9, 1) };
+        world.run(&["a"], policy).await;
+        let sealed = world.sealed("late", 1.0);
+        let update = world.begin("a", 1, &checkpoint(1.0)).await.expect("begun");
+        world.accept(&update, &checkpoint(1.0)).await.expect("accepted");
+        let stored = world.store.put_object(&sealed).await.expect("found");
+        assert!(stored.found);
+        world.tick().await;
+        world.publish(11.0).await;
+        world.tick().await;
+        world.store.retire().await.expect("retired");
+        assert_eq!(world.keeps(&[1.0]).await, [false]);
+        let mut tx = world.store.begin().await.expect("begun");
+        let error =
+            world.store.insert_checkpoint(&mut tx, &sealed, &stored).await.expect_err("they are gone");
+        assert_eq!(error.code(), Code::Unavailable, "{error}");
+        tx.rollback().await.expect("rolled back");
+        world.store.put_checkpoint(sealed).await.expect("tried again it is stored");
+        assert_eq!(world.keeps(&[1.0]).await, [true]);
+    });
+}
+
+#[test]
+fn a_paused_run_ends_its_round_and_opens_no_other() {
+    on_both(async |world| {
+        world.run(&["a"], policy(2, 1)).await;
+        world.store.pause_run("run", true).await.expect("paused");
+        world.store.pause_run("run", true).await.expect("twice is as once");
+        world.upload("a", 1, 1.0).await.expect("the open round goes on");
+        world.tick().await;
+        world.publish(11.0).await;
+        world.store.discard_staging("model");
+        assert!(!world.tick().await, "no round opens");
+        assert_eq!(world.store.run("run").await.expect("read").expect("there").current_round, Some(1));
+        world.store.pause_run("run", false).await.expect("resumed");
+        assert!(world.tick().await);
+        world.upload("a", 2, 2.0).await.expect("round 2 is open");
+        world.store.cancel_run("run").await.expect("cancelled");
+        let error = world.store.pause_run("run", true).await.expect_err("it is over");
+        assert_eq!(error.code(), Code::Conflict, "{error}");
+    });
+}
+
+#[test]
+fn when_each_site_was_last_seen_is_told() {
+    on_both(async |world| {
+        world.run(&["a", "b"], policy(1, 1)).await;
+        assert!(world.store.cohort_last_seen("run").await.expect("read").is_empty(), "never");
+        world.store.site_by_token_hash("hash-a").await.expect("asked").expect("known");
+        let seen = world.store.cohort_last_seen("run").await.expect("read");
+        let now = world.store.now().await.expect("a time");
+        assert!(seen.len() == 1 && (now - 60_000..=now).contains(&seen["a"]), "{seen:?}");
+    });
+}
