@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fedbasin_graph::{Certificate, Derived, Graph, VerifyOptions, derive, verify};
+use fedbasin_graph::{Certificate, Derived, Graph, GraphError, VerifyOptions, derive, verify};
 use rebasin::{Checkpoint, Layout, Spec};
 use serde_json::json;
 
@@ -108,8 +108,8 @@ fn lines(derived: &Derived) -> Vec<String> {
     lines
 }
 
-/// The spec with the tensors that a checkpoint has beyond the graph's: integers (counters) stay; a float tensor that is the
-/// same, byte by byte, as one of the graph's is tied to it and moves as that does; any other float tensor must be named.
+/// The spec with the tensors that a checkpoint has beyond the graph's: integers (counters) stay; a float tensor that is surely a
+/// copy of one of the graph's moves as that does; any other float tensor must be named.
 fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
     let source = open_checkpoint(path)?;
     let checkpoint = rebasin::read_checkpoint(&source)
@@ -117,12 +117,12 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
     let layout = checkpoint.layout();
     let mut tensors = spec.tensors().clone();
     let mut scales = spec.scales().to_vec();
-    let mut unexplained = Vec::new();
+    let (mut unexplained, mut unclear) = (Vec::new(), Vec::new());
     for info in layout.tensors().iter().filter(|info| !spec.tensors().contains_key(&info.name)) {
         let stays = || vec![None; info.shape.len()];
         let axes = if !info.dtype.is_float() || pin.contains(&info.name) {
             stays()
-        } else if let Some(original) = tied(&checkpoint, &info.name, spec) {
+        } else if let Some(original) = surely_tied(&checkpoint, &info.name, spec) {
             for places in scales.iter_mut().flat_map(|scale| [&mut scale.up, &mut scale.down]) {
                 if let Some(&axis) = places.get(original) {
                     places.insert(info.name.clone(), axis);
@@ -130,10 +130,21 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
             }
             spec.tensors()[original].clone()
         } else {
-            unexplained.push(info.name.as_str());
+            let like_one = !alike(&checkpoint, &info.name, spec).is_empty();
+            (if like_one { &mut unclear } else { &mut unexplained }).push(info.name.as_str());
             continue;
         };
         tensors.insert(info.name.clone(), axes);
+    }
+    if !unclear.is_empty() {
+        return Err(Error::failed(
+            format_args!(
+                "the graph does not use {}, and what they hold does not say which tensor they are a copy of, if of any",
+                unclear.join(", ")
+            ),
+            path.display(),
+            "give a trained checkpoint, export the model with them, or say --pin NAME for each if nothing of them may move",
+        ));
     }
     if !unexplained.is_empty() {
         return Err(Error::failed(
@@ -155,9 +166,9 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
     Ok(spec)
 }
 
-/// The tensor of the spec that one of the checkpoint is a copy of.
-fn tied<'a>(checkpoint: &Checkpoint, name: &str, spec: &'a Spec) -> Option<&'a String> {
-    let own = checkpoint.get(name)?;
+/// The tensors of the spec that one of the checkpoint is the same as, byte by byte.
+fn alike<'a>(checkpoint: &Checkpoint, name: &str, spec: &'a Spec) -> Vec<&'a String> {
+    let Some(own) = checkpoint.get(name) else { return Vec::new() };
     let same = |other: &&String| {
         checkpoint.get(other).is_some_and(|other| {
             other.info().shape == own.info().shape
@@ -165,7 +176,31 @@ fn tied<'a>(checkpoint: &Checkpoint, name: &str, spec: &'a Spec) -> Option<&'a S
                 && other.bytes() == own.bytes()
         })
     };
-    spec.tensors().keys().find(same)
+    spec.tensors().keys().filter(same).collect()
+}
+
+/// The tensor of the spec that one of the checkpoint is a copy of, where there is no doubt: fresh gains are all 1 and fresh biases
+/// all 0 whatever they belong to, so that to be the same says nothing of them; and copies that could be of several tensors are
+/// only told apart if these move alike.
+fn surely_tied<'a>(checkpoint: &Checkpoint, name: &str, spec: &'a Spec) -> Option<&'a String> {
+    let own = checkpoint.get(name)?;
+    let mut elements = own.bytes().chunks_exact(own.info().dtype.size());
+    let first = elements.next()?;
+    if elements.all(|element| element == first) {
+        return None;
+    }
+    let alike = alike(checkpoint, name, spec);
+    let (&original, others) = alike.split_first()?;
+    others.iter().all(|other| move_alike(spec, original, other)).then_some(original)
+}
+
+/// Whether two tensors move, and scale, by the same groups on the same axes.
+fn move_alike(spec: &Spec, one: &str, other: &str) -> bool {
+    spec.tensors().get(one) == spec.tensors().get(other)
+        && spec
+            .scales()
+            .iter()
+            .all(|scale| [&scale.up, &scale.down].iter().all(|places| places.get(one) == places.get(other)))
 }
 
 /// Verifies a spec against its graph by running the network, and writes the certificate beside the spec.
@@ -185,13 +220,7 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
     screen.say(format_args!("verifying {} groups by running {}", part.groups().len(), model.display()));
     let certificate = Certificate {
         spec: whole.digest(),
-        ..verify(&graph, &part, &options).map_err(|error| {
-            Error::failed(
-                error,
-                place(),
-                "do not use this spec; derive it anew, and report what the graph does",
-            )
-        })?
+        ..verify(&graph, &part, &options).map_err(|error| Error::failed(&error, place(), advice(&error)))?
     };
     let path = certificate_path(spec);
     write_json(&path, &certificate)?;
@@ -200,9 +229,11 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
     value["file"] = json!(path);
     screen.answer(&value, || {
         format!(
-            "verified: the outputs stayed the same under {} random moves of all groups together, and of {} groups and {} scales one by one \
-             (largest difference {:.1e}, at most {:.0e} is rounding); {} axes left out on purpose were noticed, {} made no \
-             difference; {} {}; certificate {}",
+            "verified: for {} random inputs the outputs stayed the same under {} random moves of all groups together, and of {} groups \
+             and {} scales one by one (largest difference {:.1e}, at most {:.0e} is rounding); {} axes left out on purpose were \
+             noticed, {} made no difference, {} were not tried; {} groups stand on one tensor only, which leaves nothing to leave \
+             out; {} {}; certificate {}",
+            certificate.draws,
             certificate.elements,
             certificate.groups,
             certificate.scales,
@@ -210,11 +241,27 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
             certificate.tolerance,
             certificate.noticed.len(),
             certificate.unnoticed.len(),
+            certificate.untried,
+            certificate.single.len(),
             certificate.runtime,
             certificate.runtime_version,
             path.display()
         )
     })
+}
+
+/// What to do when a spec was not verified: only where outputs differ is it known to be wrong.
+fn advice(error: &GraphError) -> &'static str {
+    match error {
+        GraphError::Changed { .. } => "do not use this spec; derive it anew, and report what the graph does",
+        GraphError::Runtime(_) => {
+            "the spec may be right, but nothing was tried; export the network in 32-bit floats and other operators"
+        }
+        GraphError::Degenerate(_) => {
+            "the spec may be right, but this does not show it; say another --seed, or export the network with trained weights"
+        }
+        _ => "do not use this spec; use the one of this graph, or derive it anew",
+    }
 }
 
 /// The spec without tensors that the graph does not have (counters, tied copies).
@@ -264,4 +311,24 @@ pub(crate) fn read_graph(path: &Path) -> Result<Graph> {
     }
     Graph::read(&bytes)
         .map_err(|error| Error::failed(error, path.display(), "see `fedbasin spec derive --help`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GraphError, advice};
+
+    #[test]
+    fn only_a_spec_that_changes_outputs_is_called_wrong() {
+        let changed = GraphError::Changed {
+            what: "all groups".into(),
+            output: "y".into(),
+            residual: 1.0,
+            tolerance: 1e-4,
+        };
+        assert!(advice(&changed).contains("do not use this spec"));
+        for other in [GraphError::Runtime("no such operator".into()), GraphError::Degenerate("alike".into())]
+        {
+            assert!(advice(&other).contains("may be right"), "{other}");
+        }
+    }
 }

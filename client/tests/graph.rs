@@ -278,3 +278,70 @@ fn every_answer_can_be_had_as_json_alone_on_standard_output() {
     }
     assert!(!passes.is_empty() && merged["objective_after"] == last, "{merged}");
 }
+
+/// A checkpoint with tensors beyond those of another.
+fn with_more(path: &Path, more: Vec<rebasin::Tensor>, to: &Path) {
+    let site = rebasin::Checkpoint::from_bytes(&std::fs::read(path).expect("the checkpoint")).expect("reads");
+    let tensors = [site.tensors().to_vec(), more].concat();
+    let infos = tensors.iter().map(|tensor| tensor.info().clone()).collect();
+    let layout = rebasin::Layout::new(infos).expect("a layout");
+    let whole = rebasin::Checkpoint::new(layout, tensors).expect("a checkpoint");
+    std::fs::write(to, whole.to_bytes()).expect("written");
+}
+
+fn named(tensor: &rebasin::Tensor, name: &str, bytes: Vec<u8>) -> rebasin::Tensor {
+    let info = rebasin::TensorInfo { name: name.to_owned(), ..tensor.info().clone() };
+    rebasin::Tensor::from_bytes(&info, bytes).expect("fits")
+}
+
+#[test]
+fn a_tensor_is_tied_only_where_its_content_says_to_which() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = zoo("convbn8.onnx");
+    let model = model.to_str().expect("UTF-8");
+    let path = trained("convbn8-site0.safetensors");
+    let site =
+        rebasin::Checkpoint::from_bytes(&std::fs::read(&path).expect("the checkpoint")).expect("reads");
+    let gains: Vec<&rebasin::Tensor> = site
+        .tensors()
+        .iter()
+        .filter(|tensor| tensor.info().shape.len() == 1 && tensor.info().name.ends_with("weight"))
+        .collect();
+    let (gain, other) = (
+        gains[0],
+        gains.iter().find(|other| {
+            other.bytes().len() == gains[0].bytes().len() && other.info().name != gains[0].info().name
+        }),
+    );
+    let to = folder.path().join("more.safetensors");
+    let derive = ["spec", "derive", model, "--checkpoint", "more.safetensors", "-o", "net.json"];
+
+    // A copy of a trained gain moves as that does.
+    with_more(&path, vec![named(gain, "copy.weight", gain.bytes().to_vec())], &to);
+    well(folder.path(), &derive);
+    let text = std::fs::read(folder.path().join("net.json")).expect("the spec");
+    let spec: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(spec["tensors"]["copy.weight"], spec["tensors"][gain.info().name.as_str()]);
+    assert!(spec["tensors"]["copy.weight"][0].is_string(), "{spec}");
+
+    // Fresh gains are all the same, whatever they belong to.
+    let ones: Vec<u8> = 1_f32.to_le_bytes().repeat(gain.bytes().len() / 4);
+    let fresh = vec![named(gain, "fresh.weight", ones.clone())];
+    with_more(&path, fresh, &to);
+    let said = badly(folder.path(), &derive);
+    assert!(said.contains("the graph does not use fresh.weight"), "{said}");
+
+    // The same content on two tensors that move apart says nothing either.
+    let other = other.expect("two gains of one length");
+    let twin = site.tensors().iter().map(|tensor| {
+        let same = tensor.info().name == other.info().name;
+        if same { named(tensor, &tensor.info().name, gain.bytes().to_vec()) } else { tensor.clone() }
+    });
+    let twin = rebasin::Checkpoint::new(site.layout().clone(), twin.collect()).expect("fits");
+    let twins = folder.path().join("twins.safetensors");
+    std::fs::write(&twins, twin.to_bytes()).expect("written");
+    with_more(&twins, vec![named(gain, "copy.weight", gain.bytes().to_vec())], &to);
+    let said = badly(folder.path(), &derive);
+    assert!(said.contains("copy.weight") && said.contains("does not say which tensor"), "{said}");
+    well(folder.path(), &[&derive[..], &["--pin", "copy.weight"]].concat());
+}

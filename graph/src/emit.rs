@@ -173,8 +173,19 @@ fn one_level(domain: &mut Domain, forms: &[Vec<Form>]) {
     }
 }
 
-/// On each tensor the outer group must stand in the same product, or on exactly one earlier axis that is one product.
+/// On each tensor the outer group must stand in the same product, or on exactly one earlier axis that is one product; and
+/// nowhere twice in one product.
 fn placed(domain: &mut Domain, axes: &[Form]) {
+    let twice =
+        |factors: &Vec<Atom>, atom: Atom| factors.iter().filter(|&&factor| factor == atom).count() > 1;
+    let atoms: BTreeSet<Atom> = axes.iter().flatten().flatten().copied().collect();
+    for atom in atoms {
+        for outer in domain.within(atom) {
+            if axes.iter().flatten().any(|factors| twice(factors, outer)) {
+                domain.forget(atom, &[outer].into_iter().collect());
+            }
+        }
+    }
     for (axis, form) in axes.iter().enumerate() {
         let mut depends_on = None;
         for factors in form {

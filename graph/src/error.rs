@@ -76,6 +76,19 @@ pub enum GraphError {
         /// Why.
         why: String,
     },
+    /// The same in a graph with symbolic dimensions, for the sizes that stand for them.
+    #[error(
+        "node {node} does not fit its inputs: {why}; the graph leaves sizes open, and {sizes} was taken: export it with the \
+         sizes that the network is used with"
+    )]
+    Sizes {
+        /// The node and its operator.
+        node: String,
+        /// Why.
+        why: String,
+        /// Each symbolic dimension with its size.
+        sizes: String,
+    },
     /// The spec, or its use, is refused by rebasin.
     #[error(transparent)]
     Spec(#[from] rebasin::SpecError),

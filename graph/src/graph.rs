@@ -28,14 +28,51 @@ pub(crate) enum Origin {
     Node,
 }
 
-/// A value's elements, where they follow from shapes and constants alone. Integers are exact: shapes are far below 2^53.
+/// A value's elements, where they follow from shapes and constants alone, exactly as a runtime has them.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Known(pub(crate) Vec<f64>);
+pub(crate) enum Known {
+    /// Whole numbers, and truths as 0 and 1.
+    Ints(Vec<i64>),
+    /// Elements of 64-bit floats, or of 32-bit ones, which these hold exactly.
+    Floats(Vec<f64>),
+}
 
 impl Known {
-    #[expect(clippy::cast_possible_truncation, reason = "saturates, as ends of slices are meant to")]
-    pub(crate) fn ints(&self) -> Vec<i64> {
-        self.0.iter().map(|&value| value as i64).collect()
+    pub(crate) fn ints(&self) -> Option<&[i64]> {
+        if let Self::Ints(values) = self { Some(values) } else { None }
+    }
+
+    pub(crate) fn floats(&self) -> Option<&[f64]> {
+        if let Self::Floats(values) = self { Some(values) } else { None }
+    }
+
+    /// The elements at some places, in their order.
+    pub(crate) fn pick(&self, places: &[usize]) -> Option<Self> {
+        fn from<T: Copy>(values: &[T], places: &[usize]) -> Option<Vec<T>> {
+            places.iter().map(|&place| values.get(place).copied()).collect()
+        }
+        Some(match self {
+            Self::Ints(values) => Self::Ints(from(values, places)?),
+            Self::Floats(values) => Self::Floats(from(values, places)?),
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Ints(values) => values.len(),
+            Self::Floats(values) => values.len(),
+        }
+    }
+
+    /// Whether blocks of so many positions hold the same at each of them, `inner` elements a position.
+    pub(crate) fn is_uniform(&self, length: usize, inner: usize) -> bool {
+        // Bit by bit: 0 and -0 are two numbers.
+        let bits: Vec<u64> = match self {
+            _ if inner == 0 || length == 0 => return true,
+            Self::Ints(values) => values.iter().map(|value| value.cast_unsigned()).collect(),
+            Self::Floats(values) => values.iter().map(|value| value.to_bits()).collect(),
+        };
+        bits.chunks(inner * length).all(|block| block.chunks(inner).all(|part| part == &block[..inner]))
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Inferred {
     pub(crate) known: Option<Known>,
     pub(crate) tensor: Option<Tensor>,
     pub(crate) parts: Option<Parts>,
+    /// Whether the shape follows from one that only the file declares.
+    pub(crate) declared: bool,
 }
 
 impl Inferred {
@@ -32,7 +34,7 @@ impl Inferred {
             name: name.to_owned(),
             dtype: self.dtype,
             shape: self.shape,
-            declared: false,
+            declared: self.declared,
             origin,
             tensor: self.tensor,
             known: self.known,
@@ -47,10 +49,7 @@ pub(crate) fn known(tensor: &Tensor) -> Option<Known> {
     if elements > MAX_KNOWN {
         return None;
     }
-    #[expect(clippy::cast_precision_loss, reason = "shapes are far below 2^53, and ends of slices saturate")]
-    let ints = tensor.ints().map(|ints| ints.into_iter().map(|value| value as f64).collect());
-    let floats = || tensor.floats().map(|floats| floats.into_iter().map(f64::from).collect());
-    ints.or_else(floats).map(Known)
+    tensor.ints().map(Known::Ints).or_else(|| tensor.floats().map(Known::Floats))
 }
 
 /// A node's inputs, with what a rule asks of them.
@@ -70,7 +69,7 @@ impl<'a> Inputs<'a> {
     }
 
     pub(crate) fn ints(&self, index: usize) -> Option<Vec<i64>> {
-        self.value(index)?.known.as_ref().map(Known::ints)
+        Some(self.value(index)?.known.as_ref()?.ints()?.to_vec())
     }
 
     /// An attribute of old opsets, an input of new ones.
@@ -110,8 +109,26 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// What is known of a node's outputs.
+/// What is known of a node's outputs. What follows from a shape that only the file declares is believed no more than that: of
+/// such an output there is a shape, but no elements and no parts.
 pub(crate) fn node(op: &Op, graph: &Graph) -> Result<Vec<Inferred>, GraphError> {
+    if !op.inputs.iter().flatten().any(|&id| graph.values[id].declared) {
+        return believed(op, graph);
+    }
+    // A lie need not fit either.
+    let out = believed(op, graph).unwrap_or_default();
+    let shape = |out: Inferred| Inferred {
+        dtype: out.dtype,
+        shape: out.shape,
+        declared: true,
+        ..Inferred::default()
+    };
+    let mut out: Vec<Inferred> = out.into_iter().map(shape).collect();
+    out.resize_with(op.outputs.len().max(op.arity), || Inferred { declared: true, ..Inferred::default() });
+    Ok(out)
+}
+
+fn believed(op: &Op, graph: &Graph) -> Result<Vec<Inferred>, GraphError> {
     let inputs = Inputs { op, graph };
     if !op.domain.is_empty() {
         return Ok(Vec::new());
@@ -169,7 +186,7 @@ fn constant(op: &Op) -> Result<Vec<Inferred>, GraphError> {
         shape: Some(tensor.dims.clone()),
         known,
         tensor: Some(tensor),
-        parts: None,
+        ..Inferred::default()
     }])
 }
 

@@ -13,8 +13,9 @@ mod recurrent;
 use std::collections::HashMap;
 
 pub(crate) use self::options::{
-    einsum_terms, groups, is_elementwise, pads, permutation, reduced_axes, shape_range, slices,
+    einsum_terms, groups, is_elementwise, pads, permutation, range, reduced_axes, shape_range, slices,
 };
+pub(crate) use self::recurrent::full_length;
 use crate::{
     GraphError,
     domain::{Atom, Domain, UNIT},
@@ -273,7 +274,7 @@ impl<'a> Rules<'a> {
                 let training = inputs.value(2).map(|value| value.known.clone());
                 match training {
                     None => Some(vec![x.clone(), x]),
-                    Some(Some(Known(values))) if values.iter().all(|&value| value == 0.0) => {
+                    Some(Some(Known::Ints(values))) if values.iter().all(|&value| value == 0) => {
                         Some(vec![x.clone(), x])
                     }
                     Some(_) => None,
@@ -358,9 +359,5 @@ fn is_uniform(value: &Value, axis: usize) -> bool {
         return tensor.is_uniform(axis);
     }
     let (Some(shape), Some(known)) = (&value.shape, &value.known) else { return false };
-    let inner: usize = shape[axis + 1..].iter().product();
-    let length = shape[axis];
-    inner == 0
-        || length == 0
-        || known.0.chunks(inner * length).all(|block| block.chunks(inner).all(|part| part == &block[..inner]))
+    known.is_uniform(shape[axis], shape[axis + 1..].iter().product())
 }

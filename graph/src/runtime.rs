@@ -177,7 +177,7 @@ fn rewritten_graph(graph: &Graph, bytes: &[u8]) -> Result<Vec<u8>, GraphError> {
         match number {
             1 => {
                 let lowered = match ops.next() {
-                    Some(op) => lower::node(graph, op, &mut out)?,
+                    Some(op) => lower::node(graph, op, field.bytes()?, &mut out)?,
                     None => false,
                 };
                 if !lowered {

@@ -1,23 +1,21 @@
 //! Verifying a spec by running the network before and after.
 
+mod compare;
 mod draw;
+mod trial;
 
 use std::collections::BTreeMap;
 
-use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use rebasin::{Alignment, CheckedSpec, Checkpoint, Digest, Permutation, Spec};
+use rebasin::{Alignment, CheckedSpec, Digest, Permutation, Spec};
 use serde::{Deserialize, Serialize};
 
-use self::draw::{disturbed, input, nudged};
-use crate::{
-    GraphError,
-    graph::Graph,
-    runtime::{self, Data, Network},
-};
+use self::trial::Trial;
+use crate::{GraphError, graph::Graph, runtime};
 
-/// How often the parameters' last bits are changed, to see what rounding does.
-const NUDGES: usize = 4;
+/// A mutation is noticed if it does so many times what rounding was seen to do, and at least so much.
+const BEYOND_ROUNDING: f64 = 100.0;
+const LEAST_NOTICED: f64 = 1e-6;
 
 /// How to verify.
 #[derive(Debug, Clone)]
@@ -26,7 +24,7 @@ pub struct VerifyOptions {
     pub seed: u64,
     /// How many random elements of the whole group are tried; one more is tried for each group alone.
     pub elements: usize,
-    /// Largest difference, divided by the output's scale, that is taken for rounding.
+    /// Largest difference, in terms of what the output says, that is taken for rounding.
     pub tolerance: f64,
     /// Whether to disturb the parameters first, each a little and differently. Without it, a gain that is 1 everywhere
     /// hides whether it moves.
@@ -50,7 +48,7 @@ pub struct Mutation {
     pub tensor: String,
     /// Its axis; none where the tensor could only be left out as a whole.
     pub axis: Option<usize>,
-    /// The largest difference in an output, divided by its scale.
+    /// The largest difference in an output, in terms of what it says.
     pub difference: f64,
 }
 
@@ -73,25 +71,38 @@ pub struct Certificate {
     pub disturbed: bool,
     /// Random elements of the whole group that left all outputs as they were.
     pub elements: usize,
+    /// Random inputs, on each of which that was so.
+    #[serde(default)]
+    pub draws: usize,
     /// Groups, each of which was also moved alone.
     pub groups: usize,
     /// Scale symmetries that were tried too, each alone.
     #[serde(default)]
     pub scales: usize,
-    /// The largest difference found, divided by the output's scale.
+    /// The largest difference found: an output's difference, divided by how much of it depends on the input.
     pub residual: f64,
-    /// The difference that a change of each parameter's last bit makes, divided by the output's scale.
+    /// The difference that a change of each parameter's last bit makes, measured alike.
     pub noise: f64,
     /// The largest that would have been taken for rounding.
     pub tolerance: f64,
-    /// One for each group: an axis that was left out, and noticed.
+    /// The smallest difference that an axis left out must make to be noticed: far beyond `residual` and `noise`.
+    #[serde(default)]
+    pub noticeable: f64,
+    /// Axes that were left out, and noticed: for each group, all that make a difference.
     pub noticed: Vec<Mutation>,
     /// Axes that were left out without a difference: what they hold is symmetric, or does not matter.
     pub unnoticed: Vec<Mutation>,
+    /// Of groups that stand on one tensor only: nothing can be left out, that the outputs stay the same is all there is to
+    /// show. The tensor was changed in another way, to see that the outputs depend on it.
+    #[serde(default)]
+    pub single: Vec<Mutation>,
+    /// Axes that were not left out, because their group has more of them than are tried.
+    #[serde(default)]
+    pub untried: usize,
 }
 
-/// Applies random elements of the spec's group to the graph's parameters and requires the same outputs; leaves out one axis
-/// for each group and requires that it shows.
+/// Applies random elements of the spec's group to the graph's parameters and requires the same outputs for several random
+/// inputs; leaves out each axis of each group and requires of every group that this shows.
 ///
 /// # Errors
 /// [`GraphError::Changed`] if the spec is wrong; [`GraphError::Degenerate`] if the outputs cannot tell;
@@ -107,13 +118,16 @@ pub fn verify(graph: &Graph, spec: &Spec, options: &VerifyOptions) -> Result<Cer
     if !checked.scales().is_empty() {
         residual = residual.max(trial.rescaled()?);
     }
-    let (mut noticed, mut unnoticed) = (Vec::new(), Vec::new());
+    let mut moved = Vec::new();
     for (index, group) in checked.groups().iter().enumerate() {
         let Some(alignment) = alone(&checked, index, &mut trial.rng) else { continue };
-        residual = residual.max(trial.unchanged(&alignment, &format!("group {:?}", group.name))?);
-        trial.mutate(&alignment, index, &mut noticed, &mut unnoticed)?;
+        residual =
+            residual.max(trial.unchanged_once(&alignment, &format!("group {:?}", group.name), index)?);
+        moved.push((index, alignment));
     }
-    Ok(Certificate {
+    // Only now is it known how much rounding does.
+    let noticeable = LEAST_NOTICED.max(BEYOND_ROUNDING * residual.max(trial.noise));
+    let mut certificate = Certificate {
         graph: graph.digest(),
         spec: spec.digest(),
         operators: graph.operators().into_iter().collect(),
@@ -122,14 +136,22 @@ pub fn verify(graph: &Graph, spec: &Spec, options: &VerifyOptions) -> Result<Cer
         seed: options.seed,
         disturbed: options.disturb,
         elements: options.elements,
+        draws: trial.draws(),
         groups: checked.groups().len(),
         scales: checked.scales().len(),
         residual,
         noise: trial.noise,
         tolerance: options.tolerance,
-        noticed,
-        unnoticed,
-    })
+        noticeable,
+        noticed: Vec::new(),
+        unnoticed: Vec::new(),
+        single: Vec::new(),
+        untried: 0,
+    };
+    for (index, alignment) in moved {
+        trial.mutate(&alignment, index, &mut certificate)?;
+    }
+    Ok(certificate)
 }
 
 /// A random element that moves one group only, and what is within it along; `None` if the group allows nothing but standing
@@ -159,203 +181,4 @@ fn alone(spec: &CheckedSpec, index: usize, rng: &mut ChaCha8Rng) -> Option<Align
         }
     }
     Some(alignment)
-}
-
-struct Trial<'a> {
-    network: Network,
-    spec: &'a Spec,
-    checked: &'a CheckedSpec,
-    weights: Checkpoint,
-    inputs: Vec<Data>,
-    expected: Vec<Vec<f32>>,
-    names: Vec<String>,
-    tolerance: f64,
-    noise: f64,
-    rng: ChaCha8Rng,
-}
-
-impl<'a> Trial<'a> {
-    fn new(
-        graph: &Graph,
-        spec: &'a Spec,
-        checked: &'a CheckedSpec,
-        options: &VerifyOptions,
-    ) -> Result<Self, GraphError> {
-        let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
-        let network = Network::new(graph)?;
-        let mut weights = graph.checkpoint()?;
-        if options.disturb {
-            weights = disturbed(&weights, &mut rng)?;
-        }
-        let draw = |rng: &mut ChaCha8Rng| -> Result<Vec<Data>, GraphError> {
-            graph.inputs.iter().map(|&id| input(graph, id, options, rng)).collect()
-        };
-        let (inputs, others) = (draw(&mut rng)?, draw(&mut rng)?);
-        let expected = network.run(&weights, &inputs)?;
-        let other = network.run(&weights, &others)?;
-        let names: Vec<String> =
-            graph.outputs.iter().map(|&output| graph.values[output].name.clone()).collect();
-        telling(&names, &expected, &other, graph.inputs.is_empty())?;
-        let tolerance = options.tolerance;
-        let mut trial =
-            Self { network, spec, checked, weights, inputs, expected, names, tolerance, noise: 0.0, rng };
-        for _ in 0..NUDGES {
-            let nudged = nudged(&trial.weights, &mut trial.rng)?;
-            trial.noise = trial.noise.max(trial.difference(&nudged)?.1);
-        }
-        if trial.noise * 10.0 > tolerance {
-            return Err(GraphError::Degenerate(format!(
-                "the last bit of each parameter changes them by {:.1e} of their scale: they are hardly more than rounding",
-                trial.noise
-            )));
-        }
-        Ok(trial)
-    }
-
-    /// Runs with other weights: the output that differs most, and by how much.
-    fn difference(&self, weights: &Checkpoint) -> Result<(usize, f64), GraphError> {
-        let found = self.network.run(weights, &self.inputs)?;
-        let mut worst = (0, 0.0);
-        for (index, (found, expected)) in found.iter().zip(&self.expected).enumerate() {
-            let difference = relative(found, expected);
-            if difference > worst.1 {
-                worst = (index, difference);
-            }
-        }
-        Ok(worst)
-    }
-
-    fn unchanged(&self, alignment: &Alignment, what: &str) -> Result<f64, GraphError> {
-        self.same(&alignment.apply(self.checked, &self.weights)?, what)
-    }
-
-    /// Requires the same outputs from other weights.
-    fn same(&self, weights: &Checkpoint, what: &str) -> Result<f64, GraphError> {
-        let (output, residual) = self.difference(weights)?;
-        if residual <= self.tolerance {
-            return Ok(residual);
-        }
-        Err(GraphError::Changed {
-            what: what.to_owned(),
-            output: self.names[output].clone(),
-            residual,
-            tolerance: self.tolerance,
-        })
-    }
-
-    /// Scales each unit of each scale symmetry by a factor of its own, one symmetry at a time.
-    fn rescaled(&mut self) -> Result<f64, GraphError> {
-        let sizes: Vec<usize> =
-            self.checked.scales().iter().map(|scale| self.checked.groups()[scale.group].units).collect();
-        let mut residual = 0_f64;
-        for scale in 0..sizes.len() {
-            let mut factors: Vec<Vec<f64>> = sizes.iter().map(|&units| vec![1.0; units]).collect();
-            for factor in &mut factors[scale] {
-                *factor = f64::exp2(self.rng.random_range(-1.0..1.0));
-            }
-            let name = &self.checked.groups()[self.checked.scales()[scale].group].name;
-            let scaled = rebasin::rescale(self.checked, &self.weights, &factors)?;
-            residual = residual.max(self.same(&scaled, &format!("scale {scale}, of group {name:?}"))?);
-        }
-        Ok(residual)
-    }
-
-    /// Leaves out one axis after the other, until it shows.
-    fn mutate(
-        &self,
-        alignment: &Alignment,
-        group: usize,
-        noticed: &mut Vec<Mutation>,
-        unnoticed: &mut Vec<Mutation>,
-    ) -> Result<(), GraphError> {
-        let name = &self.checked.groups()[group].name;
-        let moved = alignment.apply(self.checked, &self.weights)?;
-        for (index, info) in self.checked.layout().tensors().iter().enumerate() {
-            for (axis, form) in self.checked.axes(index).iter().enumerate() {
-                if !form.as_ref().is_some_and(|form| form.groups().any(|found| found == group)) {
-                    continue;
-                }
-                let (weights, axis) = self.without(alignment, &moved, index, axis)?;
-                if weights == moved {
-                    continue; // what stands there is the same in all places
-                }
-                let (_, difference) = self.difference(&weights)?;
-                let mutation = Mutation { group: name.clone(), tensor: info.name.clone(), axis, difference };
-                if difference > self.tolerance {
-                    noticed.push(mutation);
-                    return Ok(());
-                }
-                unnoticed.push(mutation);
-            }
-        }
-        Err(GraphError::Degenerate(format!("no output shows whether group {name:?} moves as a whole")))
-    }
-
-    /// The moved parameters, but for one axis of one tensor (or, where the spec needs that axis for another, all of it).
-    fn without(
-        &self,
-        alignment: &Alignment,
-        moved: &Checkpoint,
-        index: usize,
-        axis: usize,
-    ) -> Result<(Checkpoint, Option<usize>), GraphError> {
-        let name = &self.checked.layout().tensors()[index].name;
-        let mut tensors = self.spec.tensors().clone();
-        if let Some(axes) = tensors.get_mut(name) {
-            axes[axis] = None;
-        }
-        let less =
-            Spec::new(self.spec.groups().clone(), tensors).and_then(|spec| spec.check(self.checked.layout()));
-        if let Ok(less) = less {
-            return Ok((alignment.apply(&less, &self.weights)?, Some(axis)));
-        }
-        let mut tensors = moved.tensors().to_vec();
-        tensors[index] = self.weights.tensor(index).clone();
-        Ok((Checkpoint::new(moved.layout().clone(), tensors)?, None))
-    }
-}
-
-/// The largest difference, divided by the largest magnitude. Where both are not finite in the same way, there is none.
-fn relative(found: &[f32], expected: &[f32]) -> f64 {
-    if found.len() != expected.len() {
-        return f64::INFINITY;
-    }
-    let finite = |values: &[f32]| {
-        values
-            .iter()
-            .filter(|value| value.is_finite())
-            .fold(0_f64, |most, &value| most.max(f64::from(value).abs()))
-    };
-    let scale = finite(expected).max(f64::MIN_POSITIVE);
-    let mut worst = 0_f64;
-    for (&found, &expected) in found.iter().zip(expected) {
-        if found == expected {
-            continue;
-        }
-        let difference = (f64::from(found) - f64::from(expected)).abs() / scale;
-        worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
-    }
-    worst
-}
-
-/// Outputs must be numbers, not all the same, and depend on the input.
-fn telling(
-    names: &[String],
-    first: &[Vec<f32>],
-    second: &[Vec<f32>],
-    no_inputs: bool,
-) -> Result<(), GraphError> {
-    if let Some((name, _)) =
-        names.iter().zip(first).find(|(_, values)| values.iter().any(|value| value.is_nan()))
-    {
-        return Err(GraphError::Degenerate(format!("output {name:?} is not a number")));
-    }
-    let varied = |values: &[f32]| values.iter().any(|value| *value != values[0]);
-    if !first.iter().any(|values| values.len() < 2 || varied(values)) {
-        return Err(GraphError::Degenerate("every output is the same number everywhere".into()));
-    }
-    if first == second && !no_inputs {
-        return Err(GraphError::Degenerate("other inputs give the same outputs".into()));
-    }
-    Ok(())
 }

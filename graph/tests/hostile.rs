@@ -215,3 +215,25 @@ fn outputs_that_show_nothing_certify_nothing() {
     let outcome = verify(&graph, &spec, &VerifyOptions::default());
     assert!(matches!(outcome, Err(GraphError::Degenerate(_))), "{outcome:?}");
 }
+
+fn seed(name: &str) -> Vec<u8> {
+    fs::read(format!("{}/../fuzz/corpus/graph/{name}.onnx", env!("CARGO_MANIFEST_DIR"))).expect("a seed")
+}
+
+#[test]
+fn a_sequence_of_endlessly_many_parts_is_refused() {
+    let bytes = seed("seq_bomb");
+    assert!(bytes.len() < 600);
+    let began = Instant::now();
+    for bytes in [bytes, seed("seq_bomb2")] {
+        assert!(matches!(error(&bytes), GraphError::Limit { what: "parts of one sequence", .. }));
+    }
+    assert!(began.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn an_outer_group_that_stands_twice_in_a_product_is_let_go() {
+    let graph = Graph::read(&seed("twice_in_product")).expect("reads");
+    let derived = derive(&graph).expect("derives");
+    derived.spec.check(&graph.layout().expect("a layout")).expect("fits");
+}

@@ -171,7 +171,7 @@ impl<'a> Builder<'a> {
                 op.captures.extend(names.iter().filter_map(|name| self.names.get(name)));
             }
         }
-        let results = infer::node(&op, &self.graph)?;
+        let results = infer::node(&op, &self.graph).map_err(|error| self.with_sizes(error))?;
         for (index, output) in node.outputs.iter().enumerate() {
             if output.is_empty() {
                 op.outputs.push(None);
@@ -185,6 +185,17 @@ impl<'a> Builder<'a> {
         }
         self.graph.ops.push(op);
         Ok(())
+    }
+
+    /// Says which sizes stand for symbolic ones where shapes do not fit: they may be too small for the network.
+    fn with_sizes(&self, error: GraphError) -> GraphError {
+        let GraphError::Shape { node, why } = error else { return error };
+        if self.graph.bound.is_empty() {
+            return GraphError::Shape { node, why };
+        }
+        let sizes = self.graph.bound.iter().map(|(name, size)| format!("{name} = {size}"));
+        let sizes = sizes.collect::<Vec<_>>().join(", ").chars().take(400).collect();
+        GraphError::Sizes { node, why, sizes }
     }
 
     /// Fills in from what the file declares what could not be inferred, where all of it is a number.

@@ -1,10 +1,12 @@
 //! Output shapes.
 
 mod moved;
+mod opaque;
 mod window;
 
 use self::{
     moved::moved,
+    opaque::opaque,
     window::{conv, conv_transpose, pool},
 };
 use super::{Inferred, Inputs};
@@ -16,6 +18,9 @@ use crate::{
 };
 
 type Shape = Vec<usize>;
+
+/// Most parts that `SplitToSequence` makes: each is written down.
+const MAX_PARTS: usize = 1 << 16;
 
 fn one(dtype: i64, shape: Shape) -> Vec<Inferred> {
     vec![Inferred { dtype, shape: Some(shape), ..Inferred::default() }]
@@ -109,7 +114,7 @@ pub(super) fn outputs(inputs: &Inputs<'_>) -> Result<Vec<Inferred>, GraphError> 
             Some(axes) => one(dtype, reduced(x, &axes, inputs.op.int("keepdims") != Some(0))),
             None => Vec::new(),
         },
-        _ => Vec::new(),
+        _ => opaque(inputs, op, x)?,
     })
 }
 
@@ -168,17 +173,18 @@ fn sources(inputs: &Inputs<'_>, op: &str) -> Result<Vec<Inferred>, GraphError> {
             one(inputs.op.int("dtype").unwrap_or(dtype::F32), inputs.shape(0).unwrap_or_default().to_vec())
         }
         _ => {
-            let at = |index| inputs.value(index).and_then(|value| value.known.as_ref()?.0.first().copied());
-            match (at(0), at(1), at(2)) {
-                (Some(start), Some(limit), Some(delta)) if delta != 0.0 => {
-                    let length = ((limit - start) / delta).ceil().max(0.0);
-                    if length > 1e9 {
-                        return inputs.wrong("a range of more than 10^9");
+            let dtype = inputs.value(0).map_or(0, |value| value.dtype);
+            match rules::range(inputs) {
+                Some((start, limit, delta)) => {
+                    let span = i128::from(limit) - i128::from(start);
+                    let (span, step) = if delta > 0 { (span, delta) } else { (-span, -delta) };
+                    let length = if span <= 0 { 0 } else { (span - 1) / i128::from(step) + 1 };
+                    match usize::try_from(length) {
+                        Ok(length) if length <= 1_000_000_000 => one(dtype, vec![length]),
+                        _ => return inputs.wrong("a range of more than 10^9"),
                     }
-                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 10^9")]
-                    one(inputs.value(0).map_or(0, |value| value.dtype), vec![length as usize])
                 }
-                _ => Vec::new(),
+                None => Vec::new(),
             }
         }
     })
@@ -301,15 +307,19 @@ fn sequence(inputs: &Inputs<'_>, x: &[usize], dtype: i64) -> Result<Vec<Inferred
     let axis = inputs.axis(inputs.op.int("axis").unwrap_or(0), x.len())?;
     let given = inputs.has(1);
     let keep = given || inputs.op.int("keepdims") != Some(0);
+    let count = |parts: usize| match parts {
+        0..=MAX_PARTS => Ok(parts),
+        _ => Err(GraphError::Limit { what: "parts of one sequence", found: parts, most: MAX_PARTS }),
+    };
     let lengths = match (given, inputs.ints(1), inputs.shape(1).map(<[usize]>::len)) {
-        (false, ..) => vec![1; x[axis]],
+        (false, ..) => vec![1; count(x[axis])?],
         (true, Some(lengths), Some(1)) => sizes(inputs, &lengths)?,
         (true, Some(each), Some(0)) => {
             let each = sizes(inputs, &each)?.first().copied().unwrap_or(0);
             if each == 0 {
                 return inputs.wrong("parts of length 0");
             }
-            (0..x[axis].div_ceil(each)).map(|part| each.min(x[axis] - part * each)).collect()
+            (0..count(x[axis].div_ceil(each))?).map(|part| each.min(x[axis] - part * each)).collect()
         }
         _ => return Ok(Vec::new()),
     };

@@ -8,20 +8,24 @@ pub(crate) mod dtype {
     pub(crate) const F32: i64 = 1;
     pub(crate) const U8: i64 = 2;
     pub(crate) const I8: i64 = 3;
+    pub(crate) const U16: i64 = 4;
+    pub(crate) const I16: i64 = 5;
     pub(crate) const I32: i64 = 6;
     pub(crate) const I64: i64 = 7;
     pub(crate) const BOOL: i64 = 9;
     pub(crate) const F16: i64 = 10;
     pub(crate) const F64: i64 = 11;
+    pub(crate) const U32: i64 = 12;
+    pub(crate) const U64: i64 = 13;
     pub(crate) const BF16: i64 = 16;
 
     /// Bytes of an element.
     pub(crate) fn size(dtype: i64) -> Option<usize> {
         Some(match dtype {
             U8 | I8 | BOOL => 1,
-            4 | 5 | F16 | BF16 => 2,
-            F32 | I32 | 12 => 4,
-            I64 | F64 | 13 => 8,
+            U16 | I16 | F16 | BF16 => 2,
+            F32 | I32 | U32 => 4,
+            I64 | F64 | U64 => 8,
             _ => return None,
         })
     }
@@ -103,10 +107,13 @@ fn finish(mut tensor: Tensor, dims: &[i64], ints: &[i64]) -> Result<Tensor, Grap
 }
 
 impl Tensor {
-    /// Integers (or truths) as i64, if it holds such.
+    /// Integers (or truths) as i64, if it holds such, and they fit.
     pub(crate) fn ints(&self) -> Option<Vec<i64>> {
         let size = dtype::size(self.dtype)?;
-        let signed = matches!(self.dtype, dtype::I8 | 5 | dtype::I32 | dtype::I64);
+        if self.dtype == dtype::U64 && self.data.chunks_exact(8).any(|bytes| bytes[7] >= 0x80) {
+            return None;
+        }
+        let signed = matches!(self.dtype, dtype::I8 | dtype::I16 | dtype::I32 | dtype::I64);
         if dtype::is_float(self.dtype) {
             return None;
         }
@@ -116,19 +123,20 @@ impl Tensor {
             eight[..size].copy_from_slice(bytes);
             i64::from_le_bytes(eight)
         };
-        Some(self.data.chunks_exact(size).map(read).collect())
+        let ints: Vec<i64> = self.data.chunks_exact(size).map(read).collect();
+        let truths = self.dtype != dtype::BOOL || ints.iter().all(|&value| value == 0 || value == 1);
+        truths.then_some(ints)
     }
 
-    /// f32 (or f64, rounded) elements, if it holds such.
-    #[expect(clippy::cast_possible_truncation, reason = "an f64 constant is only looked at, as an f32")]
-    pub(crate) fn floats(&self) -> Option<Vec<f32>> {
+    /// 32- or 64-bit floats, if it holds such: exact in either case.
+    pub(crate) fn floats(&self) -> Option<Vec<f64>> {
         match self.dtype {
-            dtype::F32 => Some(self.data.chunks_exact(4).map(f32_of).collect()),
+            dtype::F32 => Some(self.data.chunks_exact(4).map(|bytes| f64::from(f32_of(bytes))).collect()),
             dtype::F64 => {
                 let read = |bytes: &[u8]| {
                     let mut eight = [0; 8];
                     eight.copy_from_slice(bytes);
-                    f64::from_le_bytes(eight) as f32
+                    f64::from_le_bytes(eight)
                 };
                 Some(self.data.chunks_exact(8).map(read).collect())
             }

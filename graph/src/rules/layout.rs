@@ -342,10 +342,10 @@ impl Rules<'_> {
             return None;
         }
         let index = if inputs.op.op == "Resize" && self.graph.opset > 10 { 2 } else { 1 };
-        let scales = inputs.value(index).and_then(|value| value.known.as_ref()).map(|known| known.0.clone());
+        let scales = inputs.value(index).and_then(|value| value.known.as_ref()?.floats());
         let mut out = x.clone();
         for (axis, &size) in shape.iter().enumerate() {
-            let scale = scales.as_ref().and_then(|scales| scales.get(axis).copied()).unwrap_or(1.0);
+            let scale = scales.and_then(|scales| scales.get(axis).copied()).unwrap_or(1.0);
             if size == self.domain.extent(x[axis]) && (scale - 1.0).abs() < f64::EPSILON {
                 continue;
             }

@@ -1,6 +1,10 @@
 //! What attributes and constant inputs say, for shapes and rules alike.
 
-use crate::{GraphError, graph::Op, infer::Inputs};
+use crate::{
+    GraphError,
+    graph::{Known, Op},
+    infer::Inputs,
+};
 
 /// Operators that compute each position of their output from the same position of their inputs, all alike.
 pub(crate) fn is_elementwise(op: &str) -> bool {
@@ -115,6 +119,21 @@ pub(crate) fn shape_range(inputs: &Inputs<'_>, rank: usize) -> (usize, usize) {
     (start, end.max(start))
 }
 
+/// First number, limit and step of a `Range` of whole numbers; `None` where they are not constant, or not whole. Floats are
+/// taken where every sum of them is exact.
+pub(crate) fn range(inputs: &Inputs<'_>) -> Option<(i64, i64, i64)> {
+    let whole = |index: usize| match inputs.value(index)?.known.as_ref()? {
+        Known::Ints(values) => values.first().copied(),
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number below 2^24")]
+        Known::Floats(values) => values
+            .first()
+            .filter(|value| value.abs() < f64::from(1 << 24) && value.fract() == 0.0)
+            .map(|&value| value as i64),
+    };
+    let (start, limit, delta) = (whole(0)?, whole(1)?, whole(2)?);
+    (delta != 0 && delta != i64::MIN).then_some((start, limit, delta))
+}
+
 /// Padding before and after each axis; `None` where it is not constant.
 pub(crate) fn pads(inputs: &Inputs<'_>, rank: usize) -> Result<Option<Vec<(i64, i64)>>, GraphError> {
     let Some(values) = inputs.ints_or_attribute(1, "pads") else { return Ok(None) };
@@ -189,36 +208,63 @@ pub(crate) fn slices(inputs: &Inputs<'_>, shape: &[usize]) -> Result<Option<Vec<
     Ok(Some(out))
 }
 
-/// Letters of an einsum's operands and of its output; `None` for an equation with an ellipsis, or one that does not fit.
+/// The letter of the last axis that an ellipsis stands for; those before it follow.
+const ELLIPSIS: u32 = 1 << 16;
+
+/// A term's letters, the ellipsis standing for so many axes, which are aligned from the right.
+fn einsum_letters(term: &str, ellipsis: usize) -> Option<Vec<u32>> {
+    let plain = |text: &str| -> Option<Vec<u32>> {
+        text.chars().map(|c| c.is_ascii_alphabetic().then_some(u32::from(c))).collect()
+    };
+    match term.split_once("...") {
+        None => plain(term),
+        Some((before, after)) => {
+            let count = u32::try_from(ellipsis).ok()?;
+            let middle = (0..count).rev().map(|place| ELLIPSIS + place);
+            Some(plain(before)?.into_iter().chain(middle).chain(plain(after)?).collect())
+        }
+    }
+}
+
+/// Letters of an einsum's operands and of its output; `None` for an equation that does not fit.
 pub(crate) fn einsum_terms(inputs: &Inputs<'_>) -> Option<(Vec<Vec<u32>>, Vec<u32>)> {
     let equation: String = inputs.op.text("equation")?.chars().filter(|c| !c.is_whitespace()).collect();
-    let letters = |term: &str| -> Option<Vec<u32>> {
-        term.chars().map(|c| c.is_ascii_alphabetic().then_some(u32::from(c))).collect()
-    };
     let (left, right) = match equation.split_once("->") {
         Some((left, right)) => (left, Some(right)),
         None => (equation.as_str(), None),
     };
-    let operands: Vec<Vec<u32>> = left.split(',').map(letters).collect::<Option<_>>()?;
-    if operands.len() != inputs.op.inputs.len() {
+    let terms: Vec<&str> = left.split(',').collect();
+    if terms.len() != inputs.op.inputs.len() {
         return None;
     }
-    for (index, term) in operands.iter().enumerate() {
-        if inputs.shape(index)?.len() != term.len() {
+    let mut operands = Vec::new();
+    let mut widest = 0;
+    for (index, term) in terms.iter().enumerate() {
+        let rank = inputs.shape(index)?.len();
+        let mut letters = einsum_letters(term, 0)?;
+        if term.contains("...") {
+            let ellipsis = rank.checked_sub(letters.len())?;
+            widest = widest.max(ellipsis);
+            letters = einsum_letters(term, ellipsis)?;
+        }
+        if letters.len() != rank {
             return None;
         }
+        operands.push(letters);
     }
     let output = match right {
-        Some(right) => letters(right)?,
+        Some(right) if widest > 0 && !right.contains("...") => return None,
+        Some(right) => einsum_letters(right, widest)?,
         None => {
-            let all: Vec<u32> = operands.iter().flatten().copied().collect();
+            let all: Vec<u32> =
+                operands.iter().flatten().copied().filter(|&letter| letter < ELLIPSIS).collect();
             let mut once: Vec<u32> = all
                 .iter()
                 .copied()
                 .filter(|letter| all.iter().filter(|other| *other == letter).count() == 1)
                 .collect();
             once.sort_unstable();
-            once
+            [einsum_letters("...", widest)?, once].concat()
         }
     };
     Some((operands, output))

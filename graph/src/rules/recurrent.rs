@@ -3,7 +3,7 @@
 use super::{Axes, Rules};
 use crate::{
     domain::{Atom, UNIT},
-    graph::Op,
+    graph::{Graph, Known, Op},
 };
 
 impl Rules<'_> {
@@ -17,7 +17,11 @@ impl Rules<'_> {
         for pinned in [x[0], w[0]] {
             self.domain.pin(pinned);
         }
-        if let Some(lengths) = self.input(op, 4) {
+        // Where sequences end early, each stands for itself: their axis is that of the lengths.
+        if let Some(lengths) = self.input(op, 4)
+            && !full_length(self.graph, op)
+        {
+            self.domain.pin(x[1]);
             lengths.iter().for_each(|&axis| self.domain.pin(axis));
         }
         let direction = w[0];
@@ -59,4 +63,16 @@ impl Rules<'_> {
         self.domain.pin(gate);
         unit
     }
+}
+
+/// Whether no sequence of a batch ends early: no lengths are given, or all of them are the whole length, always.
+pub(crate) fn full_length(graph: &Graph, op: &Op) -> bool {
+    let value = |index: usize| Some(&graph.values[op.inputs.get(index).copied().flatten()?]);
+    let Some(lengths) = value(4) else { return true };
+    let steps = value(0).and_then(|x| i64::try_from(*x.shape.as_ref()?.first()?).ok());
+    lengths
+        .known
+        .as_ref()
+        .and_then(Known::ints)
+        .is_some_and(|lengths| lengths.iter().all(|&length| Some(length) == steps))
 }

@@ -1,11 +1,15 @@
 //! What the runtime lacks, written in operators that it has: `GroupNormalization`, convolutions and pools over three axes,
-//! `RNN`.
+//! `SpaceToDepth`, `RNN` and some forms of others. What it would silently run as something else is refused.
+
+mod recurrent;
+mod space;
 
 use super::{FLOAT, failed};
 use crate::{
     GraphError,
-    graph::{Graph, Op, Value},
-    onnx::{Attribute, dtype},
+    graph::{Graph, Known, Op, Value},
+    onnx::dtype,
+    rules,
     wire::Writer,
 };
 
@@ -19,29 +23,62 @@ enum Attr<'a> {
     Float(&'a str, f32),
 }
 
-/// Writes other nodes for one that the runtime lacks; `false` if it has it.
-pub(super) fn node(graph: &Graph, op: &Op, out: &mut Writer) -> Result<bool, GraphError> {
-    let rank =
-        op.inputs.first().copied().flatten().and_then(|id| graph.values[id].shape.as_ref()).map(Vec::len);
+/// Writes other nodes for one that the runtime lacks; `false` if it has it. `raw` is the node as the file has it.
+pub(super) fn node(graph: &Graph, op: &Op, raw: &[u8], out: &mut Writer) -> Result<bool, GraphError> {
+    if !op.domain.is_empty() {
+        return Ok(false);
+    }
+    let first = op.outputs.iter().flatten().next().map_or("", |&id| graph.values[id].name.as_str());
+    let mut lower = Lower { graph, op, raw, out, stem: first.to_owned(), count: 0 };
+    let rank = lower.shape(0).map(<[usize]>::len);
     let write: fn(&mut Lower<'_>) -> Option<()> = match (op.op.as_str(), rank) {
-        _ if !op.domain.is_empty() => return Ok(false),
         ("GroupNormalization", _) => group_norm,
-        ("Conv", Some(5)) => conv3,
-        ("AveragePool" | "MaxPool", Some(5)) => pool3,
-        ("RNN", _) => rnn,
+        ("Conv", Some(5)) => space::conv3,
+        ("AveragePool" | "MaxPool", Some(5)) => space::pool3,
+        ("Conv" | "ConvTranspose" | "AveragePool" | "MaxPool", Some(3 | 4)) => space::defaults,
+        ("SpaceToDepth", Some(4)) => space::space_to_depth,
+        // The runtime would take no notice of the lengths.
+        ("LSTM" | "GRU" | "RNN", _) if !rules::full_length(graph, op) => |_| None,
+        ("RNN", _) => recurrent::rnn,
+        ("GRU", _) if op.int("linear_before_reset").unwrap_or(0) == 0 => recurrent::gru,
+        // Nor would it round: of constants, places can be computed.
+        ("Cast" | "CastLike", _) if lower.is_rounded_constant() => |_| None,
+        ("Dropout", _) if lower.is_inference() => dropout,
+        ("Pow", _) if lower.is_mixed_power() => power,
         _ => return Ok(false),
     };
-    let first = op.outputs.iter().flatten().next().map_or("", |&id| graph.values[id].name.as_str());
-    let mut lower = Lower { graph, op, out, stem: first.to_owned(), count: 0 };
     match write(&mut lower) {
         Some(()) => Ok(true),
         None => Err(failed(format!("this form of {} cannot be run", op.label()))),
     }
 }
 
+impl Attr<'_> {
+    fn write(&self, node: &mut Writer) {
+        node.message(5, |out| match self {
+            Self::Int(name, value) => {
+                out.bytes(1, name.as_bytes());
+                out.int(3, *value);
+                out.int(20, 2);
+            }
+            Self::Ints(name, values) => {
+                out.bytes(1, name.as_bytes());
+                values.iter().for_each(|&value| out.int(8, value));
+                out.int(20, 7);
+            }
+            Self::Float(name, value) => {
+                out.bytes(1, name.as_bytes());
+                out.float(2, *value);
+                out.int(20, 1);
+            }
+        });
+    }
+}
+
 struct Lower<'a> {
     graph: &'a Graph,
     op: &'a Op,
+    raw: &'a [u8],
     out: &'a mut Writer,
     stem: String,
     count: usize,
@@ -98,26 +135,38 @@ impl<'a> Lower<'a> {
             }
             node.bytes(2, output.as_bytes());
             node.bytes(4, op.as_bytes());
-            for attribute in attributes {
-                node.message(5, |out| match attribute {
-                    Attr::Int(name, value) => {
-                        out.bytes(1, name.as_bytes());
-                        out.int(3, *value);
-                        out.int(20, 2);
-                    }
-                    Attr::Ints(name, values) => {
-                        out.bytes(1, name.as_bytes());
-                        values.iter().for_each(|&value| out.int(8, value));
-                        out.int(20, 7);
-                    }
-                    Attr::Float(name, value) => {
-                        out.bytes(1, name.as_bytes());
-                        out.float(2, *value);
-                        out.int(20, 1);
-                    }
-                });
-            }
+            attributes.iter().for_each(|attribute| attribute.write(node));
         });
+    }
+
+    /// The node itself, with attributes that it lacks.
+    fn with(&mut self, attributes: &[Attr<'_>]) {
+        let raw = self.raw;
+        self.out.message(1, |node| {
+            node.0.extend_from_slice(raw);
+            attributes.iter().for_each(|attribute| attribute.write(node));
+        });
+    }
+
+    /// Whether a `Dropout` lets all through, and nobody asks what it dropped.
+    fn is_inference(&self) -> bool {
+        let training = self.input(2).map(|value| value.known.as_ref().and_then(Known::ints));
+        let off =
+            training.is_none_or(|known| known.is_some_and(|values| values.iter().all(|&value| value == 0)));
+        off && self.output(1).is_none()
+    }
+
+    /// Whether numbers that are known become 16-bit floats, which the runtime keeps in 32 bits.
+    fn is_rounded_constant(&self) -> bool {
+        let half = self.output(0).is_some_and(|value| matches!(value.dtype, dtype::F16 | dtype::BF16));
+        half && self.input(0).is_some_and(|value| value.known.is_some())
+    }
+
+    /// Whether a float is raised to the power of a whole number.
+    fn is_mixed_power(&self) -> bool {
+        let float = |index: usize| self.input(index).is_some_and(|value| dtype::is_float(value.dtype));
+        let whole = |value: &Value| matches!(value.dtype, dtype::I32 | dtype::I64);
+        float(0) && self.input(1).is_some_and(whole)
     }
 
     fn made(&mut self, op: &str, inputs: &[&str], attributes: &[Attr<'_>]) -> String {
@@ -181,154 +230,15 @@ fn group_norm(lower: &mut Lower<'_>) -> Option<()> {
     Some(())
 }
 
-/// One convolution over two axes for each position of the first, with that axis's window among the channels.
-fn conv3(lower: &mut Lower<'_>) -> Option<()> {
-    let (x, w, output) = (lower.shape(0)?, lower.shape(1)?, lower.output(0)?);
-    let (&[n, c, depth, h, width], &[m, per, kd, kh, kw]) = (x, w) else { return None };
-    let &[_, _, out_depth, out_h, out_w] = output.shape.as_deref()? else { return None };
-    if !matches!(lower.op.text("auto_pad").unwrap_or("NOTSET"), "NOTSET" | "") || out_depth > MAX_UNROLLED {
-        return None;
-    }
-    let (pads, strides) = (lower.list("pads", 6, 0), lower.list("strides", 3, 1));
-    let dilations = lower.list("dilations", 3, 1);
-    let around = lower.ints(&[0, 0, pads[0], 0, 0, 0, 0, pads[3], 0, 0]);
-    let padded = lower.made("Pad", &[&lower.input(0)?.name, &around], &[]);
-    let weight = lower.reshape(&lower.input(1)?.name, &[m, per * kd, kh, kw]);
-    let stride = usize::try_from(strides[0]).ok()?;
-    let dilation = usize::try_from(dilations[0]).ok()?;
-    let _ = depth;
-    let mut parts = Vec::new();
-    for place in 0..out_depth {
-        let start = place * stride;
-        let window = lower.slice(&padded, 2, start, start + (kd - 1) * dilation + 1, dilation);
-        let flat = lower.reshape(&window, &[n, c * kd, h, width]);
-        let mut inputs = vec![flat.as_str(), weight.as_str()];
-        if let Some(bias) = lower.input(2) {
-            inputs.push(&bias.name);
-        }
-        let attributes = [
-            Attr::Int("group", lower.op.int("group").unwrap_or(1)),
-            Attr::Ints("pads", vec![pads[1], pads[2], pads[4], pads[5]]),
-            Attr::Ints("strides", strides[1..].to_vec()),
-            Attr::Ints("dilations", dilations[1..].to_vec()),
-        ];
-        let plane = lower.made("Conv", &inputs, &attributes);
-        parts.push(lower.reshape(&plane, &[n, m, 1, out_h, out_w]));
-    }
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    lower.write("Concat", &parts, &output.name, &[Attr::Int("axis", 2)]);
+fn dropout(lower: &mut Lower<'_>) -> Option<()> {
+    let (x, output) = (lower.input(0)?, lower.output(0)?);
+    lower.write("Identity", &[&x.name], &output.name, &[]);
     Some(())
 }
 
-/// A pool over the first axis, then one over the other two: averages and maxima allow that.
-fn pool3(lower: &mut Lower<'_>) -> Option<()> {
-    let (x, output) = (lower.shape(0)?, lower.output(0)?);
-    let &[n, c, depth, h, w] = x else { return None };
-    let out = output.shape.clone()?;
-    let plain = matches!(lower.op.text("auto_pad").unwrap_or("NOTSET"), "NOTSET" | "");
-    if !plain || lower.op.arity != 1 {
-        return None;
-    }
-    let (pads, strides) = (lower.list("pads", 6, 0), lower.list("strides", 3, 1));
-    let (kernel, dilations) = (lower.list("kernel_shape", 3, 1), lower.list("dilations", 3, 1));
-    let common = |kernel: Vec<i64>, strides: Vec<i64>, pads: Vec<i64>, dilations: Vec<i64>, op: &Op| {
-        let mut attributes = vec![
-            Attr::Ints("kernel_shape", kernel),
-            Attr::Ints("strides", strides),
-            Attr::Ints("pads", pads),
-            Attr::Int("ceil_mode", op.int("ceil_mode").unwrap_or(0)),
-        ];
-        if op.op == "AveragePool" {
-            attributes.push(Attr::Int("count_include_pad", op.int("count_include_pad").unwrap_or(0)));
-        }
-        if dilations.iter().any(|&dilation| dilation != 1) {
-            attributes.push(Attr::Ints("dilations", dilations));
-        }
-        attributes
-    };
-    let op = lower.op;
-    let flat = lower.reshape(&lower.input(0)?.name, &[n * c, 1, depth, h * w]);
-    let first = common(
-        vec![kernel[0], 1],
-        vec![strides[0], 1],
-        vec![pads[0], 0, pads[3], 0],
-        vec![dilations[0], 1],
-        op,
-    );
-    let deep = lower.made(&op.op, &[&flat], &first);
-    let planes = lower.reshape(&deep, &[n * c * out[2], 1, h, w]);
-    let second = common(
-        kernel[1..].to_vec(),
-        strides[1..].to_vec(),
-        vec![pads[1], pads[2], pads[4], pads[5]],
-        dilations[1..].to_vec(),
-        op,
-    );
-    let pooled = lower.made(&op.op, &[&planes], &second);
-    lower.reshape_to(&pooled, &out, &output.name);
-    Some(())
-}
-
-/// The steps one after the other.
-fn rnn(lower: &mut Lower<'_>) -> Option<()> {
-    let (&[steps, batch, features], &[directions, hidden, _]) = (lower.shape(0)?, lower.shape(1)?) else {
-        return None;
-    };
-    let activations = match lower.op.attributes.get("activations") {
-        Some(Attribute::Texts(names)) => names.clone(),
-        _ => vec!["Tanh".to_owned(); directions],
-    };
-    let known = |name: &String| matches!(name.as_str(), "Tanh" | "Relu");
-    if activations.len() != directions
-        || !activations.iter().all(known)
-        || lower.op.int("layout").unwrap_or(0) != 0
-        || lower.input(4).is_some()
-        || steps > MAX_UNROLLED
-    {
-        return None;
-    }
-    let reverse = lower.op.text("direction") == Some("reverse");
-    let (mut sequences, mut lasts) = (Vec::new(), Vec::new());
-    for (direction, activation) in activations.iter().enumerate() {
-        let part = |lower: &mut Lower<'_>, index: usize, dims: &[usize]| -> Option<String> {
-            let whole = lower.input(index)?.name.clone();
-            let own = lower.slice(&whole, 0, direction, direction + 1, 1);
-            Some(lower.reshape(&own, dims))
-        };
-        let w = part(lower, 1, &[hidden, features])?;
-        let r = part(lower, 2, &[hidden, hidden])?;
-        let b = match part(lower, 3, &[2 * hidden]) {
-            Some(b) => b,
-            None => lower.fill(2 * hidden, 0.0),
-        };
-        let (wb, rb) = (lower.slice(&b, 0, 0, hidden, 1), lower.slice(&b, 0, hidden, 2 * hidden, 1));
-        let mut state = match part(lower, 5, &[batch, hidden]) {
-            Some(state) => state,
-            None => {
-                let zeros = lower.fill(batch * hidden, 0.0);
-                lower.reshape(&zeros, &[batch, hidden])
-            }
-        };
-        let mut outputs = vec![String::new(); steps];
-        for step in 0..steps {
-            let at = if reverse || direction == 1 { steps - 1 - step } else { step };
-            let now = lower.slice(&lower.input(0)?.name, 0, at, at + 1, 1);
-            let now = lower.reshape(&now, &[batch, features]);
-            let from_input = lower.made("Gemm", &[&now, &w, &wb], &[Attr::Int("transB", 1)]);
-            let from_state = lower.made("Gemm", &[&state, &r, &rb], &[Attr::Int("transB", 1)]);
-            let sum = lower.made("Add", &[&from_input, &from_state], &[]);
-            state = lower.made(activation, &[&sum], &[]);
-            outputs[at] = lower.reshape(&state, &[1, 1, batch, hidden]);
-        }
-        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        sequences.push(lower.made("Concat", &outputs, &[Attr::Int("axis", 0)]));
-        lasts.push(lower.reshape(&state, &[1, batch, hidden]));
-    }
-    for (index, (parts, axis)) in [(sequences, 1), (lasts, 0)].into_iter().enumerate() {
-        if let Some(output) = lower.output(index) {
-            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            lower.write("Concat", &parts, &output.name, &[Attr::Int("axis", axis)]);
-        }
-    }
+fn power(lower: &mut Lower<'_>) -> Option<()> {
+    let (base, exponent, output) = (lower.input(0)?, lower.input(1)?, lower.output(0)?);
+    let float = lower.made("Cast", &[&exponent.name], &[Attr::Int("to", FLOAT)]);
+    lower.write("Pow", &[&base.name, &float], &output.name, &[]);
     Some(())
 }

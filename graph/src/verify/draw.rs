@@ -40,6 +40,22 @@ pub(super) fn nudged(weights: &Checkpoint, rng: &mut ChaCha8Rng) -> Result<Check
     Ok(Checkpoint::new(weights.layout().clone(), tensors)?)
 }
 
+/// One tensor with each element multiplied by a factor of its own: what its elements are shows, if any output depends on them.
+pub(super) fn changed(
+    weights: &Checkpoint,
+    index: usize,
+    rng: &mut ChaCha8Rng,
+) -> Result<Checkpoint, GraphError> {
+    let mut tensors = weights.tensors().to_vec();
+    let bytes = tensors[index].to_f32().into_iter().flat_map(|value| {
+        let by: f32 = rng.random_range(-1.0..1.0);
+        (value * by.exp2()).to_le_bytes()
+    });
+    let bytes = bytes.collect();
+    tensors[index] = Tensor::from_bytes(tensors[index].info(), bytes)?;
+    Ok(Checkpoint::new(weights.layout().clone(), tensors)?)
+}
+
 /// A random input. Whole numbers are drawn from what the embedding that they index has, unless the options say otherwise.
 pub(super) fn input(
     graph: &Graph,

@@ -1,7 +1,7 @@
 //! Shapes of what moves positions about.
 
 use super::{Shape, broadcast, reduced, sizes};
-use crate::{GraphError, graph::Known, infer::Inputs, rules};
+use crate::{GraphError, infer::Inputs, rules};
 
 /// Operators that move positions about.
 pub(super) fn moved(inputs: &Inputs<'_>, op: &str, x: &[usize]) -> Result<Option<Shape>, GraphError> {
@@ -131,12 +131,19 @@ fn resized(inputs: &Inputs<'_>, op: &str, x: &[usize]) -> Result<Option<Shape>, 
         });
     }
     let index = if op == "Resize" && inputs.graph.opset > 10 { 2 } else { 1 };
-    let scales = inputs.value(index).and_then(|value| value.known.as_ref());
-    let Some(Known(scales)) = scales.filter(|scales| scales.0.len() == x.len()) else { return Ok(None) };
-    let lengths = x.iter().zip(scales).map(|(&size, scale)| (size as f64 * scale).floor());
-    let lengths: Vec<f64> = lengths.collect();
-    if lengths.iter().any(|length| !(0.0..1e9).contains(length)) {
-        return inputs.wrong("scales that are out of range");
+    let scales = inputs.value(index).and_then(|value| value.known.as_ref()?.floats());
+    let Some(scales) = scales.filter(|scales| scales.len() == x.len()) else { return Ok(None) };
+    let mut lengths = Shape::new();
+    for (&size, &scale) in x.iter().zip(scales) {
+        let length = (size as f64 * scale).floor();
+        if !(0.0..1e9).contains(&length) {
+            return inputs.wrong("scales that are out of range");
+        }
+        // Runtimes multiply in 32-bit floats, others in 64-bit ones: where that is another length, it is not known.
+        if f64::from((size as f32 * scale as f32).floor()) != length {
+            return Ok(None);
+        }
+        lengths.push(length as usize);
     }
-    Ok(Some(lengths.into_iter().map(|length| length as usize).collect()))
+    Ok(Some(lengths))
 }

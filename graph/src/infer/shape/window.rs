@@ -95,7 +95,12 @@ pub(super) fn conv_transpose(inputs: &Inputs<'_>, x: &[usize]) -> Result<Shape, 
                     - long(before)
                     - long(after)
             }
-            (None, None) => return inputs.wrong("automatic padding"),
+            // Padded so that every position becomes a stride.
+            (None, None) => {
+                let length =
+                    x[axis + 2].checked_mul(window.stride).and_then(|length| i64::try_from(length).ok());
+                length.map_or_else(|| inputs.wrong("an output that is too long"), Ok)?
+            }
         };
         out.push(usize::try_from(length).or_else(|_| inputs.wrong("an output of negative length"))?);
     }
