@@ -133,7 +133,7 @@ fn beginning() -> Result<String> {
          library over loopback; so server, sites and the kernel share the processors, and the sites' files lie on the server's disk. \
          Nothing trains. Every run starts from a seed; each site uploads the seed with a little noise of its own, so each update's bytes \
          are new, and the strategy `aligned` really searches and finds that nothing has to move. Models are perceptrons with five \
-         hidden layers (of 2048 units; of 128 in those of 1 MB) and as many inputs as make up the size. Every merged model is computed \
+         hidden layers (of 2048 units; of 256 where memory is measured, of 128 in those of 1 MB) and as many inputs as make up the size. Every merged model is computed \
          again and compared number by number. MB are 1,000,000 bytes.\n\n**Floor**: what no server undercuts on the machine, taken in \
          the same run, between its rounds. *Disk*: the updates written and synced, from as many threads as there are sites, then the \
          model from one. *Loopback*: the same bytes up and the model down over plain TCP, a line a site. Seconds compare within one \

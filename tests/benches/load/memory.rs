@@ -49,7 +49,7 @@ struct Peaks {
 
 /// Measures all numbers of sites, writes the table, and gives the plot.
 pub async fn run(document: &mut String) -> Result<String> {
-    let size = Model::sized(BYTES).size();
+    let size = Model::narrow(BYTES).size();
     let mut all = Vec::new();
     for sites in COUNTS {
         all.push(measure(sites).await?);
@@ -114,7 +114,7 @@ async fn measure(count: usize) -> Result<Peaks> {
     eprintln!("memory, {count} sites: starting");
     // After the kill the round waits until the dead process's lease has run out.
     let config = "[work]\nlease_seconds = 10\npoll_ms = 100\n";
-    let mut scene = Scene::start(Model::sized(BYTES), count, "aligned", 1, config)?;
+    let mut scene = Scene::start(Model::narrow(BYTES), count, "aligned", 1, config)?;
     scene.server.kill();
     scene.server.start_again_until("merge.begun").await;
     tokio::time::sleep(Duration::from_secs(1)).await;

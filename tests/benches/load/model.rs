@@ -73,6 +73,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// The same with hidden layers of 256 units and more inputs: quickly aligned.
+    pub fn narrow(bytes: usize) -> Self {
+        Self::new(bytes, 256, 1000)
+    }
+
     /// A model whose files have about so many bytes, with hidden layers of 2048 units, or of 128 in a small one.
     pub fn sized(bytes: usize) -> Self {
         if bytes < 10_000_000 { Self::new(bytes, 128, 10) } else { Self::new(bytes, 2048, 1000) }
