@@ -22,13 +22,16 @@ mod work;
 
 use std::{
     collections::HashSet,
+    ops::{Deref, DerefMut},
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use sqlx::{Any, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow};
-use tokio::sync::watch;
+use sqlx::{
+    Any, AnyConnection, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow,
+};
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::objects::Objects;
@@ -59,6 +62,8 @@ enum Dialect {
 pub struct Store {
     pool: AnyPool,
     dialect: Dialect,
+    /// Whose turn it is to write, where only one can.
+    writer: Arc<tokio::sync::Mutex<()>>,
     objects: Objects,
     staging_dir: Arc<Path>,
     /// Names of the scratch files of this process.
@@ -70,7 +75,36 @@ pub struct Store {
     _notices: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
-type Tx = Transaction<'static, Any>;
+/// A transaction that writes.
+struct Tx {
+    tx: Transaction<'static, Any>,
+    /// SQLite's writer's place, until the transaction ends.
+    _writer: Option<OwnedMutexGuard<()>>,
+}
+
+impl Tx {
+    async fn commit(self) -> sqlx::Result<()> {
+        self.tx.commit().await
+    }
+
+    async fn rollback(self) -> sqlx::Result<()> {
+        self.tx.rollback().await
+    }
+}
+
+impl Deref for Tx {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.tx
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.tx
+    }
+}
 
 impl Store {
     /// Opens the database and the folder of `config`, and brings the schema up to date.
@@ -107,6 +141,7 @@ impl Store {
         let store = Self {
             pool,
             dialect,
+            writer: Arc::default(),
             objects,
             staging_dir: staging_dir.into(),
             scratch: Arc::default(),
@@ -150,12 +185,21 @@ impl Store {
     /// Begins a transaction that will write. Where no error ends it, it ends by a commit, or by a rollback that is waited for: one that
     /// is only dropped keeps its locks a moment longer, and whoever skips locked rows then overlooks work.
     async fn begin(&self) -> Result<Tx> {
-        let begin = match self.dialect {
-            Dialect::Postgres => "BEGIN",
-            // Take the writer's place at once: a reader that becomes a writer could fail.
-            Dialect::Sqlite => "BEGIN IMMEDIATE",
+        let (begin, writer) = match self.dialect {
+            Dialect::Postgres => ("BEGIN", None),
+            // Take the writer's place at once: a reader that becomes a writer could fail. Who waits for it waits here, in turn, and
+            // not in SQLite, where each would hold a connection, and who looks at a lucky moment comes first.
+            Dialect::Sqlite => ("BEGIN IMMEDIATE", Some(Arc::clone(&self.writer).lock_owned().await)),
         };
-        Ok(self.pool.begin_with(begin).await?)
+        Ok(Tx { tx: self.pool.begin_with(begin).await?, _writer: writer })
+    }
+
+    /// The writer's place, if nobody else has it: for what may as well be written the next time. On Postgres all may write.
+    fn turn_to_write(&self) -> Option<Option<OwnedMutexGuard<()>>> {
+        match self.dialect {
+            Dialect::Postgres => Some(None),
+            Dialect::Sqlite => Arc::clone(&self.writer).try_lock_owned().ok().map(Some),
+        }
     }
 
     /// Commits what is of no interest to others.

@@ -49,7 +49,10 @@ impl Store {
         let id: String = row.try_get("id")?;
         let stale =
             row.try_get::<i64, _>("stale").or_else(|_| row.try_get::<i32, _>("stale").map(i64::from))?;
-        if stale != 0 {
+        // A call is not kept waiting for it.
+        if stale != 0
+            && let Some(_turn) = self.turn_to_write()
+        {
             sqlx::query(self.sql("UPDATE sites SET last_seen_at_ms = {now} WHERE id = $1"))
                 .bind(&id)
                 .execute(&self.pool)
