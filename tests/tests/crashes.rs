@@ -142,14 +142,23 @@ async fn crash(world: World, point: &str, time: u32) -> usize {
     // What comes after the end may be the point too.
     eventually(&format!("{what}: what was left over is swept"), || {
         let swept = !left.iter().any(|path| path.exists());
-        // Both rounds publish the same model.
-        let let_go = || fs::read_dir(processes.objects()).is_ok_and(|objects| objects.count() == 1);
-        let has_come = swept && (keeps_all || let_go());
+        let has_come = swept && (keeps_all || lets_go(&processes));
         revived(has_come, &mut processes)
     })
     .await;
     check(&processes, &sites).await;
     killed
+}
+
+/// Whether no update's bytes are kept or wait to be removed, by the rows.
+fn lets_go(processes: &Processes) -> bool {
+    let left = async {
+        let query = "SELECT COUNT(*) AS waiting FROM checkpoints WHERE object IS NOT NULL
+                     AND (removed_at_ms IS NOT NULL OR digest IN (SELECT digest FROM updates))";
+        let row = sqlx::query(query).fetch_one(&mut processes.server().rows().await).await;
+        number(&row.expect("a count"), "waiting")
+    };
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(left)) == 0
 }
 
 /// Reads the rows, the bytes and the receipts, and nothing of the server's code.
