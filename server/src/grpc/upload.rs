@@ -207,10 +207,7 @@ impl Uploads {
                     true => Some(make_durable(store, &update.id, held).await?),
                     // A disk that is slower than the line: no more than two stretches are ever unsynced.
                     false => {
-                        let before = match &syncing {
-                            Some(_) => Some(synced(held, Syncing::end(&mut syncing).await)?),
-                            None => None,
-                        };
+                        let before = Syncing::settle(&mut syncing, held).await?;
                         syncing = Some(Syncing::begin(held)?);
                         before
                     }
@@ -234,9 +231,7 @@ impl Uploads {
                 }
             };
         }
-        if syncing.is_some() {
-            synced(held, Syncing::end(&mut syncing).await)?;
-        }
+        Syncing::settle(&mut syncing, held).await?;
         let durable_offset = make_durable(store, &update.id, held).await?;
         failpoint!("upload.durable");
         // The client may be gone already, or not read; it will ask.

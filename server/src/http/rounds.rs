@@ -1,5 +1,7 @@
 //! Rounds: list, show with every cohort site, download the model.
 
+use std::collections::HashMap;
+
 use axum::{
     Json,
     body::Body,
@@ -93,9 +95,10 @@ pub(super) async fn list(
     Path(run): Path<String>,
 ) -> Result<Json<RoundList>, Problem> {
     let run = runs::find(&api, &run).await?;
+    let last_seen = api.store.cohort_last_seen(&run.id).await?;
     let mut rounds = Vec::new();
     for record in api.store.rounds(&run.id).await? {
-        rounds.push(describe(&api, &run, record).await?);
+        rounds.push(describe(&api, &run, &last_seen, record).await?);
     }
     Ok(Json(RoundList { rounds }))
 }
@@ -111,7 +114,8 @@ pub(super) async fn show(
 ) -> Result<Json<Round>, Problem> {
     let run = runs::find(&api, &run).await?;
     let record = find(&api, &run, &number).await?;
-    Ok(Json(describe(&api, &run, record).await?))
+    let last_seen = api.store.cohort_last_seen(&run.id).await?;
+    Ok(Json(describe(&api, &run, &last_seen, record).await?))
 }
 
 /// The model that a round published, a safetensors file. Single ranges are answered with 206.
@@ -221,13 +225,18 @@ async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> 
     api.store.round(&run.id, number).await?.ok_or_else(unknown)
 }
 
-async fn describe(api: &Api, run: &model::Run, record: RoundRecord) -> Result<Round> {
+/// `last_seen` tells when each site last called.
+async fn describe(
+    api: &Api,
+    run: &model::Run,
+    last_seen: &HashMap<String, Millis>,
+    record: RoundRecord,
+) -> Result<Round> {
     let round = record.round;
     let updates = api.store.updates_that_count(&run.id, round.number).await?;
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
     let mut sites = Vec::with_capacity(run.cohort.len());
-    let last_seen = api.store.cohort_last_seen(&run.id).await?;
     for site in &run.cohort {
         let update = updates.iter().find(|update| update.site_id == *site);
         let receiving = update.filter(|update| matches!(update.state, UpdateState::Receiving));

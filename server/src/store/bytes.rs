@@ -72,7 +72,7 @@ pub(super) struct Stored {
 impl Stored {
     /// Whether [`Store::sweep_objects`] may have taken them for litter.
     pub(super) fn may_be_swept(&self) -> bool {
-        self.since.elapsed() > ORPHAN_LIFE / 2
+        !self.found && self.since.elapsed() > ORPHAN_LIFE / 2
     }
 }
 

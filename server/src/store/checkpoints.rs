@@ -39,12 +39,17 @@ impl Store {
         sealed: &Sealed,
         stored: &Stored,
     ) -> Result<()> {
-        if stored.found {
-            return self.hold_checkpoint(tx, &sealed.digest).await;
-        }
         if stored.may_be_swept() {
             return Err(again(&sealed.digest));
         }
+        if !stored.found {
+            self.insert_row(tx, sealed, stored).await?;
+        }
+        // A row that was there already, too.
+        if self.hold_checkpoint(tx, &sealed.digest).await? { Ok(()) } else { Err(again(&sealed.digest)) }
+    }
+
+    async fn insert_row(&self, tx: &mut Tx, sealed: &Sealed, stored: &Stored) -> Result<()> {
         sqlx::query(self.sql(
             "INSERT INTO checkpoints (digest, size, layout, object, created_at_ms) VALUES ($1, $2, $3, $4, {now})
              ON CONFLICT (digest) DO UPDATE SET object = excluded.object, removed_at_ms = NULL
@@ -59,11 +64,9 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a stored checkpoint from being removed until the transaction ends, and for as long as rows need it then.
-    ///
-    /// # Errors
-    /// [`Code::Unavailable`] where it was removed meanwhile.
-    pub(super) async fn hold_checkpoint(&self, tx: &mut Tx, digest: &Digest) -> Result<()> {
+    /// Keeps a stored checkpoint from being removed until the transaction ends, and for as long as rows need it then; tells whether it
+    /// is there.
+    pub(super) async fn hold_checkpoint(&self, tx: &mut Tx, digest: &Digest) -> Result<bool> {
         let row =
             sqlx::query(self.sql(
                 "SELECT digest FROM checkpoints WHERE digest = $1 AND removed_at_ms IS NULL {for_update}",
@@ -71,7 +74,7 @@ impl Store {
             .bind(digest.to_string())
             .fetch_optional(&mut **tx)
             .await?;
-        if row.is_some() { Ok(()) } else { Err(again(digest)) }
+        Ok(row.is_some())
     }
 
     /// The stored checkpoint of that digest; nothing if its bytes are no longer kept.
@@ -111,7 +114,7 @@ impl Store {
     }
 }
 
-fn again(digest: &Digest) -> Error {
+pub(super) fn again(digest: &Digest) -> Error {
     Error::new(
         Code::Unavailable,
         format!("the bytes of checkpoint {digest} were removed while it was taken; try again"),

@@ -194,14 +194,6 @@ impl Store {
         Ok(Tx { tx: self.pool.begin_with(begin).await?, _writer: writer })
     }
 
-    /// The writer's place, if nobody else has it: for what may as well be written the next time. On Postgres all may write.
-    fn turn_to_write(&self) -> Option<Option<OwnedMutexGuard<()>>> {
-        match self.dialect {
-            Dialect::Postgres => Some(None),
-            Dialect::Sqlite => Arc::clone(&self.writer).try_lock_owned().ok().map(Some),
-        }
-    }
-
     /// Commits what is of no interest to others.
     async fn commit_quietly(&self, tx: Tx) -> Result<()> {
         Ok(tx.commit().await?)

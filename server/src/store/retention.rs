@@ -147,10 +147,7 @@ impl Store {
             let digest: rebasin::Digest = parsed(row, "digest")?;
             let mut tx = self.begin().await?;
             // Whoever comes to need it holds this row: once it is ours, what they committed is seen.
-            if self.hold_checkpoint(&mut tx, &digest).await.is_err() {
-                tx.rollback().await?;
-                continue;
-            }
+            self.hold_checkpoint(&mut tx, &digest).await?;
             let done = sqlx::query(self.sql(concat!(
                 "UPDATE checkpoints SET removed_at_ms = {now}, object = COALESCE(object, digest) WHERE digest IN (
                    SELECT c.digest FROM checkpoints c WHERE c.digest = $1 AND c.removed_at_ms IS NULL AND ",
@@ -180,7 +177,9 @@ impl Store {
             failpoint!("retire.removed");
             let query =
                 "UPDATE checkpoints SET object = NULL WHERE object = $1 AND removed_at_ms IS NOT NULL";
-            sqlx::query(query).bind(&object).execute(&self.pool).await?;
+            let mut tx = self.begin().await?;
+            sqlx::query(query).bind(&object).execute(&mut *tx).await?;
+            self.commit_quietly(tx).await?;
             tracing::info!(checkpoint.digest = digest, "a checkpoint's bytes are kept no longer");
         }
         Ok(())

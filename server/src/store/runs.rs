@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, Tx, document, one_row, parsed_optional, to_json, unsigned};
+use super::{Store, Tx, checkpoints::again, document, one_row, parsed_optional, to_json, unsigned};
 use crate::{
     error::{Code, Error, Result},
     model::{NewRun, Run, RunState, Strategy, check_align_memory, check_id, check_layout},
@@ -77,8 +77,10 @@ impl Store {
                 format!("run {}: exists already; choose another id", new.id),
             ));
         }
-        if let Some(seed) = &new.seed {
-            self.hold_checkpoint(&mut tx, seed).await?;
+        if let Some(seed) = &new.seed
+            && !self.hold_checkpoint(&mut tx, seed).await?
+        {
+            return Err(again(seed));
         }
         for site in &cohort {
             let known =

@@ -49,14 +49,13 @@ impl Store {
         let id: String = row.try_get("id")?;
         let stale =
             row.try_get::<i64, _>("stale").or_else(|_| row.try_get::<i32, _>("stale").map(i64::from))?;
-        // A call is not kept waiting for it.
-        if stale != 0
-            && let Some(_turn) = self.turn_to_write()
-        {
+        if stale != 0 {
+            let mut tx = self.begin().await?;
             sqlx::query(self.sql("UPDATE sites SET last_seen_at_ms = {now} WHERE id = $1"))
                 .bind(&id)
-                .execute(&self.pool)
+                .execute(&mut *tx)
                 .await?;
+            self.commit_quietly(tx).await?;
         }
         Ok(Some(id))
     }

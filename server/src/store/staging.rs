@@ -258,6 +258,12 @@ impl Staging {
         Ok((move || Ok(file.sync_data()?), self.written))
     }
 
+    /// Whether what [`Staging::begin_sync`] began is not known to be done.
+    #[must_use]
+    pub fn is_syncing(&self) -> bool {
+        self.syncing > self.durable
+    }
+
     /// What [`Staging::begin_sync`] began is done.
     pub fn synced(&mut self, durable: u64) {
         self.durable = self.durable.max(durable.min(self.written));

@@ -22,6 +22,7 @@ use crate::{
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often stored bytes are compared with the rows.
 const SWEEP_OBJECTS_EVERY: Duration = Duration::from_secs(3600);
+const NOT_REMOVED: &str = "what runs keep no longer could not be removed; the next sweep tries again";
 /// How long a piece of work may go on once the process is told to end. Then it is given back, uncounted.
 const GRACE: Duration = Duration::from_secs(5);
 /// How soon a round is asked for again that another process's transaction was looking at.
@@ -49,7 +50,7 @@ pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationTo
                 log("uploads that ended could not be swept", &error);
             }
             if let Err(error) = store.retire().await {
-                log("what runs keep no longer could not be removed", &error);
+                log(NOT_REMOVED, &error);
             }
         }
         if last_objects.is_none_or(|at| now.duration_since(at) > SWEEP_OBJECTS_EVERY) {
@@ -74,8 +75,10 @@ async fn reconcile_runs(store: &Store) -> Result<Option<Duration>> {
             match store.run(&id).await? {
                 Some(run) => {
                     let done = store.reconcile_run(&run).await?;
-                    if done.changed {
-                        store.retire_run(&id, &run.policy).await?;
+                    if done.changed
+                        && let Err(error) = store.retire_run(&id, &run.policy).await
+                    {
+                        log(NOT_REMOVED, &error);
                     }
                     Ok::<_, Error>(Some(done))
                 }

@@ -33,6 +33,14 @@ impl Syncing {
         *syncing = None;
         outcome?.map(|()| durable_offset)
     }
+
+    /// The same, noted, where something is on its way.
+    pub(super) async fn settle(syncing: &mut Option<Self>, held: &mut Option<Held>) -> Result<Option<u64>> {
+        match syncing {
+            Some(_) => synced(held, Self::end(syncing).await).map(Some),
+            None => Ok(None),
+        }
+    }
 }
 
 /// Notes what the disk answered.
@@ -73,6 +81,8 @@ pub(super) async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut
     }
     let (store, update, layout) = (store.clone(), update.clone(), gate.layout.clone());
     on_disk(held, move |staging| {
+        // A stream that was given up may not have heard what the disk answered: the file is read again.
+        staging.take_if(|staging| staging.is_syncing());
         if staging.is_none() {
             *staging = Some(store.staging(&update.id, update.size, layout)?);
         }
