@@ -19,7 +19,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// What `fill` returns, or a failure to create, sync or rename; then the temporary file is removed and `path` is as it was.
-pub fn write_atomically<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+pub fn write_atomically<T>(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>) -> Result<T> {
     let folder = folder_of(path);
     let trouble = |error: io::Error| write_error(path, &error);
     let old = fs::metadata(path).ok().map(|old| old.permissions());

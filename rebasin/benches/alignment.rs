@@ -13,6 +13,8 @@
     reason = "a benchmark prints rounded figures"
 )]
 
+#[path = "support/means.rs"]
+mod means;
 #[path = "support/plain.rs"]
 mod plain;
 #[path = "support/shapes.rs"]
@@ -44,16 +46,20 @@ fn gauss(rng: &mut ChaCha8Rng) -> f64 {
     (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
-/// The reference with noise of half its deviation, permuted.
-fn planted(spec: &CheckedSpec, reference: &Checkpoint, seed: u64) -> Checkpoint {
+/// The reference with noise of a part of its deviation.
+fn noisy(spec: &CheckedSpec, reference: &Checkpoint, part: f64, seed: u64) -> Checkpoint {
     let noise = normal(spec, seed);
     let tensors = reference.tensors().iter().zip(noise.tensors()).map(|(tensor, noise)| {
         let values = tensor.to_f64().into_iter().zip(noise.to_f64());
-        let values: Vec<f64> = values.map(|(value, noise)| value + 0.5 * noise).collect();
+        let values: Vec<f64> = values.map(|(value, noise)| value + part * noise).collect();
         Tensor::from_f64(tensor.info(), &values).expect("finite")
     });
-    let noisy = Checkpoint::new(spec.layout().clone(), tensors.collect()).expect("fits");
-    Alignment::random(spec, seed).apply(spec, &noisy).expect("applies")
+    Checkpoint::new(spec.layout().clone(), tensors.collect()).expect("fits")
+}
+
+/// The same with half its deviation, permuted.
+fn planted(spec: &CheckedSpec, reference: &Checkpoint, seed: u64) -> Checkpoint {
+    Alignment::random(spec, seed).apply(spec, &noisy(spec, reference, 0.5, seed)).expect("applies")
 }
 
 fn median(mut times: Vec<f64>) -> f64 {
@@ -172,6 +178,40 @@ fn speed(filter: &str, with_plain: bool, rate: f64, out: &mut String) {
     println!("\n{budgets}");
 }
 
+/// Updates that started from the reference: the identity gate, by how far they went.
+fn near(filter: &str, rate: f64, out: &mut String) {
+    let heading = "\n## Updates that started from the reference\n\nNoise of that part of the reference's deviation on every number, \
+                   nothing permuted.\n\n| case | noise | seconds | floor | GFLOP | dense sweep | nothing moves, proved |\n\
+                   |---|---|---|---|---|---|---|\n";
+    let mut lines = String::new();
+    let shapes: [Shape; 2] = [("ResNet-50", shapes::resnet50), ("VGG-16", shapes::vgg16)];
+    for (shape, make) in shapes {
+        if !format!("{shape}, near").contains(filter) {
+            continue;
+        }
+        for noise in [0.01, 0.1, 0.3, 0.6] {
+            let spec = make();
+            let reference = normal(&spec, 1);
+            let update = noisy(&spec, &reference, noise, 5);
+            let case = Case { name: shape.into(), spec, reference, update };
+            let (seconds, aligned) = case.engine(&MatchOptions { starts: 1, ..MatchOptions::default() });
+            let done = gflop(&aligned);
+            let line = format!(
+                "| {shape} | {noise} | {seconds:.3} | {:.3} | {done:.1} | {:.0} | {} |",
+                done / rate,
+                2.0 * aligned.work.dense_sweep as f64 / 1e9,
+                if aligned.report.identity_certified { "yes" } else { "no" }
+            );
+            println!("{line}");
+            let _ = writeln!(lines, "{line}");
+        }
+    }
+    if !lines.is_empty() {
+        out.push_str(heading);
+        out.push_str(&lines);
+    }
+}
+
 /// Done for gains.
 fn gflop(aligned: &Aligned) -> f64 {
     2.0 * aligned.work.multiply_adds as f64 / 1e9
@@ -179,8 +219,11 @@ fn gflop(aligned: &Aligned) -> f64 {
 
 /// Unrelated models drawn by five seeds: how much faster, and whether the objective is ever lower.
 fn five_seeds(filter: &str, out: &mut String) {
-    let shapes: [Shape; 2] =
-        [("ResNet-50", shapes::resnet50), ("MLP 784-512-512-512-10", || shapes::mlp(&WIDTHS))];
+    let shapes: [Shape; 3] = [
+        ("ResNet-50", shapes::resnet50),
+        ("MLP 784-512-512-512-10", || shapes::mlp(&WIDTHS)),
+        ("VGG-16", shapes::vgg16),
+    ];
     out.push_str(
         "| case | times faster: least | most | objective over plain's, per cent: least | most |\n|---|---|---|---|---|\n",
     );
@@ -302,6 +345,11 @@ fn main() {
     );
     println!("one large product: {rate:.0} GFLOP/s on {threads} threads");
     speed(filter, with_plain, rate, &mut document);
+    near(filter, rate, &mut document);
+    if "mean".contains(filter) {
+        document.push_str("\n## Mean in memory\n\n");
+        means::run(&mut document);
+    }
     if with_plain {
         document.push_str("\n## Unrelated models, five seeds\n\n");
         five_seeds(filter, &mut document);

@@ -42,9 +42,80 @@ pub(crate) fn to_f64(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
     }
 }
 
+/// Adds `share` times each float element to the sums, in f64; nothing of other dtypes.
+pub(crate) fn add_scaled(dtype: Dtype, bytes: &[u8], share: f64, sum: &mut [f64]) {
+    let arch = pulp::Arch::new();
+    match dtype {
+        Dtype::F64 => arch.dispatch(AddScaled { bytes, share, sum, decode: f64::from_le_bytes }),
+        Dtype::F32 => {
+            arch.dispatch(AddScaled { bytes, share, sum, decode: |b| f64::from(f32::from_le_bytes(b)) });
+        }
+        Dtype::F16 => {
+            arch.dispatch(AddScaled { bytes, share, sum, decode: |b| f16::from_le_bytes(b).to_f64() });
+        }
+        Dtype::BF16 => {
+            arch.dispatch(AddScaled { bytes, share, sum, decode: |b| bf16::from_le_bytes(b).to_f64() });
+        }
+        _ => {}
+    }
+}
+
+/// One plain loop, compiled for each width of the machine's vectors.
+struct AddScaled<'a, const N: usize, F> {
+    bytes: &'a [u8],
+    share: f64,
+    sum: &'a mut [f64],
+    decode: F,
+}
+
+impl<const N: usize, F: Fn([u8; N]) -> f64> pulp::NullaryFnOnce for AddScaled<'_, N, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (elements, _) = self.bytes.as_chunks::<N>();
+        for (sum, &element) in self.sum.iter_mut().zip(elements) {
+            *sum += self.share * (self.decode)(element);
+        }
+    }
+}
+
+/// Rounds to f32; tells whether all are finite.
+struct ToF32<'a> {
+    values: &'a [f64],
+    out: &'a mut [[u8; 4]],
+}
+
+impl pulp::NullaryFnOnce for ToF32<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn call(self) -> bool {
+        const EXPONENT: u32 = 0x7f80_0000;
+        let mut bad = false;
+        for (out, &value) in self.out.iter_mut().zip(self.values) {
+            #[expect(clippy::cast_possible_truncation, reason = "rounding to the output's dtype")]
+            let rounded = value as f32;
+            bad |= rounded.to_bits() & EXPONENT == EXPONENT;
+            *out = rounded.to_le_bytes();
+        }
+        !bad
+    }
+}
+
 /// Rounds to a float dtype once, to nearest even, and appends the bytes; gives the index of the first value that is
 /// not finite there.
 pub(crate) fn from_f64(dtype: Dtype, values: &[f64], out: &mut Vec<u8>) -> Result<(), usize> {
+    if dtype == Dtype::F32 {
+        let begin = out.len();
+        out.resize(begin + 4 * values.len(), 0);
+        let (out, _) = out[begin..].as_chunks_mut::<4>();
+        if pulp::Arch::new().dispatch(ToF32 { values, out }) {
+            return Ok(());
+        }
+        let bad = out.iter().position(|&element| !f32::from_le_bytes(element).is_finite());
+        return bad.map_or(Ok(()), Err);
+    }
     out.reserve(values.len() * dtype.size());
     for (index, &value) in values.iter().enumerate() {
         #[expect(clippy::cast_possible_truncation, reason = "rounding to the output's dtype")]
@@ -52,10 +123,6 @@ pub(crate) fn from_f64(dtype: Dtype, values: &[f64], out: &mut Vec<u8>) -> Resul
             Dtype::F64 => {
                 out.extend_from_slice(&value.to_le_bytes());
                 value.is_finite()
-            }
-            Dtype::F32 => {
-                out.extend_from_slice(&(value as f32).to_le_bytes());
-                (value as f32).is_finite()
             }
             Dtype::F16 => {
                 let rounded = f16::from_f32(to_odd(value));

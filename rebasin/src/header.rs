@@ -129,6 +129,13 @@ impl Header {
         Self::parse(&json, size - 8 - length as u64, &limits)
     }
 
+    /// Bytes of the file that [`Checkpoint::to_bytes`](crate::Checkpoint::to_bytes) and [`merge_to`](crate::merge_to) write for a
+    /// layout.
+    #[must_use]
+    pub fn canonical_file_size(layout: &Layout) -> u64 {
+        (Self::canonical(layout).1.len() + layout.num_bytes()) as u64
+    }
+
     /// The header that our files have for a layout, and its bytes. The data lies without gaps, larger elements first and
     /// then by name, as the safetensors library writes: so every tensor is aligned, which PyTorch's reader needs.
     pub(crate) fn canonical(layout: &Layout) -> (Self, Vec<u8>) {

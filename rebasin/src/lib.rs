@@ -32,7 +32,7 @@ pub use self::{
     assignment::{Assignment, assign},
     checkpoint::{Checkpoint, CheckpointError, Tensor},
     correction::restore_norms,
-    digest::{Digest, DigestError, Hasher},
+    digest::{Digest, DigestError, Hasher, HashingWriter},
     dtype::Dtype,
     header::{Header, Limits},
     layout::{Layout, LayoutError, MAX_NAME_BYTES, MAX_RANK, TensorInfo},

@@ -4,8 +4,9 @@
 //! exact assignment. Departures from the paper, and why:
 //! - A step counts only if it raises the objective by more than rounding, so that the ascent ends (the paper's code compares
 //!   with an absolute 1e-12 on f32 sums); the outcome is measured in f64, and is never below the identity's.
-//! - First it is asked whether any single step from the identity helps: mostly the row-wise argmax of each gain is the
-//!   identity, which proves that none does without solving anything; else an assignment decides. If none helps, the
+//! - First it is asked whether any single step from the identity helps: where the update is near the reference, bounds from a
+//!   part of each gain prove that none does (`nearby`); else mostly the row-wise argmax of the gain is the identity, which proves it
+//!   without solving anything; else an assignment decides. If none helps, the
 //!   update is in the reference's frame already, and no start from elsewhere is tried.
 //! - Several starts from different orders, the best objective kept: the outcome depends on the order. The first one
 //!   begins with no opinion instead of the identity: it visits next the group of whose gain most is known, and leaves
@@ -18,6 +19,7 @@ mod ascent;
 mod change;
 mod gains;
 mod general;
+mod nearby;
 mod optimality;
 mod pieces;
 mod simple;

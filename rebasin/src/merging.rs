@@ -1,16 +1,14 @@
 //! The mean of aligned checkpoints, block by block: memory does not grow with their number.
 
+mod block;
+mod pipeline;
+
 use std::io::{self, Write};
 
+use self::pipeline::Blocks;
 use crate::{
-    AlignError, Alignment, BytesSource, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher, Header,
-    Source, TensorInfo,
-    alignment::{Moves, gather},
-    codec,
+    AlignError, Alignment, CheckedSpec, Checkpoint, CheckpointError, Header, Source, Tensor, source::InMemory,
 };
-
-/// Bytes of one input that are held at a time (a single row may be larger).
-const BLOCK_BYTES: usize = 4 << 20;
 
 /// What cannot be merged.
 #[derive(Debug, thiserror::Error)]
@@ -84,12 +82,12 @@ pub fn shares(num_examples: &[u64]) -> Result<Vec<f64>, MergeError> {
     Ok(num_examples.iter().map(|&count| count as f64 / total as f64).collect())
 }
 
-/// Merges into `out`, a safetensors file as [`Checkpoint::to_bytes`] writes it; gives its digest. `sum_k share_k *
+/// Merges into `out`, a safetensors file as [`Checkpoint::to_bytes`] writes it, of [`Header::canonical_file_size`] bytes. `sum_k share_k *
 /// aligned_k`, added in f64 in the order of the inputs and rounded once to the dtype. Tensors that are no floats come from
-/// `reference` as they are (by default from the first input, aligned as it is). Each input is read once; memory is a few
-/// blocks of a few megabytes, whatever the number of inputs.
+/// `reference` as they are (by default from the first input, aligned as it is). Each input is read once; memory is some megabytes,
+/// whatever the number of inputs and their size (but for a single row that is larger).
 ///
-/// `observe` is told bytes done and bytes in all.
+/// Blocks are computed on rayon's threads while those before them are written. `observe` is told bytes done and bytes in all.
 ///
 /// # Errors
 /// [`MergeError`].
@@ -97,36 +95,35 @@ pub fn merge_to(
     spec: Option<&CheckedSpec>,
     inputs: &[Input<'_>],
     reference: Option<&dyn Source>,
-    out: &mut dyn Write,
-    observe: &mut dyn FnMut(u64, u64),
-) -> Result<Digest, MergeError> {
+    out: &mut (dyn Write + Send),
+    observe: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<(), MergeError> {
+    let blocks = blocks(spec, inputs, reference)?;
+    let (_, beginning) = Header::canonical(blocks.layout());
+    let total = blocks.layout().num_bytes() as u64;
+    out.write_all(&beginning)?;
+    let mut done = 0;
+    blocks.each(&mut |_, bytes| {
+        out.write_all(bytes)?;
+        done += bytes.len() as u64;
+        observe(done, total);
+        Ok(())
+    })?;
+    Ok(out.flush()?)
+}
+
+fn blocks<'a>(
+    spec: Option<&'a CheckedSpec>,
+    inputs: &'a [Input<'a>],
+    reference: Option<&'a dyn Source>,
+) -> Result<Blocks<'a>, MergeError> {
     let first = inputs.first().ok_or(MergeError::Empty)?;
     let (reference, of_reference) = match reference {
         Some(reference) => (reference, None),
         None => (first.source, first.alignment),
     };
     check(spec, inputs, reference)?;
-    let layout = first.source.header().layout();
-    let (header, beginning) = Header::canonical(layout);
-    let total = layout.num_bytes() as u64;
-    let mut writer = HashingWriter { out, hasher: Hasher::default() };
-    writer.write_all(&beginning)?;
-    let mut done = 0;
-    for index in header.file_order() {
-        let info = &layout.tensors()[index];
-        for block in blocks(index, info, spec) {
-            let bytes = if info.dtype.is_float() {
-                mean_of_block(inputs, &block, info)?
-            } else {
-                block.read(reference, of_reference)?
-            };
-            writer.write_all(&bytes)?;
-            done += bytes.len() as u64;
-            observe(done, total);
-        }
-    }
-    writer.flush()?;
-    Ok(writer.hasher.finish())
+    Ok(Blocks { spec, inputs, reference, of_reference })
 }
 
 fn check(spec: Option<&CheckedSpec>, inputs: &[Input<'_>], reference: &dyn Source) -> Result<(), MergeError> {
@@ -148,115 +145,6 @@ fn check(spec: Option<&CheckedSpec>, inputs: &[Input<'_>], reference: &dyn Sourc
     Ok(())
 }
 
-fn mean_of_block(inputs: &[Input<'_>], block: &Block<'_>, info: &TensorInfo) -> Result<Vec<u8>, MergeError> {
-    let mut sum = vec![0.0_f64; block.num_bytes() / info.dtype.size()];
-    for input in inputs {
-        let bytes = block.read(input.source, input.alignment)?;
-        for (sum, value) in sum.iter_mut().zip(codec::to_f64(info.dtype, &bytes)) {
-            *sum += input.share * value;
-        }
-    }
-    let mut bytes = Vec::new();
-    codec::from_f64(info.dtype, &sum, &mut bytes).map_err(|index| MergeError::NotFinite {
-        name: info.name.clone(),
-        index: block.begin * (block.row_bytes / info.dtype.size()) + index,
-    })?;
-    Ok(bytes)
-}
-
-/// Some rows (positions along the first axis) of one tensor.
-struct Block<'a> {
-    index: usize,
-    shape: Vec<usize>,
-    /// How the axes move; `None` if none does.
-    spec: Option<&'a CheckedSpec>,
-    begin: usize,
-    end: usize,
-    row_bytes: usize,
-    element_bytes: usize,
-}
-
-/// Cuts a tensor into blocks: into elements if nothing of it moves, else into rows. Small tensors stay whole. (A single
-/// row whose other axes move is held whole, however long.)
-fn blocks<'a>(
-    index: usize,
-    info: &TensorInfo,
-    spec: Option<&'a CheckedSpec>,
-) -> impl Iterator<Item = Block<'a>> + use<'a> {
-    let spec = spec.filter(|spec| spec.axes(index).iter().any(Option::is_some));
-    let shape = if spec.is_some() { info.shape.clone() } else { vec![info.num_elements()] };
-    let (rows, element_bytes) = (shape[0], info.dtype.size());
-    let row_bytes = shape[1..].iter().product::<usize>() * element_bytes;
-    let rows_a_block = (BLOCK_BYTES / row_bytes.max(1)).max(1);
-    let rows = if row_bytes == 0 { 0 } else { rows };
-    (0..rows).step_by(rows_a_block).map(move |begin| {
-        let end = rows.min(begin + rows_a_block);
-        Block { index, shape: shape.clone(), spec, begin, end, row_bytes, element_bytes }
-    })
-}
-
-impl Block<'_> {
-    fn num_bytes(&self) -> usize {
-        (self.end - self.begin) * self.row_bytes
-    }
-
-    /// The rows' bytes as the alignment puts them. A tensor that is one block is read in one piece; otherwise
-    /// neighbouring rows are read together. Then the other axes are gathered.
-    fn read(&self, source: &dyn Source, alignment: Option<&Alignment>) -> Result<Vec<u8>, MergeError> {
-        let start = source.header().range(self.index).start;
-        let mut bytes = vec![0; self.num_bytes()];
-        let (Some(spec), Some(alignment)) = (self.spec, alignment) else {
-            source.read_at(start + (self.begin * self.row_bytes) as u64, &mut bytes)?;
-            return Ok(bytes);
-        };
-        let mut moves = alignment.moves(spec, &self.shape, spec.axes(self.index));
-        let mut shape = self.shape.clone();
-        if self.end - self.begin == shape[0] {
-            source.read_at(start, &mut bytes)?;
-        } else {
-            let rows = std::mem::replace(&mut moves[0], Moves::Stay);
-            self.read_rows(source, start, &rows, &mut bytes)?;
-            shape[0] = self.end - self.begin;
-            for moves in &mut moves[1..] {
-                moves.only(0, self.begin..self.end);
-            }
-        }
-        Ok(gather(&bytes, &shape, self.element_bytes, &moves))
-    }
-
-    fn read_rows(&self, source: &dyn Source, start: u64, rows: &Moves, bytes: &mut [u8]) -> io::Result<()> {
-        let from = |row: usize| rows.from(row, &[]);
-        let mut row = self.begin;
-        while row < self.end {
-            let mut last = row + 1;
-            while last < self.end && from(last) == from(row) + (last - row) {
-                last += 1;
-            }
-            let place = (row - self.begin) * self.row_bytes..(last - self.begin) * self.row_bytes;
-            source.read_at(start + (from(row) * self.row_bytes) as u64, &mut bytes[place])?;
-            row = last;
-        }
-        Ok(())
-    }
-}
-
-struct HashingWriter<'a> {
-    out: &'a mut dyn Write,
-    hasher: Hasher,
-}
-
-impl Write for HashingWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
 /// The mean in memory: [`merge_to`] of checkpoints that are held anyway.
 ///
 /// # Errors
@@ -276,10 +164,7 @@ pub fn mean(
     {
         return Err(count(alignments.len(), "alignments"));
     }
-    let sources: Vec<BytesSource> = checkpoints
-        .iter()
-        .map(|checkpoint| BytesSource::new(checkpoint.to_bytes(), Header::canonical(checkpoint.layout()).0))
-        .collect();
+    let sources: Vec<InMemory<'_>> = checkpoints.iter().map(|checkpoint| InMemory::new(checkpoint)).collect();
     let inputs: Vec<Input<'_>> = sources
         .iter()
         .enumerate()
@@ -289,9 +174,16 @@ pub fn mean(
             share: shares[index],
         })
         .collect();
-    let mut bytes = Vec::new();
-    merge_to(spec, &inputs, None, &mut bytes, &mut |_, _| {})?;
-    Ok(Checkpoint::from_bytes(&bytes)?)
+    let blocks = blocks(spec, &inputs, None)?;
+    let layout = blocks.layout();
+    let mut tensors: Vec<Vec<u8>> =
+        layout.tensors().iter().map(|info| Vec::with_capacity(info.num_bytes())).collect();
+    blocks.each(&mut |index, bytes| {
+        tensors[index].extend_from_slice(bytes);
+        Ok(())
+    })?;
+    let tensors = layout.tensors().iter().zip(tensors).map(|(info, bytes)| Tensor::from_bytes(info, bytes));
+    Ok(Checkpoint::new(layout.clone(), tensors.collect::<Result<_, _>>()?)?)
 }
 
 #[cfg(test)]

@@ -82,6 +82,39 @@ impl Source for BytesSource {
     }
 }
 
+/// A checkpoint in memory as the file that [`Checkpoint::to_bytes`] would write; nothing is copied.
+pub(crate) struct InMemory<'a> {
+    checkpoint: &'a Checkpoint,
+    header: Header,
+    /// Canonical positions in the order of the file.
+    order: Vec<usize>,
+}
+
+impl<'a> InMemory<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint) -> Self {
+        let header = Header::canonical(checkpoint.layout()).0;
+        let order = header.file_order();
+        Self { checkpoint, header, order }
+    }
+}
+
+impl Source for InMemory<'_> {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Within one tensor's bytes only.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let after = self.order.partition_point(|&index| self.header.range(index).end <= offset);
+        let part = self.order.get(after).and_then(|&index| {
+            let start = usize::try_from(offset.checked_sub(self.header.range(index).start)?).ok()?;
+            self.checkpoint.tensor(index).bytes().get(start..start.checked_add(buffer.len())?)
+        });
+        buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
 /// Reads a whole checkpoint into memory.
 ///
 /// # Errors

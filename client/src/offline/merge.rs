@@ -1,6 +1,6 @@
 //! Checkpoints merged into one.
 
-use std::{io::Write, ops::ControlFlow, path::PathBuf, time::Instant};
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use rebasin::{Alignment, CheckedSpec, Digest, FileSource, Input, MergeError};
 use serde_json::{Value, json};
@@ -96,12 +96,14 @@ pub fn merge(job: &MergeJob, screen: &Screen) -> Result<()> {
         })
         .collect();
     let bar = screen.bytes("merging", 0);
-    let digest = write_atomically(&job.output, |mut out: &mut dyn Write| {
+    let digest = write_atomically(&job.output, |out| {
+        let mut out = rebasin::HashingWriter::new(out);
         rebasin::merge_to(spec.as_ref(), &parts, None, &mut out, &mut |done, total| {
             bar.set_total(total);
             bar.set(done);
         })
-        .map_err(|error| Error::failed(error, job.output.display(), "see the message before"))
+        .map_err(|error| Error::failed(error, job.output.display(), "see the message before"))?;
+        Ok(out.finish())
     })?;
     drop(bar);
     let seconds = begun.elapsed().as_secs_f64();

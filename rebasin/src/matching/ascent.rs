@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::{
     AlignError, Progress, Work,
     gains::{Gain, Pair},
+    nearby,
     step::{Found, Step},
 };
 use crate::{Alignment, Permutation};
@@ -75,10 +76,10 @@ impl<'a> Ascent<'a> {
         Self { pair, steps, pinned_objective, neighbours }
     }
 
-    /// What was spent before the first step, and what a sweep costs that computes every gain whole.
+    /// Nothing spent yet, and what a sweep costs that computes every gain whole.
     pub(super) fn work(&self) -> Work {
         Work {
-            multiply_adds: self.pair.pieces.constant_work,
+            multiply_adds: 0,
             dense_sweep: (0..self.pair.spec.groups().len()).map(|group| self.pair.dense_work(group)).sum(),
             sweeps: 0,
         }
@@ -104,8 +105,9 @@ impl<'a> Ascent<'a> {
         }
     }
 
-    /// Whether no single step from the identity helps. Keeps the gains that it computed; stops at the first step that does
-    /// help, cheap ones first.
+    /// Whether no single step from the identity helps. A bound is asked first, which costs a part of the gain where the update is
+    /// near the reference, until it once cannot tell. Keeps the gains that it computed; stops at the first step that does help, cheap
+    /// ones first.
     pub(super) fn identity_is_best(
         &self,
         state: &mut State,
@@ -116,8 +118,17 @@ impl<'a> Ascent<'a> {
             self.steps[step].groups().map(|group| self.pair.dense_work(group)).sum::<u64>()
         });
         let known = vec![true; self.pair.spec.groups().len()];
+        let mut near = self.pair.surely_finite;
         for index in order {
             self.tell_step(index, observe)?;
+            if near && self.steps[index].is_plain() {
+                let (best, work) = nearby::identity_is_best(&self.pair, self.steps[index].top);
+                state.work += work;
+                near = best;
+                if best {
+                    continue;
+                }
+            }
             if let Found::Better(_) = self.visit(state, &[index], &known)?.remove(0) {
                 return Ok(false);
             }

@@ -12,7 +12,7 @@ pub(super) struct Pair<'a> {
     pub(super) spec: &'a CheckedSpec,
     pub(super) pieces: Pieces<'a>,
     /// For each group: the simple pieces that it moves, and as which side.
-    sides: Vec<Vec<(usize, Solve)>>,
+    pub(super) sides: Vec<Vec<(usize, Solve)>>,
     /// Whether no gain can overflow, whatever is permuted.
     pub(super) surely_finite: bool,
 }
@@ -75,7 +75,7 @@ impl<'a> Pair<'a> {
 
     /// Elements that move with a group: all of them, and those whose other groups are all `known`.
     pub(super) fn known_elements(&self, group: usize, known: &[bool]) -> (usize, usize) {
-        let mut all = self.pieces.constant_elements[group];
+        let mut all = self.pieces.constant[group].num_elements();
         let mut usable = all;
         for &(piece, solve) in &self.sides[group] {
             let piece = &self.pieces.simple[piece];
@@ -98,7 +98,7 @@ impl<'a> Pair<'a> {
         let n = self.spec.groups()[group].units as u64;
         let simple =
             self.sides[group].iter().map(|&(piece, solve)| self.pieces.simple[piece].dense_work(solve));
-        simple.sum::<u64>() + n * self.pieces.constant_elements[group] as u64
+        simple.sum::<u64>() + n * self.pieces.constant[group].num_elements() as u64
     }
 
     /// Brings a gain up to date with the permutations of the groups that are `known`; leaves the others' pieces out.
@@ -112,16 +112,16 @@ impl<'a> Pair<'a> {
     ) -> u64 {
         let n = self.spec.groups()[group].units;
         let sides = &self.sides[group];
+        let mut work = 0;
         if gain.matrix.is_empty() {
             if sides.is_empty() && self.pieces.constant[group].is_empty() {
                 return 0;
             }
-            self.restart(group, gain);
+            work += self.restart(group, gain);
         }
         if self.changed_part(group, gain, alignment) >= ANEW {
-            self.restart(group, gain);
+            work += self.restart(group, gain);
         }
-        let mut work = 0;
         let mut change = Change::default();
         for (place, &(piece, solve)) in sides.iter().enumerate() {
             let piece: &Simple<'_> = &self.pieces.simple[piece];
@@ -144,17 +144,15 @@ impl<'a> Pair<'a> {
         work + change.apply(&mut gain.matrix, n)
     }
 
-    /// Forgets all but what never changes.
-    fn restart(&self, group: usize, gain: &mut Gain) {
+    /// Forgets all but what never changes. Returns multiply-adds.
+    fn restart(&self, group: usize, gain: &mut Gain) -> u64 {
         let n = self.spec.groups()[group].units;
-        let constant = &self.pieces.constant[group];
-        if constant.is_empty() {
-            gain.matrix.clear();
-            gain.matrix.resize(n * n, 0.0);
-        } else {
-            gain.matrix.clone_from(constant);
-        }
+        let (constant, work) = self.pieces.constant[group].gain(n);
+        gain.matrix.clear();
+        gain.matrix.extend_from_slice(constant);
+        gain.matrix.resize(n * n, 0.0);
         gain.held.fill(None);
+        work
     }
 
     /// Of the elements in a gain: the part whose rows now come from elsewhere.

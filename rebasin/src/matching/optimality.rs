@@ -202,7 +202,7 @@ fn bound_family(
 /// The objective over the constant and simple pieces that are counted for a group, and their relaxed gain; empty if there are none.
 fn relaxed_gain(pair: &Pair<'_>, group: usize) -> (f64, Vec<f32>) {
     let n = pair.spec.groups()[group].units;
-    let mut matrix = pair.pieces.constant[group].clone();
+    let mut matrix = pair.pieces.constant[group].gain(n).0.to_vec();
     let mut objective = value(&matrix, &Permutation::identity(n));
     for piece in &pair.pieces.simple {
         let solve = counted_for(piece);

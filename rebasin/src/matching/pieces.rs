@@ -1,6 +1,6 @@
 //! Cutting tensors into pieces that the matcher can work on: sub-arrays of which every axis is one product of factors.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::OnceLock};
 
 use rayon::prelude::*;
 
@@ -36,18 +36,63 @@ impl Label {
     }
 }
 
-/// Both models' averaged tensors in f32, cut up; what of the gains never changes is summed up at once.
+/// Both models' averaged tensors in f32, cut up.
 pub(super) struct Pieces<'a> {
     /// Two groups, each moving one digit: nearly all of a network.
     pub(super) simple: Vec<Simple<'a>>,
     /// All others.
     pub(super) general: Vec<General>,
-    /// For each group: the gain of the pieces that it alone moves, `units × units`; empty if there are none.
-    pub(super) constant: Vec<Vec<f32>>,
-    /// Multiply-adds spent on `constant`.
-    pub(super) constant_work: u64,
-    /// For each group: the elements in `constant`.
-    pub(super) constant_elements: Vec<usize>,
+    /// For each group: the pieces that it alone moves.
+    pub(super) constant: Vec<Constant<'a>>,
+}
+
+/// What of a group's gain never changes.
+#[derive(Default)]
+pub(super) struct Constant<'a> {
+    pub(super) parts: Vec<Part<'a>>,
+    matrix: OnceLock<Vec<f32>>,
+}
+
+/// A piece that one group alone moves, `[unit][depth]`.
+pub(super) struct Part<'a> {
+    pub(super) depth: usize,
+    /// The reference.
+    pub(super) a: Cow<'a, [f32]>,
+    /// The update.
+    pub(super) b: Cow<'a, [f32]>,
+}
+
+impl Constant<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    pub(super) fn num_elements(&self) -> usize {
+        self.parts.iter().map(|part| part.a.len()).sum()
+    }
+
+    /// The gain over these pieces, `units × units`, computed when it is first asked for; empty if there are none. Gives also the
+    /// multiply-adds that took now.
+    pub(super) fn gain(&self, n: usize) -> (&[f32], u64) {
+        let mut work = 0;
+        let matrix = self.matrix.get_or_init(|| {
+            let mut matrix = Vec::new();
+            for part in &self.parts {
+                matrix.resize(n * n, 0.0);
+                let reference = gemm::Strided::by_unit(&part.a, part.depth);
+                gemm::accumulate(
+                    &mut matrix,
+                    n,
+                    part.depth,
+                    reference,
+                    gemm::Strided::by_unit(&part.b, part.depth),
+                );
+                work += (n * n * part.depth) as u64;
+            }
+            matrix
+        });
+        (matrix, work)
+    }
 }
 
 impl<'a> Pieces<'a> {
@@ -56,9 +101,7 @@ impl<'a> Pieces<'a> {
         let mut pieces = Self {
             simple: Vec::new(),
             general: Vec::new(),
-            constant: vec![Vec::new(); groups],
-            constant_work: 0,
-            constant_elements: vec![0; groups],
+            constant: std::iter::repeat_with(Constant::default).take(groups).collect(),
         };
         for (index, info) in spec.layout().tensors().iter().enumerate() {
             let moves = spec.axes(index).iter().any(Option::is_some);
@@ -99,26 +142,15 @@ impl<'a> Pieces<'a> {
         spec: &CheckedSpec,
         cut: &Cut,
         dim: usize,
-        a: Cow<'_, [f32]>,
-        b: Cow<'_, [f32]>,
+        a: Cow<'a, [f32]>,
+        b: Cow<'a, [f32]>,
     ) {
         let group = cut.dims[dim].label.group().expect("a dim that moves has a group");
-        let n = spec.groups()[group].units;
         let order: Vec<usize> =
             std::iter::once(dim).chain((0..cut.dims.len()).filter(|&other| other != dim)).collect();
         let (a, b) = rayon::join(|| arrange(a, cut, &order), || arrange(b, cut, &order));
-        let constant = &mut self.constant[group];
-        constant.resize(n * n, 0.0);
-        let depth = a.len() / n;
-        gemm::accumulate(
-            constant,
-            n,
-            depth,
-            gemm::Strided::by_unit(&a, depth),
-            gemm::Strided::by_unit(&b, depth),
-        );
-        self.constant_work += (n * n * depth) as u64;
-        self.constant_elements[group] += a.len();
+        let depth = a.len() / spec.groups()[group].units;
+        self.constant[group].parts.push(Part { depth, a, b });
     }
 }
 

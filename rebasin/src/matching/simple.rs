@@ -5,7 +5,7 @@
 //! in their checkpoints: these are read where they are. A permuted neighbour is a choice of whole rows when `x` is solved, and of
 //! runs of `k` within rows when `y` is; what a product needs together is copied a cache's worth at a time.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use rayon::prelude::*;
 
@@ -96,6 +96,11 @@ impl<'a> Simple<'a> {
         }
     }
 
+    /// The reference and the update, `[y][x][k]`.
+    pub(super) fn models(&self) -> (&[f32], &[f32]) {
+        (&self.a, &self.b)
+    }
+
     /// Positions of the rest.
     pub(super) fn depth(&self) -> usize {
         self.depth
@@ -169,18 +174,28 @@ impl<'a> Simple<'a> {
     }
 
     fn add_for_x(&self, gain: &mut [f32], other: &Permutation) {
+        self.add_rows_for_x(gain, 0..self.y.units, |unit| other.map(unit));
+    }
+
+    /// Adds what some units `y` contribute to the gain of `x`.
+    pub(super) fn add_rows_for_x(
+        &self,
+        gain: &mut [f32],
+        units: Range<usize>,
+        other: impl Fn(usize) -> usize + Sync,
+    ) {
         let (n, row) = (self.x.units, self.x.units * self.depth);
         let (mut a_rows, mut b_rows) = (Vec::new(), Vec::new());
         let together = (CHUNK / row).max(1);
-        for begin in (0..self.y.units).step_by(together) {
-            let end = self.y.units.min(begin + together);
+        for begin in units.clone().step_by(together) {
+            let end = units.end.min(begin + together);
             let place = begin * row..end * row;
             let a = match self.depth {
                 1 => &self.a[place.clone()],
                 _ => self.rows_by_depth(&mut a_rows, end - begin, |at| self.row(&self.a, begin + at)),
             };
-            let stay = (begin..end).all(|unit| other.map(unit) == unit);
-            let from = |at| self.row(&self.b, other.map(begin + at));
+            let stay = (begin..end).all(|unit| other(unit) == unit);
+            let from = |at| self.row(&self.b, other(begin + at));
             let b = match self.depth {
                 1 if stay => &self.b[place],
                 _ => self.rows_by_depth(&mut b_rows, end - begin, from),

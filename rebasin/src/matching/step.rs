@@ -48,7 +48,7 @@ pub(super) enum Found {
 
 /// A step must raise its part of the objective by more than this fraction: less is the rounding of f32 sums, and the ascent
 /// would go round in circles among equals.
-const RELATIVE_TOLERANCE: f64 = 1e-6;
+pub(super) const RELATIVE_TOLERANCE: f64 = 1e-6;
 
 impl Step {
     /// All steps of a spec, in the order of its groups.
@@ -93,6 +93,11 @@ impl Step {
             }
         }
         steps
+    }
+
+    /// Whether it decides one group, whose gain is one matrix.
+    pub(super) fn is_plain(&self) -> bool {
+        self.within.is_empty() && self.general.is_empty()
     }
 
     /// Its groups: the top one, then those within it.

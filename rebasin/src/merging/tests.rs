@@ -1,7 +1,7 @@
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::*;
-use crate::{Dtype, Layout, Spec, Tensor};
+use super::{block::BLOCK_BYTES, *};
+use crate::{BytesSource, Dtype, Layout, Spec, TensorInfo};
 
 /// One tensor of several blocks that moves on both axes, one that does not move and has but one row, and small ones.
 fn large() -> (CheckedSpec, Vec<Checkpoint>) {
@@ -73,8 +73,9 @@ fn merging_block_by_block_gives_the_bytes_of_the_mean_in_memory() {
         .collect();
     let mut bytes = Vec::new();
     let mut seen = Vec::new();
-    let digest = merge_to(Some(&spec), &inputs, None, &mut bytes, &mut |done, all| seen.push((done, all)));
-    assert_eq!(digest.expect("merged"), Digest::of(&bytes));
+    merge_to(Some(&spec), &inputs, None, &mut bytes, &mut |done, all| seen.push((done, all)))
+        .expect("merged");
+    assert_eq!(bytes.len() as u64, Header::canonical_file_size(spec.layout()));
 
     let aligned: Vec<Checkpoint> =
         models.iter().zip(&alignments).map(|(model, a)| a.apply(&spec, model).expect("applies")).collect();

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::PoisonError,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use rebasin::{Digest, Hasher, Layout, Limits, Scanner};
@@ -300,10 +300,11 @@ impl Staging {
             ));
         }
         self.sync()?;
-        let on_disk = self.file.metadata()?.len();
-        if on_disk != self.size {
+        let on_disk = self.file.metadata()?;
+        if on_disk.len() != self.size {
             return Err(Error::internal(format_args!(
-                "an upload's file has {on_disk} bytes where {} were hashed",
+                "an upload's file has {} bytes where {} were hashed",
+                on_disk.len(),
                 self.size
             )));
         }
@@ -319,7 +320,8 @@ impl Staging {
             ));
         }
         let header = self.scanner.finish()?;
-        Ok(Sealed { path: self.path, digest: found, size: self.size, layout: header.layout().clone() })
+        let (path, layout) = (self.path, header.layout().clone());
+        Ok(Sealed { path, written_at: on_disk.modified()?, digest: found, size: self.size, layout })
     }
 }
 
@@ -328,6 +330,8 @@ impl Staging {
 pub struct Sealed {
     /// Where its bytes are.
     pub(super) path: PathBuf,
+    /// When they were written last: a file with another time is not what was sealed.
+    pub(super) written_at: SystemTime,
     /// Its digest.
     pub digest: Digest,
     /// Its size in bytes.

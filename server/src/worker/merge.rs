@@ -1,8 +1,8 @@
 //! Lease a round, merge its updates blockwise, store the model, publish.
 
-use std::{fs::File, io::BufWriter, path::Path, time::Duration};
+use std::{io, thread::JoinHandle, time::Duration};
 
-use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions};
+use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions, MergeError, Source as _};
 
 use super::{
     Worker,
@@ -13,7 +13,7 @@ use crate::{
     config::Work,
     error::{Code, Error, Result},
     model::Strategy,
-    store::{Kind, MergeWork, Scratch, Sealed, Store},
+    store::{Kind, MergeWork, Scratch, Sealed, Staging, Store},
 };
 
 type Refined = Vec<(String, Alignment, AlignReport)>;
@@ -90,9 +90,9 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
     let options = match_options(settings, &digests);
     let ids: Vec<String> = work.inputs.iter().map(|input| input.update.id.clone()).collect();
     let refine = work.run.strategy == Strategy::MergeMany;
-    let scratch = store.scratch(Kind::Merge);
+    let (scratch, layout, store) = (store.scratch(Kind::Merge), work.run.layout.clone(), store.clone());
     // The file's name travels with who writes it, so that it cannot go before the last write.
-    let (scratch, refined) = cpu::run(move |halt| {
+    cpu::run(move |halt| {
         let mut refined = Vec::new();
         if let (true, Some(spec)) = (refine, &spec) {
             let found = self::refine(spec, &reference, &sources, &mut alignments, &shares, &options, halt)?;
@@ -109,39 +109,82 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
                 share: *share,
             })
             .collect();
-        write_model(spec.as_ref(), &inputs, &reference, scratch.path())?;
-        Ok::<_, Error>((scratch, refined))
-    })
-    .await??;
-    failpoint!("merge.written");
-    let size = std::fs::metadata(scratch.path())?.len();
-    let file = File::open(scratch.path())?;
-    // While it is read back.
-    let synced = tokio::task::spawn_blocking(move || file.sync_all());
-    let layout = work.run.layout.clone();
-    let store = store.clone();
-    // Read back what was written, once, through the same gate as an upload: what is published is a valid checkpoint.
-    let merged = tokio::task::spawn_blocking(move || {
-        let sealed = store.staging(scratch.name(), size, layout)?.seal(None)?;
-        failpoint!("merge.sealed");
+        let sealed = write_model(&store, &scratch, spec.as_ref(), &inputs, &reference, layout)?;
         Ok(Merged { sealed, refined, _file: scratch })
     })
-    .await
-    .map_err(Error::internal)?;
-    synced.await.map_err(Error::internal)??;
-    merged
+    .await?
 }
 
+/// Writes the merged model through the same gate as an upload, hashed and scanned on its way: what is published is a valid checkpoint,
+/// and nothing is read back.
 fn write_model(
+    store: &Store,
+    scratch: &Scratch,
     spec: Option<&rebasin::CheckedSpec>,
     inputs: &[Input<'_>],
     reference: &FileSource,
-    path: &Path,
-) -> Result<()> {
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    rebasin::merge_to(spec, inputs, Some(reference), &mut out, &mut |_, _| {}).map_err(Error::internal)?;
-    out.into_inner().map_err(|error| Error::from(error.into_error()))?;
-    Ok(())
+    layout: Option<rebasin::Layout>,
+) -> Result<Sealed> {
+    let size = rebasin::Header::canonical_file_size(reference.header().layout());
+    let mut out = Gate { staging: store.staging(scratch.name(), size, layout)?, syncing: None, failed: None };
+    let merged = rebasin::merge_to(spec, inputs, Some(reference), &mut out, &mut |_, _| {});
+    if let Some(error) = out.failed.take() {
+        return Err(error);
+    }
+    merged.map_err(|error| match error {
+        MergeError::Io(error) => Error::from(error),
+        error => Error::internal(error),
+    })?;
+    failpoint!("merge.written");
+    out.settle()?;
+    let sealed = out.staging.seal(None)?;
+    failpoint!("merge.sealed");
+    Ok(sealed)
+}
+
+/// Takes a merged model's bytes; those before are made durable meanwhile.
+struct Gate {
+    staging: Staging,
+    syncing: Option<(JoinHandle<Result<()>>, u64)>,
+    /// What an [`io::Error`] cannot hold.
+    failed: Option<Error>,
+}
+
+impl Gate {
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.staging.append(bytes)?;
+        if self.syncing.as_ref().is_some_and(|(thread, _)| thread.is_finished()) {
+            self.settle()?;
+        }
+        if self.syncing.is_none() && self.staging.sync_is_due() {
+            let (work, durable) = self.staging.begin_sync()?;
+            self.syncing = Some((std::thread::spawn(work), durable));
+        }
+        Ok(())
+    }
+
+    /// Waits for what is on its way to the disk.
+    fn settle(&mut self) -> Result<()> {
+        if let Some((thread, durable)) = self.syncing.take() {
+            thread.join().map_err(|_| Error::internal("a thread that syncs a merged model panicked"))??;
+            self.staging.synced(durable);
+        }
+        Ok(())
+    }
+}
+
+impl io::Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.take(bytes).map_err(|error| {
+            self.failed = Some(error);
+            io::Error::other("the merged model could not be written")
+        })?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// MergeMany (Git Re-Basin, Alg. 3), from the updates as aligned to the reference. Where it cannot go on, the alignments

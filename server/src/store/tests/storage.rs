@@ -48,9 +48,18 @@ fn a_site_reads_references_and_global_models_but_not_anothers_update() {
 #[test]
 fn what_is_stored_under_a_digest_has_it_whatever_became_of_the_file() {
     on_both(async |world| {
+        // As long after the last write as it takes for a file's time to be another one.
+        let overwrite = |path: &std::path::Path, bytes: &[u8]| {
+            let modified =
+                || std::fs::metadata(path).and_then(|metadata| metadata.modified()).expect("a time");
+            let sealed_at = modified();
+            while modified() == sealed_at {
+                std::fs::write(path, bytes).expect("another writer");
+            }
+        };
         let sealed = world.sealed("model", 1.0);
         let (digest, size) = (sealed.digest, sealed.size);
-        std::fs::write(&sealed.path, checkpoint(2.0)).expect("another writer");
+        overwrite(&sealed.path, &checkpoint(2.0));
         let error = world.store.put_checkpoint(sealed).await.expect_err("other bytes of the same size");
         assert_eq!(error.code(), Code::Internal, "{error}");
         assert!(world.store.checkpoint(&digest).await.expect("read").is_none(), "no row");
@@ -60,7 +69,7 @@ fn what_is_stored_under_a_digest_has_it_whatever_became_of_the_file() {
         let sealed = world.sealed("model", 1.0);
         let mut longer = checkpoint(1.0);
         longer.extend_from_slice(b"late");
-        std::fs::write(&sealed.path, longer).expect("another writer");
+        overwrite(&sealed.path, &longer);
         world.store.put_checkpoint(sealed).await.expect("the sealed bytes are there");
         assert_eq!(world.store.object(&digest, 0..size).await.expect("there").size, size, "and only they");
     });
