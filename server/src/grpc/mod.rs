@@ -4,6 +4,7 @@ mod convert;
 mod download;
 mod service;
 mod upload;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 

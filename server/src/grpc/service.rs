@@ -1,6 +1,6 @@
 //! The rpcs of `fedbasin.v1.FedBasin`.
 
-use std::{pin::Pin, time::Duration};
+use std::pin::Pin;
 
 use fedbasin_proto::v1;
 use futures::Stream;
@@ -9,16 +9,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{SiteId, convert, download, upload::Uploads};
+use super::{
+    SiteId, convert, download,
+    upload::Uploads,
+    watch::{Watches, status_of},
+};
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
-    model::Run,
     store::Store,
 };
-
-/// How often a watched run is read again when nothing in this process wakes the stream.
-const WATCH_POLL: Duration = Duration::from_secs(1);
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
 type AnswerStream<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
@@ -28,12 +28,14 @@ pub(super) struct Sites {
     store: Store,
     limits: Limits,
     uploads: Uploads,
+    watches: Watches,
     stop: CancellationToken,
 }
 
 impl Sites {
     pub(super) fn new(store: Store, limits: Limits, uploads: Uploads, stop: CancellationToken) -> Self {
-        Self { store, limits, uploads, stop }
+        let watches = Watches::new(store.clone(), limits.max_checkpoint_bytes);
+        Self { store, limits, uploads, watches, stop }
     }
 }
 
@@ -43,44 +45,13 @@ fn site<T>(request: &Request<T>) -> Result<String> {
     site.map(|site| site.0.to_string()).ok_or_else(|| Error::internal("a call passed without a site"))
 }
 
-async fn status_of(store: &Store, site: &str, run: &Run, limits: &Limits) -> Result<v1::RunStatus> {
-    let record = match run.current_round {
-        Some(number) => store.round(&run.id, number).await?,
-        None => None,
-    };
-    let Some(record) = record else { return Ok(convert::run_status(run, None, limits.max_checkpoint_bytes)) };
-    let own = store.update_that_counts(&run.id, record.round.number, site).await?;
-    // A founding round's reference is another site's update: shown is what the site may download, and nothing else.
-    let reference = match record.reference {
-        Some(digest) if store.site_may_read(site, &digest).await? => Some(digest),
-        _ => None,
-    };
-    let size_of = async |digest: Option<rebasin::Digest>| -> Result<u64> {
-        match digest {
-            Some(digest) => Ok(store.checkpoint(&digest).await?.map_or(0, |stored| stored.size)),
-            None => Ok(0),
-        }
-    };
-    let global = match &record.round.state {
-        crate::round::State::Published { global } => Some(*global),
-        _ => None,
-    };
-    let sizes = (size_of(reference).await?, size_of(global).await?);
-    let round = convert::round_status(&record, run.cohort.len(), reference, sizes, own.as_ref());
-    Ok(convert::run_status(run, Some(round), limits.max_checkpoint_bytes))
-}
-
-fn is_over(status: &v1::RunStatus) -> bool {
-    status.state() != v1::RunState::Open
-}
-
 #[tonic::async_trait]
 impl v1::fed_basin_server::FedBasin for Sites {
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
         let site = site(&request)?;
         let mut runs = Vec::new();
         for run in self.store.runs_of_site(&site).await? {
-            runs.push(status_of(&self.store, &site, &run, &self.limits).await?);
+            runs.push(status_of(&self.store, &site, &run, self.limits.max_checkpoint_bytes).await?);
         }
         Ok(Response::new(v1::ListRunsResponse { runs }))
     }
@@ -92,7 +63,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
         let run_id = request.into_inner().run_id;
         self.store.run_of_site(&site, &run_id).await?;
         let (send, receive) = mpsc::channel(2);
-        let (store, limits, stop) = (self.store.clone(), self.limits.clone(), self.stop.clone());
+        let (watches, stop) = (self.watches.clone(), self.stop.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {
@@ -100,7 +71,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
                     // The client may be gone already.
                     let _ = send.try_send(Err(error.into()));
                 }
-                () = watch(&store, &site, &run_id, &limits, &send) => {}
+                () = watches.watch(&site, &run_id, &send) => {}
                 () = send.closed() => {}
             }
         });
@@ -182,43 +153,5 @@ impl v1::fed_basin_server::FedBasin for Sites {
         let site = site(&request)?;
         let update = self.store.update_of_site(&site, &request.into_inner().update_id).await?;
         Ok(Response::new(v1::GetUpdateResponse { update: Some(convert::update(&update)) }))
-    }
-}
-
-/// Sends the run's status now and whenever it differs, until it is over or the receiver is gone.
-async fn watch(
-    store: &Store,
-    site: &str,
-    run_id: &str,
-    limits: &Limits,
-    send: &mpsc::Sender<std::result::Result<v1::RunStatus, Status>>,
-) {
-    let mut changes = store.changes();
-    let mut last: Option<v1::RunStatus> = None;
-    loop {
-        changes.mark_unchanged();
-        let status = async {
-            let run = store.run_of_site(site, run_id).await?;
-            status_of(store, site, &run, limits).await
-        };
-        match status.await {
-            Ok(status) if last.as_ref() == Some(&status) => {}
-            Ok(status) => {
-                last = Some(status.clone());
-                let over = is_over(&status);
-                if send.send(Ok(status)).await.is_err() || over {
-                    return;
-                }
-            }
-            Err(error) => {
-                // The client may be gone already.
-                let _ = send.send(Err(error.into())).await;
-                return;
-            }
-        }
-        tokio::select! {
-            _ = changes.changed() => {}
-            () = tokio::time::sleep(WATCH_POLL) => {}
-        }
     }
 }

@@ -210,8 +210,8 @@ impl Store {
     }
 
     /// The time inside a transaction.
-    async fn now_in(&self, tx: &mut Tx) -> Result<Millis> {
-        let row = sqlx::query(self.sql("SELECT {now} AS now_ms")).fetch_one(&mut **tx).await?;
+    async fn now_in(&self, rows: &mut AnyConnection) -> Result<Millis> {
+        let row = sqlx::query(self.sql("SELECT {now} AS now_ms")).fetch_one(&mut *rows).await?;
         Ok(row.try_get("now_ms")?)
     }
 
@@ -258,6 +258,8 @@ async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool> {
                 "PRAGMA busy_timeout = 10000",
                 "PRAGMA journal_mode = WAL",
                 "PRAGMA synchronous = FULL",
+                // For each connection: the system keeps the pages too.
+                "PRAGMA cache_size = -512",
                 "PRAGMA foreign_keys = ON",
             ],
         ),

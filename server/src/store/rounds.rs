@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use rebasin::Digest;
-use sqlx::{Row as _, any::AnyRow};
+use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
 use super::{Store, Tx, one_row, parsed_optional, unsigned};
 use crate::{
     error::{Code, Error, Result},
     model::{RoundRecord, Run, RunState},
-    round::{self, Event, Next, Round, State, Window},
+    round::{self, Event, Millis, Next, Round, State, Window},
 };
 
 /// A round's row and how many updates it holds.
@@ -68,6 +68,9 @@ impl Store {
     /// # Errors
     /// Those of the database.
     pub async fn reconcile_run(&self, run: &Run) -> Result<Reconciled> {
+        if let Some(nothing) = self.nothing_is_due(run).await? {
+            return Ok(nothing);
+        }
         let mut tx = self.begin().await?;
         let locked = self.lock_run(&mut tx, &run.id).await?;
         if locked.state != "open" {
@@ -119,9 +122,35 @@ impl Store {
         } else {
             tx.rollback().await?;
         }
-        let due = newest.and_then(|record| record.round.next_deadline());
-        let due_in = due.map(|at| Duration::from_millis(u64::try_from(at - now).unwrap_or(0)));
+        let due_in = due_in(newest.as_ref().map(|record| &record.round), now);
         Ok(Reconciled { changed, due_in })
+    }
+
+    /// The answer where nothing is due, by the rows as they are read without locks: most looks find that, and make no one wait. What
+    /// changes meanwhile wakes the next look.
+    async fn nothing_is_due(&self, run: &Run) -> Result<Option<Reconciled>> {
+        if run.state != RunState::Open {
+            return Ok(Some(Reconciled { changed: false, due_in: None }));
+        }
+        let newest = match run.current_round {
+            Some(number) => self.round(&run.id, number).await?,
+            None => None,
+        };
+        let mut rows = self.pool.acquire().await?;
+        let now = self.now_in(&mut rows).await?;
+        if let Some(record) = &newest
+            && record.round.clone().apply(Event::Tick, now)? != record.round
+        {
+            return Ok(None);
+        }
+        let failed = self.failed_in_a_row(&mut rows, &run.id).await?;
+        let round = newest.map(|record| record.round);
+        match round::next(&run.policy, round.as_ref(), run.rounds_published, failed) {
+            Next::Wait => {}
+            Next::Open(_) if run.paused_at_ms.is_some() => {}
+            _ => return Ok(None),
+        }
+        Ok(Some(Reconciled { changed: false, due_in: due_in(round.as_ref(), now) }))
     }
 
     async fn open_round(
@@ -171,13 +200,13 @@ impl Store {
         row.as_ref().map(|row| super::parsed(row, "digest")).transpose()
     }
 
-    async fn failed_in_a_row(&self, tx: &mut Tx, run_id: &str) -> Result<u32> {
+    async fn failed_in_a_row(&self, rows: &mut AnyConnection, run_id: &str) -> Result<u32> {
         let row = sqlx::query(
             "SELECT COUNT(*) AS failed FROM rounds WHERE run_id = $1 AND state = 'failed' AND number >
                (SELECT COALESCE(MAX(number), 0) FROM rounds WHERE run_id = $1 AND state = 'published')",
         )
         .bind(run_id)
-        .fetch_one(&mut **tx)
+        .fetch_one(&mut *rows)
         .await?;
         unsigned(&row, "failed")
     }
@@ -331,4 +360,10 @@ fn record_from(row: &AnyRow) -> Result<RoundRecord> {
         model_retired_at_ms: row.try_get("model_retired_at_ms")?,
         run_id,
     })
+}
+
+/// How long until time alone changes a round.
+fn due_in(round: Option<&Round>, now: Millis) -> Option<Duration> {
+    let at = round?.next_deadline()?;
+    Some(Duration::from_millis(u64::try_from(at - now).unwrap_or(0)))
 }
