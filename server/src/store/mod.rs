@@ -191,7 +191,12 @@ impl Store {
             // not in SQLite, where each would hold a connection, and who looks at a lucky moment comes first.
             Dialect::Sqlite => ("BEGIN IMMEDIATE", Some(Arc::clone(&self.writer).lock_owned().await)),
         };
-        Ok(Tx { tx: self.pool.begin_with(begin).await?, _writer: writer })
+        // In a task of its own, which begins it to the end whatever becomes of who asked (a site that breaks off its call): dropped
+        // before Postgres answered, sqlx would forget the transaction, and the connection would lie in the pool within it.
+        let pool = self.pool.clone();
+        let begun =
+            tokio::spawn(async move { Ok(Tx { tx: pool.begin_with(begin).await?, _writer: writer }) });
+        begun.await.map_err(Error::internal)?
     }
 
     /// Commits what is of no interest to others.

@@ -53,6 +53,12 @@ fn postgres_url() -> Option<String> {
 }
 
 async fn world(postgres: Option<&str>) -> World {
+    let (config, folder) = config(postgres).await;
+    World { store: Store::open(&config).await.expect("a store"), config, _folder: folder }
+}
+
+/// A fresh database, and a folder.
+async fn config(postgres: Option<&str>) -> (Config, TempDir) {
     // In memory where that can be: what is durable is tested by killing processes, not here.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
     let mut config = Config { data_dir: folder.path().to_owned(), ..Config::default() };
@@ -68,7 +74,7 @@ async fn world(postgres: Option<&str>) -> World {
         let base = before.rsplit_once('/').expect("a database in the URL").0;
         config.database_url = Some(Secret::new(format!("{base}/{name}?{query}")));
     }
-    World { store: Store::open(&config).await.expect("a store"), config, _folder: folder }
+    (config, folder)
 }
 
 fn layout() -> Layout {
