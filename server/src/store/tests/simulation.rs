@@ -48,8 +48,8 @@ fn simulate(postgres: Option<&str>, lists: u32) {
     };
     let all = RefCell::new(Tally::default());
     let outcome = TestRunner::new(config).run(&list(), |(setting, steps)| {
+        let mut place = place.borrow_mut();
         runtime.block_on(async {
-            let mut place = place.borrow_mut();
             let mut course = Course::begin(&mut place, setting).await;
             for step in steps {
                 course.step(step).await;

@@ -211,5 +211,5 @@ pub(super) fn list() -> impl Strategy<Value = (Setting, Vec<Step>)> {
     });
     let befallen = prop_oneof![2 => Just(None), 1 => fault(0..3).prop_map(Some)];
     let step = (op(), befallen).prop_map(|(op, fault)| Step { op, fault });
-    (setting, proptest::collection::vec(step, 1..36))
+    (setting, proptest::collection::vec(step, 1..30))
 }
