@@ -139,6 +139,7 @@ async fn fetch(client: &mut Client, part: &mut Part, most: u64, bar: &Bar) -> Re
         total = Some(chunk.total_size);
         bar.set_total(chunk.total_size);
         part.push(&chunk)?;
+        failpoint!("fetch.received");
         bar.set(part.offset);
     }
     match total {
@@ -229,8 +230,11 @@ impl Part {
         }
         let trouble = |error: io::Error| write_error(&self.target, &error);
         self.file.sync_all().map_err(trouble)?;
+        failpoint!("fetch.verified");
         fs::rename(&self.path, &self.target).map_err(trouble)?;
-        sync_folder(folder_of(&self.target)).map_err(trouble)
+        sync_folder(folder_of(&self.target)).map_err(trouble)?;
+        failpoint!("fetch.renamed");
+        Ok(())
     }
 }
 

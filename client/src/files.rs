@@ -19,7 +19,10 @@ const BLOCK_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// What `fill` returns, or a failure to create, sync or rename; then the temporary file is removed and `path` is as it was.
-pub fn write_atomically<T>(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>) -> Result<T> {
+pub fn write_atomically<T>(
+    path: &Path,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>,
+) -> Result<T> {
     let folder = folder_of(path);
     let trouble = |error: io::Error| write_error(path, &error);
     let old = fs::metadata(path).ok().map(|old| old.permissions());
@@ -36,6 +39,7 @@ pub fn write_atomically<T>(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send
     let value = fill(&mut writer)?;
     let temporary = writer.into_inner().map_err(|error| trouble(error.into_error()))?;
     temporary.as_file().sync_all().map_err(trouble)?;
+    failpoint!("site.written");
     if cfg!(unix)
         && let Some(old) = old
     {

@@ -1,6 +1,10 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+// First: its macro is used by those below.
+#[macro_use]
+mod failpoint;
+
 pub mod admin;
 pub mod chart;
 mod cli;
@@ -17,3 +21,5 @@ pub mod upload;
 
 pub use cli::main_with;
 pub use error::{Error, Result};
+#[cfg(feature = "failpoints")]
+pub use failpoint::POINTS as FAILPOINTS;

@@ -3,6 +3,7 @@
 //! Nothing is decided from memory: after every piece of work the run is read again, and what is missing is done. So it does
 //! not matter whether this process, the server or the line between them was restarted meanwhile.
 
+mod receipts;
 mod tell;
 mod trainer;
 mod watch;
@@ -84,9 +85,12 @@ pub async fn run(options: SiteOptions, screen: &Screen) -> Result<Completed> {
     // No folder is made for a run that does not exist.
     let mut status = watch.next().await?;
     let dir = WorkDir::open(&options.work_dir, &options.run_id)?;
-    let mut site = Site { options, client, dir, screen: screen.clone(), told: Told::default(), passed: None };
+    let unsettled = dir.rounds()?;
+    let (screen, told) = (screen.clone(), Told::default());
+    let mut site = Site { options, client, dir, screen, told, passed: None, unsettled };
     loop {
         site.tell(&status).await?;
+        site.settle().await?;
         match status.state() {
             RunState::Complete => return site.end(&status).await,
             RunState::Failed | RunState::Cancelled => return Err(site.ended_badly(&status)),
@@ -111,6 +115,8 @@ struct Site {
     told: Told,
     /// The newest round that this site has nothing more to do in.
     passed: Option<u32>,
+    /// Rounds in which an earlier process may have been ended between sending and keeping the receipt.
+    unsettled: Vec<u32>,
 }
 
 impl Site {
@@ -167,6 +173,7 @@ impl Site {
             self.screen.say(format_args!("round {number}: trained in {seconds:.1} s"));
             ticket.trained = true;
             dir.save(&ticket)?;
+            failpoint!("train.recorded");
         }
         let mut checked = self.check_output(&dir, reference.as_deref(), most)?;
         if let (Some(spec), Some(reference)) = (&self.options.align, &reference) {
@@ -291,12 +298,16 @@ impl Site {
         ticket.num_examples = Some(metrics.num_examples);
         let result =
             upload(&self.client, &update, &dir.output(), self.options.patience, &self.screen, |id| {
+                failpoint!("send.begun");
                 ticket.update_id = Some(id.to_owned());
-                dir.save(&ticket)
+                dir.save(&ticket)?;
+                failpoint!("send.noted");
+                Ok(())
             })
             .await;
         match result {
             Ok(Outcome::Accepted(receipt)) => {
+                failpoint!("send.receipt");
                 self.screen.say(format_args!(
                     "round {number}: accepted, receipt {} digest {} examples {}",
                     receipt.update_id, receipt.digest, receipt.num_examples
@@ -319,7 +330,9 @@ impl Site {
             }
         }
         self.passed = Some(number);
-        dir.save(&ticket)
+        dir.save(&ticket)?;
+        failpoint!("send.recorded");
+        Ok(())
     }
 
     /// The run is complete: keep its last model.
@@ -330,6 +343,7 @@ impl Site {
             download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
             global = Some((digest, path));
         }
+        failpoint!("site.ended");
         Ok(Completed { run_id: status.run_id.clone(), rounds_published: status.rounds_published, global })
     }
 

@@ -203,6 +203,7 @@ impl Attempt<'_> {
         if answer.offset < self.update.size {
             self.send(&answer.update_id, answer.offset).await?;
         }
+        failpoint!("send.all");
         let mut request = Request::new(FinishUpdateRequest { update_id: answer.update_id });
         request.set_timeout(FINISH_CALL);
         let answer = self
@@ -278,6 +279,7 @@ impl Chunks {
                 // The call ended; whoever made it knows why.
                 return Ok(());
             }
+            failpoint!("send.chunk");
             offset += length as u64;
         }
         Ok(())

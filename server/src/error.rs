@@ -235,9 +235,9 @@ fn code_passes(code: &str) -> bool {
         return code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6));
     }
     // The connection broke, resources are short, the server shuts down or starts; a deadlock, a serialisation failure,
-    // a lock or a statement that timed out.
+    // a lock or a statement that timed out, a transaction that this process slept in.
     ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
-        || matches!(code, "40001" | "40P01" | "55P03" | "57014")
+        || matches!(code, "25P03" | "40001" | "40P01" | "55P03" | "57014")
 }
 
 impl From<std::io::Error> for Error {

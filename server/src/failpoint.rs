@@ -1,7 +1,7 @@
-//! Named points where a test ends the process, as a power cut would. Compiled in under the feature `failpoints` only; without it
+//! Named points where a test ends the process, as a power cut would, or stops it. Compiled in under the feature `failpoints` only; without it
 //! `failpoint!` is nothing.
 
-/// Ends the process here where `FEDBASIN_FAILPOINT` names this point.
+/// Ends or stops the process here where `FEDBASIN_FAILPOINT` names this point.
 macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
@@ -63,21 +63,32 @@ pub const POINTS: &[&str] = &[
     "retire.removed",
 ];
 
-/// `FEDBASIN_FAILPOINT=NAME` ends the process when it first comes to that point, `NAME:N` the n-th time.
+/// `FEDBASIN_FAILPOINT=NAME` ends the process when it first comes to that point, `NAME:N` the n-th time; `NAME:N:stop` lets it sleep
+/// there (SIGSTOP) until somebody wakes it.
 #[cfg(feature = "failpoints")]
 pub(crate) fn reached(name: &'static str) {
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    use rustix::process::{Signal, getpid, kill_process};
     static TIMES: AtomicU32 = AtomicU32::new(0);
     assert!(POINTS.contains(&name), "{name} is not in the list of points");
     #[expect(clippy::disallowed_methods, reason = "no setting: it is not there in a server that is used")]
     let Ok(wanted) = std::env::var("FEDBASIN_FAILPOINT") else { return };
-    let (point, time) = wanted.split_once(':').unwrap_or((&wanted, "1"));
-    if point == name && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == time.parse().unwrap_or(1) {
-        // SIGKILL: nothing is flushed, dropped or said.
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        // The signal may reach another thread first.
-        loop {
-            std::thread::park();
-        }
+    let mut parts = wanted.split(':');
+    let (point, time, action) = (parts.next(), parts.next().unwrap_or("1"), parts.next());
+    if point != Some(name) || TIMES.fetch_add(1, Ordering::Relaxed) + 1 != time.parse().unwrap_or(1) {
+        return;
+    }
+    if action == Some("stop") {
+        let _ = kill_process(getpid(), Signal::STOP);
+        // The signal may reach another thread first: this one does nothing before it stops too.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        return;
+    }
+    // SIGKILL: nothing is flushed, dropped or said.
+    let _ = kill_process(getpid(), Signal::KILL);
+    // The signal may reach another thread first.
+    loop {
+        std::thread::park();
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -18,6 +17,7 @@ const NAME: &str = "fedbasin";
 pub struct Bucket {
     server: Child,
     address: SocketAddr,
+    agent: ureq::Agent,
     _log: tempfile::TempDir,
 }
 
@@ -47,24 +47,61 @@ impl Bucket {
             .stderr(fs::File::create(&log_path).expect("a log file"))
             .spawn();
         let server = server.unwrap_or_else(|error| panic!("{program}: {error}"));
-        let mut bucket = Self { server, address, _log: folder };
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+        let mut bucket = Self { server, address, agent: agent.build().into(), _log: folder };
         let log = || fs::read_to_string(&log_path).unwrap_or_default();
         assert!(bucket.answers(), "{program} does not answer: {}", log());
-        let made = bucket.ask("PUT", &format!("/{NAME}"));
-        assert!(made.starts_with("HTTP/1.1 200"), "the bucket is not made: {made}; {}", log());
+        bucket.put("", &[]);
         bucket
     }
 
     /// Options of a server that keeps its bytes here.
     #[must_use]
     pub fn options(&self) -> Options {
+        self.options_under("all")
+    }
+
+    /// The same with a prefix of its own, so that one bucket serves many.
+    #[must_use]
+    pub fn options_under(&self, prefix: &str) -> Options {
         let given =
             [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")];
         Options {
-            config: format!("[objects]\nurl = \"s3://{NAME}/all\"\nendpoint = \"http://{}\"\n", self.address),
+            config: format!(
+                "[objects]\nurl = \"s3://{NAME}/{prefix}\"\nendpoint = \"http://{}\"\n",
+                self.address
+            ),
             environment: given.map(|(name, value)| (name, value.to_owned())).to_vec(),
             ..Options::default()
         }
+    }
+
+    /// An object's bytes, by plain HTTP; nothing where there is none of that name.
+    ///
+    /// # Panics
+    /// Where the S3 server does not answer, or otherwise.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
+        let mut answer = self.agent.get(self.url(name)).call().expect("an answer");
+        match answer.status().as_u16() {
+            200 => Some(answer.body_mut().with_config().limit(1 << 30).read_to_vec().expect("an object")),
+            404 => None,
+            status => panic!("{name}: {status}"),
+        }
+    }
+
+    /// Stores an object, by plain HTTP.
+    ///
+    /// # Panics
+    /// Where the S3 server does not take it.
+    pub fn put(&self, name: &str, bytes: &[u8]) {
+        let request = self.agent.put(self.url(name)).header("content-type", "application/octet-stream");
+        let status = request.send(bytes).expect("an answer").status();
+        assert!(status.is_success(), "{name}: {status}");
+    }
+
+    fn url(&self, name: &str) -> String {
+        format!("http://{}/{NAME}/{name}", self.address)
     }
 
     fn answers(&mut self) -> bool {
@@ -79,18 +116,6 @@ impl Bucket {
             std::thread::sleep(Duration::from_millis(50));
         }
         false
-    }
-
-    fn ask(&self, method: &str, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.address).expect("the S3 server");
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            self.address
-        );
-        stream.write_all(request.as_bytes()).expect("a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
     }
 }
 

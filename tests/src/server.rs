@@ -8,11 +8,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use sqlx::{AnyConnection, Connection as _};
 
-use crate::{Admin, Database, PATIENCE, Site, eventually};
+use crate::{Admin, Database, PATIENCE, Site, eventually, is_stopped, tell};
 
 /// Path of the server's program: the one that cargo built together with this test.
 ///
@@ -147,10 +148,22 @@ impl Server {
     /// # Panics
     /// Where it does not run.
     pub fn pause(&self, stop: bool) {
-        let id = self.child.as_ref().expect("a running server").id().to_string();
-        let signal = if stop { "-STOP" } else { "-CONT" };
-        let told = Command::new("kill").arg(signal).arg(id).status();
-        assert!(told.expect("kill runs").success(), "the server can be told");
+        tell(self.id(), if stop { "STOP" } else { "CONT" });
+    }
+
+    /// Whether it was stopped, by a test or by itself (`FEDBASIN_FAILPOINT`), and does not go on yet.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| is_stopped(child.id()))
+    }
+
+    /// Its process's id.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("a running server").id()
     }
 
     /// Kills the server as a power cut would (SIGKILL) and waits until it is gone.
@@ -169,9 +182,8 @@ impl Server {
     /// Where it does not run or does not end in time.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
         let mut child = self.child.take().expect("a running server");
-        let told = Command::new("kill").arg("-TERM").arg(child.id().to_string()).status();
-        assert!(told.expect("kill runs").success(), "the server can be told");
-        let begun = std::time::Instant::now();
+        tell(child.id(), "TERM");
+        let begun = Instant::now();
         loop {
             if let Some(status) = child.try_wait().expect("a child") {
                 return status;
@@ -181,7 +193,7 @@ impl Server {
                 let _ = child.kill();
                 panic!("the server does not end, its log is:\n{}", self.log());
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -195,12 +207,13 @@ impl Server {
         }
     }
 
-    /// The same with a point where it ends itself (`FEDBASIN_FAILPOINT`), which it may come to before it listens.
+    /// The same with a point where it ends or stops itself (`FEDBASIN_FAILPOINT`), which it may come to before it listens. One that
+    /// serves must not stop before.
     ///
     /// # Panics
     /// Where it still runs, or does not start.
     pub async fn start_again_until(&mut self, failpoint: &str) {
-        if self.try_start_again(Some(failpoint)).is_err() {
+        if self.try_start_again(Some(failpoint)).is_err() && !self.is_stopped() {
             eventually("the server is gone", || self.was_killed().then_some(())).await;
         }
     }
@@ -315,8 +328,7 @@ impl Server {
     /// # Panics
     /// Where it does not run or the system keeps no such figure.
     pub fn forget_peak(&self) {
-        let id = self.child.as_ref().expect("a running server").id();
-        fs::write(format!("/proc/{id}/clear_refs"), "5").expect("the peak can be forgotten");
+        fs::write(format!("/proc/{}/clear_refs", self.id()), "5").expect("the peak can be forgotten");
     }
 
     /// A size that the process's status tells; nothing where it tells none, as one that has ended.
@@ -334,8 +346,7 @@ impl Server {
     /// Where it does not run or the system has no `/proc`.
     #[must_use]
     pub fn open_uploads(&self) -> Vec<PathBuf> {
-        let id = self.child.as_ref().expect("a running server").id();
-        let files = fs::read_dir(format!("/proc/{id}/fd")).expect("the process's files");
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process's files");
         // A file may be closed between listing and reading.
         let paths = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
         paths.filter(|path| path.starts_with(self.data_dir().join("staging"))).collect()
@@ -358,7 +369,13 @@ impl Server {
                 let _ = sender.send(line);
             }
         });
-        let line = receiver.recv_timeout(PATIENCE).unwrap_or_default();
+        let begun = Instant::now();
+        let line = loop {
+            match receiver.recv_timeout(Duration::from_millis(100)) {
+                Err(mpsc::RecvTimeoutError::Timeout) if begun.elapsed() < PATIENCE && !self.is_stopped() => {}
+                line => break line.unwrap_or_default(),
+            }
+        };
         if self.options.only_works && line == "working" {
             return Ok(());
         }

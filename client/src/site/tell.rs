@@ -143,7 +143,7 @@ impl Site {
         )
     }
 
-    async fn get_update(&mut self, id: &str) -> Option<Update> {
+    pub(super) async fn get_update(&mut self, id: &str) -> Option<Update> {
         let mut request = Request::new(GetUpdateRequest { update_id: id.to_owned() });
         request.set_timeout(Duration::from_secs(10));
         self.client.get_update(request).await.ok()?.into_inner().update

@@ -77,9 +77,11 @@ impl Trainer<'_> {
                 "see its output above, mend it, and start the same command again",
             ));
         }
+        failpoint!("train.ended");
         check_written(&attempt, &place)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.dir.keep(&attempt)?;
+        failpoint!("train.kept");
         Ok(seconds)
     }
 }

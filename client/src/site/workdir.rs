@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    files::{read_text, sync_folder, write_error, write_json},
+    files::{read_error, read_text, sync_folder, write_error, write_json},
 };
 
 /// The folder of one site in one run. Held by one process at a time.
@@ -69,6 +69,23 @@ impl WorkDir {
         let path = self.path.join(format!("round-{number}"));
         fs::create_dir_all(&path).map_err(|error| write_error(&path, &error))?;
         Ok(RoundDir { path })
+    }
+
+    /// The rounds that have a folder, oldest first.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn rounds(&self) -> Result<Vec<u32>> {
+        let trouble = |error: io::Error| read_error(&self.path, &error);
+        let mut rounds = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(trouble)? {
+            let name = entry.map_err(trouble)?.file_name();
+            let number: Option<u32> =
+                name.to_str().and_then(|name| name.strip_prefix("round-")?.parse().ok());
+            rounds.extend(number);
+        }
+        rounds.sort_unstable();
+        Ok(rounds)
     }
 
     /// Where the last global model is kept.
@@ -221,6 +238,14 @@ pub(super) struct Ticket {
     pub(super) declined: Option<String>,
     /// Why the update was refused: then the round is trained anew.
     pub(super) rejected: Option<String>,
+}
+
+impl Ticket {
+    /// The update that was announced, where nothing says yet what became of it.
+    pub(super) fn unsettled(&self) -> Option<&str> {
+        let settled = self.receipt.is_some() || self.declined.is_some() || self.rejected.is_some();
+        if settled { None } else { self.update_id.as_deref() }
+    }
 }
 
 /// A receipt as JSON.

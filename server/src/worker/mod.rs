@@ -25,6 +25,8 @@ const SWEEP_OBJECTS_EVERY: Duration = Duration::from_secs(3600);
 const NOT_REMOVED: &str = "what runs keep no longer could not be removed; the next sweep tries again";
 /// How long a piece of work may go on once the process is told to end. Then it is given back, uncounted.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long work may go on whose lease is gone: its commit, which ends the lease, may be on its way.
+const A_MOMENT: Duration = Duration::from_secs(1);
 /// How soon a round is asked for again that another process's transaction was looking at.
 const LOOKED_AT: Duration = Duration::from_millis(20);
 /// Longest pause while storage cannot answer.
@@ -170,31 +172,39 @@ impl Worker {
         self.settings.lease()
     }
 
-    /// Keeps a lease alive while `work` goes on. Nothing where the process is to end before it ended.
+    /// Keeps a lease alive while `work` goes on. Nothing where the lease is lost or the process is to end before it ended.
     async fn while_renewing<T>(&self, token: &str, work: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(work);
         let stopped = async {
             self.stop.cancelled().await;
             tokio::time::sleep(GRACE).await;
         };
-        tokio::pin!(stopped);
-        let mut every = tokio::time::interval(self.lease() / 3);
-        every.tick().await;
-        loop {
-            tokio::select! {
-                done = &mut work => return Some(done),
-                () = &mut stopped => return None,
-                _ = every.tick() => match self.store.renew(token, self.lease()).await {
+        let lost = async {
+            let mut every = tokio::time::interval(self.lease() / 3);
+            every.tick().await;
+            loop {
+                every.tick().await;
+                match self.store.renew(token, self.lease()).await {
                     Ok(true) => {}
-                    // The result would meet no row: the work is dropped, and what computes learns of it.
-                    Ok(false) => {
-                        tracing::warn!("a lease was lost while its work went on");
-                        return None;
-                    }
+                    Ok(false) => return,
                     Err(error) => log("a lease could not be renewed", &error),
                 }
             }
+        };
+        // Side by side: a renewal may wait for the row that the work's own last transaction holds.
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            () = stopped => return None,
+            () = lost => {}
         }
+        // Work that was committed just now has no lease any more either. Otherwise the result would meet no row: the work is dropped,
+        // and what computes learns of it.
+        if let Ok(done) = tokio::time::timeout(A_MOMENT, work).await {
+            return Some(done);
+        }
+        tracing::warn!("a lease was lost while its work went on");
+        None
     }
 
     /// Storage answered.
