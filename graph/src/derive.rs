@@ -7,7 +7,7 @@ use crate::{
     GraphError, emit,
     graph::{Graph, Origin},
     rules::Rules,
-    scale,
+    scale, sizes,
 };
 
 /// An axis that does not move, and why.
@@ -32,12 +32,15 @@ pub struct Derived {
     pub coverage: Coverage,
 }
 
-/// Derives which axes of the graph's parameters move together. The same graph always gives the same spec.
+/// Derives which axes of the graph's parameters move together. The same graph always gives the same spec, whatever its symbolic
+/// dimensions were bound to: it holds for all sizes.
 ///
 /// # Errors
 /// [`GraphError`] for nodes that do not fit their inputs, or parameters that a checkpoint cannot have.
 pub fn derive(graph: &Graph) -> Result<Derived, GraphError> {
-    let mut rules = Rules::new(graph);
+    // What a symbolic dimension was bound to must not decide.
+    let view = sizes::view(graph)?;
+    let mut rules = Rules::new(view.as_ref().unwrap_or(graph));
     rules.run()?;
     let (spec, names) = emit::spec(&mut rules)?;
     let scales = scale::scales(&rules, &names, &spec)?;

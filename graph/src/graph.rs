@@ -89,6 +89,12 @@ pub(crate) struct Value {
     pub(crate) known: Option<Known>,
     /// For a sequence of tensors: which parts of which value it holds.
     pub(crate) parts: Option<Parts>,
+    /// For each axis: whether it has another length for other sizes. Only `sizes::view` says so; else it is empty.
+    pub(crate) open: Vec<bool>,
+    /// Whether its elements follow from sizes that are left open, so that they are not known.
+    pub(crate) sized: bool,
+    /// Whether they are all the same number, for all sizes.
+    pub(crate) filled: bool,
 }
 
 /// What `SplitToSequence` makes: stretches of one axis of a value.
@@ -138,6 +144,8 @@ pub struct Graph {
     pub(crate) outputs: Vec<usize>,
     /// Each symbolic dimension and the size it was bound to.
     pub(crate) bound: Vec<(String, usize)>,
+    /// For inputs with symbolic dimensions: for each axis, which of `bound` it is.
+    pub(crate) open: BTreeMap<usize, Vec<Option<usize>>>,
 }
 
 impl Graph {
@@ -219,6 +227,13 @@ impl Graph {
             Origin::Parameter(name) => Some((name.as_str(), value)),
             _ => None,
         })
+    }
+}
+
+impl Value {
+    /// Whether an axis has another length for other sizes.
+    pub(crate) fn is_open(&self, axis: usize) -> bool {
+        self.open.get(axis).copied().unwrap_or(false)
     }
 }
 

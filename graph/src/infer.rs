@@ -6,6 +6,7 @@
 mod fold;
 mod shape;
 
+pub(crate) use self::fold::{broadcast, places};
 use crate::{
     GraphError,
     graph::{Graph, Known, Op, Origin, Parts, Value},
@@ -39,6 +40,9 @@ impl Inferred {
             tensor: self.tensor,
             known: self.known,
             parts: self.parts,
+            open: Vec::new(),
+            sized: false,
+            filled: false,
         }
     }
 }
@@ -62,6 +66,17 @@ impl<'a> Inputs<'a> {
     pub(crate) fn value(&self, index: usize) -> Option<&'a Value> {
         let id = (*self.op.inputs.get(index)?)?;
         self.graph.values.get(id)
+    }
+
+    /// What it writes.
+    pub(crate) fn output(&self, index: usize) -> Option<&'a Value> {
+        let id = (*self.op.outputs.get(index)?)?;
+        self.graph.values.get(id)
+    }
+
+    /// Whether an axis of an input has another length for other sizes.
+    pub(crate) fn is_open(&self, index: usize, axis: usize) -> bool {
+        self.value(index).is_some_and(|value| value.is_open(axis))
     }
 
     pub(crate) fn shape(&self, index: usize) -> Option<&'a [usize]> {

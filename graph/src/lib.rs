@@ -11,6 +11,7 @@ mod onnx;
 mod rules;
 mod runtime;
 mod scale;
+mod sizes;
 mod verify;
 mod wire;
 
@@ -19,5 +20,5 @@ pub use self::{
     error::GraphError,
     evaluate::{Evaluation, InputData, Output},
     graph::Graph,
-    verify::{Certificate, VerifyOptions, verify},
+    verify::{Certificate, Mutation, Resized, VerifyOptions, verify},
 };

@@ -65,6 +65,11 @@ impl<'a> Rules<'a> {
         let shape = value.shape.as_ref()?;
         let mut axes = Axes::new();
         for (axis, &extent) in shape.iter().enumerate() {
+            if value.is_open(axis) {
+                self.domain.because(&format!("{} has no fixed length", value.name));
+                axes.push(self.domain.pinned(extent));
+                continue;
+            }
             let open = match &value.origin {
                 Origin::Input => {
                     self.domain.because(&format!("graph input {}", value.name));
@@ -76,7 +81,8 @@ impl<'a> Rules<'a> {
                     is_uniform(value, axis)
                 }
             };
-            let within = axes.clone();
+            let fixed = (0..axis).filter(|&outer| !value.is_open(outer));
+            let within: Axes = fixed.map(|outer| axes[outer]).collect();
             axes.push(if open { self.domain.fresh(extent, &within) } else { self.domain.pinned(extent) });
         }
         Some(axes)
@@ -127,7 +133,7 @@ impl<'a> Rules<'a> {
         let opaque = !taken && op.inputs.iter().flatten().any(|&id| self.axes[id].is_none());
         let declared = op.outputs.iter().flatten().any(|&id| self.graph.values[id].declared);
         let outputs = if opaque || declared { None } else { self.rule(op)? };
-        match outputs {
+        match outputs.map(|outputs| self.agreed(op, outputs)) {
             Some(outputs) if self.fits(op, &outputs) => {
                 for (&id, axes) in op.outputs.iter().zip(outputs) {
                     let Some(id) = id else { continue };
@@ -144,8 +150,31 @@ impl<'a> Rules<'a> {
     pub(crate) fn is_constant(&self, op: &Op) -> bool {
         op.outputs.first().copied().flatten().is_some_and(|id| {
             let value = &self.graph.values[id];
-            value.known.is_some() || value.origin == Origin::Constant
+            value.known.is_some() || value.sized || value.origin == Origin::Constant
         })
+    }
+
+    /// Axes that stand still are as long as the graph says, where that is for the sizes to say: two of which nobody knows that
+    /// they are equally long may have been identified, or one that is 1 long for one size with one that is longer.
+    fn agreed(&mut self, op: &Op, mut outputs: Vec<Axes>) -> Vec<Axes> {
+        let graph = self.graph;
+        if graph.open.is_empty() {
+            return outputs;
+        }
+        let broadcasts = is_elementwise(&op.op) || matches!(op.op.as_str(), "Expand" | "MatMul" | "Einsum");
+        for (id, axes) in op.outputs.iter().zip(&mut outputs) {
+            let Some(value) = id.map(|id| &graph.values[id]) else { continue };
+            let Some(shape) = value.shape.as_ref().filter(|shape| shape.len() == axes.len()) else {
+                continue;
+            };
+            for (axis, (atom, &size)) in axes.iter_mut().zip(shape).enumerate() {
+                let sized = broadcasts || value.is_open(axis);
+                if sized && self.domain.extent(*atom) != size && self.domain.is_pinned(*atom) {
+                    *atom = self.pinned(size);
+                }
+            }
+        }
+        outputs
     }
 
     /// Whether a rule's outputs have the inferred shapes: if not, the rule does not know this form of the operator.
@@ -313,10 +342,16 @@ impl<'a> Rules<'a> {
                 let shape =
                     op.outputs.first().copied().flatten().and_then(|id| graph.values[id].shape.clone());
                 shape.map(|shape| {
+                    let open = |axis: usize| inputs.output(0).is_some_and(|value| value.is_open(axis));
                     let mut axes = Axes::new();
-                    for extent in shape {
-                        let within = axes.clone();
-                        axes.push(self.neutral(extent, &within));
+                    let mut within = Axes::new();
+                    for (axis, extent) in shape.into_iter().enumerate() {
+                        if open(axis) {
+                            axes.push(self.pinned(extent));
+                        } else {
+                            axes.push(self.neutral(extent, &within));
+                            within.push(axes[axis]);
+                        }
                     }
                     vec![axes]
                 })
@@ -355,6 +390,9 @@ fn operands(op: &Op) -> usize {
 
 /// Whether a constant holds the same at all positions of an axis.
 fn is_uniform(value: &Value, axis: usize) -> bool {
+    if value.sized {
+        return value.filled;
+    }
     if let Some(tensor) = &value.tensor {
         return tensor.is_uniform(axis);
     }

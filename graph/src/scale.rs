@@ -79,7 +79,9 @@ impl<'a> Exponents<'a> {
             let on: Vec<Vec<Atom>> =
                 axes.map(|&axis| domain.atoms_of(&[axis]).into_iter().filter(alone).collect()).collect();
             let value = &rules.graph.values[id];
-            let constant = value.known.is_some() || matches!(value.origin, Origin::Constant | Origin::Input);
+            let constant = value.known.is_some()
+                || value.sized
+                || matches!(value.origin, Origin::Constant | Origin::Input);
             for (axis, groups) in on.iter().enumerate() {
                 for &group in groups {
                     let next = exponents.places.len();

@@ -2,6 +2,7 @@
 
 mod compare;
 mod draw;
+mod resize;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rebasin::{Alignment, CheckedSpec, Digest, Permutation, Spec};
 use serde::{Deserialize, Serialize};
 
-use self::trial::Trial;
+use self::{resize::resized, trial::Trial};
 use crate::{GraphError, graph::Graph, runtime};
 
 /// A mutation is noticed if it does so many times what rounding was seen to do, and at least so much.
@@ -50,6 +51,15 @@ pub struct Mutation {
     pub axis: Option<usize>,
     /// The largest difference in an output, in terms of what it says.
     pub difference: f64,
+}
+
+/// Other sizes of what the graph leaves open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resized {
+    /// Each symbolic dimension with its size.
+    pub sizes: BTreeMap<String, usize>,
+    /// Why nothing was tried there; none if the spec held there too.
+    pub untried: Option<String>,
 }
 
 /// What was tried, and that it held.
@@ -99,10 +109,20 @@ pub struct Certificate {
     /// Axes that were not left out, because their group has more of them than are tried.
     #[serde(default)]
     pub untried: usize,
+    /// The symbolic dimensions' sizes in all that is said above.
+    #[serde(default)]
+    pub sizes: BTreeMap<String, usize>,
+    /// Other sizes, for which random elements of the whole group left all outputs as they were, or which could not be tried.
+    #[serde(default)]
+    pub resized: Vec<Resized>,
+    /// Symbolic dimensions for which the network could not be run at any other size than the first.
+    #[serde(default)]
+    pub one_size: Vec<String>,
 }
 
 /// Applies random elements of the spec's group to the graph's parameters and requires the same outputs for several random
-/// inputs; leaves out each axis of each group and requires of every group that this shows.
+/// inputs; leaves out each axis of each group and requires of every group that this shows. Where the graph leaves sizes open,
+/// outputs must stay the same for other sizes too, as far as the network can be run for them.
 ///
 /// # Errors
 /// [`GraphError::Changed`] if the spec is wrong; [`GraphError::Degenerate`] if the outputs cannot tell;
@@ -147,10 +167,15 @@ pub fn verify(graph: &Graph, spec: &Spec, options: &VerifyOptions) -> Result<Cer
         unnoticed: Vec::new(),
         single: Vec::new(),
         untried: 0,
+        sizes: graph.bound_dimensions().iter().cloned().collect(),
+        resized: Vec::new(),
+        one_size: Vec::new(),
     };
     for (index, alignment) in moved {
         trial.mutate(&alignment, index, &mut certificate)?;
     }
+    drop(trial);
+    resized(graph, spec, &checked, options, &mut certificate)?;
     Ok(certificate)
 }
 

@@ -55,6 +55,7 @@ impl<'a> Builder<'a> {
             inputs: Vec::new(),
             outputs: Vec::new(),
             bound: Vec::new(),
+            open: BTreeMap::new(),
         };
         Self { graph, names: HashMap::new(), sizes }
     }
@@ -106,7 +107,7 @@ impl<'a> Builder<'a> {
             if self.names.contains_key(&input.name) {
                 continue; // old files list initializers among the inputs
             }
-            let shape = match &input.shape {
+            let bound: Vec<(usize, Option<usize>)> = match &input.shape {
                 Some(dims) => dims.iter().map(|dim| self.bind(dim)).collect(),
                 None => {
                     return Err(GraphError::Unsupported(format!(
@@ -115,6 +116,7 @@ impl<'a> Builder<'a> {
                     )));
                 }
             };
+            let (shape, dimensions): (Vec<usize>, Vec<Option<usize>>) = bound.into_iter().unzip();
             let id = self.add(Value {
                 name: input.name.clone(),
                 dtype: input.dtype,
@@ -124,25 +126,33 @@ impl<'a> Builder<'a> {
                 tensor: None,
                 known: None,
                 parts: None,
+                open: Vec::new(),
+                sized: false,
+                filled: false,
             })?;
             self.graph.inputs.push(id);
+            if dimensions.iter().any(Option::is_some) {
+                self.graph.open.insert(id, dimensions);
+            }
         }
         Ok(())
     }
 
-    fn bind(&mut self, dim: &Dim) -> usize {
+    /// A dimension's size, and which symbolic one it is.
+    fn bind(&mut self, dim: &Dim) -> (usize, Option<usize>) {
         let name = match dim {
-            Dim::Known(size) => return *size,
-            Dim::Named(name) => name.clone(),
-            Dim::Unknown => format!("?{}", self.graph.bound.len()),
+            Dim::Known(size) => return (*size, None),
+            // A name that begins so could be that of one that has none.
+            Dim::Named(name) if !name.starts_with('?') => name.clone(),
+            Dim::Named(_) | Dim::Unknown => format!("?{}", self.graph.bound.len()),
         };
-        if let Some((_, size)) = self.graph.bound.iter().find(|(known, _)| *known == name) {
-            return *size;
+        if let Some(index) = self.graph.bound.iter().position(|(known, _)| *known == name) {
+            return (self.graph.bound[index].1, Some(index));
         }
         let next = SIZES.get(self.graph.bound.len()).copied().unwrap_or(23);
         let size = self.sizes.get(&name).copied().unwrap_or(next);
         self.graph.bound.push((name, size));
-        size
+        (size, Some(self.graph.bound.len() - 1))
     }
 
     pub(super) fn node(
@@ -229,5 +239,8 @@ fn constant(name: &str, tensor: &onnx::Tensor, origin: Origin) -> Value {
         tensor: Some(tensor.clone()),
         known,
         parts: None,
+        open: Vec::new(),
+        sized: false,
+        filled: false,
     }
 }

@@ -273,7 +273,7 @@ impl Step<'_> {
 }
 
 /// Where each element of the output comes from in the first input.
-fn places(inputs: &Inputs<'_>, shape: &[usize]) -> Option<Vec<usize>> {
+pub(crate) fn places(inputs: &Inputs<'_>, shape: &[usize]) -> Option<Vec<usize>> {
     let from = inputs.shape(0)?;
     match inputs.op.op.as_str() {
         "Transpose" => {
@@ -340,7 +340,8 @@ fn gather(
     Some(out)
 }
 
-fn broadcast(from: &[usize], shape: &[usize]) -> Option<Vec<usize>> {
+/// The same for an operand that broadcasts.
+pub(crate) fn broadcast(from: &[usize], shape: &[usize]) -> Option<Vec<usize>> {
     let skip = shape.len().checked_sub(from.len())?;
     gather(from, shape, |at, source| {
         for (axis, place) in source.iter_mut().enumerate() {

@@ -24,19 +24,20 @@ impl Rules<'_> {
                 one(order.into_iter().map(|axis| x[axis]).collect())
             }
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => self.regroup(x, &shape).and_then(one),
-            "Expand" => one(self.expand(x, &shape)),
+            "Expand" => one(self.expand(inputs, x, &shape)),
             "Tile" => {
                 let mut out = Axes::new();
                 for (&axis, &size) in x.iter().zip(&shape) {
                     let repeats = size.checked_div(self.domain.extent(axis)).unwrap_or(1);
-                    let repeat = self.neutral(repeats, &[]);
+                    let known = inputs.ints(1).is_some();
+                    let repeat = if known { self.neutral(repeats, &[]) } else { self.pinned(repeats) };
                     out.push(self.domain.product(&[repeat, axis]));
                 }
                 one(out)
             }
             "Concat" => {
                 let axis = inputs.axis(op.int("axis").unwrap_or(0), x.len())?;
-                one(self.concat(op, axis))
+                one(self.concat(inputs, axis))
             }
             "Split" => {
                 let axis = inputs.axis(op.int("axis").unwrap_or(0), x.len())?;
@@ -46,18 +47,23 @@ impl Rules<'_> {
                 let mut out = Vec::new();
                 let mut start = 0;
                 for length in lengths {
-                    out.push(self.narrow(x, axis, start, length));
+                    out.push(
+                        if inputs.is_open(0, axis) || inputs.value(1).is_some_and(|value| value.sized) {
+                            self.taken(x, axis, length)
+                        } else {
+                            self.narrow(x, axis, start, length)
+                        },
+                    );
                     start += length;
                 }
                 Some(out)
             }
             "Slice" => {
-                let Some(slices) =
-                    slices(inputs, &inputs.shape(0).map(<[usize]>::to_vec).unwrap_or_default())?
-                else {
-                    return Ok(None);
-                };
-                one(self.slice(x, &slices))
+                let whole = inputs.shape(0).map(<[usize]>::to_vec).unwrap_or_default();
+                match slices(inputs, &whole)? {
+                    Some(slices) => one(self.slice(inputs, x, &slices, &shape)),
+                    None => self.slice_by_size(inputs, x, &shape)?.and_then(one),
+                }
             }
             "GatherND" => one(self.gather_nd(inputs, x)),
             "ScatterND" => self.scatter_nd(inputs, x).and_then(one),
@@ -127,22 +133,25 @@ impl Rules<'_> {
     }
 
     /// What is repeated is the same everywhere, so its new axis may be permuted as one likes.
-    fn expand(&mut self, x: &Axes, shape: &[usize]) -> Axes {
+    fn expand(&mut self, inputs: &Inputs<'_>, x: &Axes, shape: &[usize]) -> Axes {
         let skip = shape.len() - x.len().min(shape.len());
         let old = |rules: &Self, axis: usize| {
             axis.checked_sub(skip).map(|place| x[place]).filter(|&atom| rules.domain.extent(atom) != 1)
         };
         let mut out: Axes = (0..shape.len()).map(|axis| old(self, axis).unwrap_or(UNIT)).collect();
-        let kept: Vec<Atom> = out.iter().copied().filter(|&atom| atom != UNIT).collect();
+        let open = |axis: usize| inputs.output(0).is_some_and(|value| value.is_open(axis));
+        let kept = (0..shape.len()).filter(|&axis| out[axis] != UNIT && !open(axis));
+        let kept: Vec<Atom> = kept.map(|axis| out[axis]).collect();
         for (axis, &size) in shape.iter().enumerate() {
             if out[axis] == UNIT {
-                out[axis] = self.neutral(size, &kept);
+                out[axis] = if open(axis) { self.pinned(size) } else { self.neutral(size, &kept) };
             }
         }
         out
     }
 
-    fn concat(&mut self, op: &Op, axis: usize) -> Axes {
+    fn concat(&mut self, inputs: &Inputs<'_>, axis: usize) -> Axes {
+        let op = inputs.op;
         let operands: Vec<Axes> = (0..op.inputs.len()).filter_map(|index| self.input(op, index)).collect();
         let operands: Vec<Axes> =
             operands.into_iter().filter(|axes| self.domain.extent(axes[axis]) > 0).collect();
@@ -156,6 +165,16 @@ impl Rules<'_> {
             pairs.extend((0..first.len()).filter(|&at| at != axis).map(|at| (first[at], other[at])));
         }
         self.domain.unify_all(&pairs);
+        if let Some(value) = inputs.output(0).filter(|value| value.is_open(axis)) {
+            // Where one part ends and the next begins is not for the spec to say.
+            for part in &operands {
+                self.domain.pin(part[axis]);
+                self.mix(part, &[axis]);
+            }
+            let mut out = first;
+            out[axis] = self.pinned(value.shape.as_ref().map_or(0, |shape| shape[axis]));
+            return out;
+        }
         let parts: Vec<Atom> = operands.iter().map(|axes| axes[axis]).collect();
         let mut out = first;
         out[axis] = self.domain.sum(&parts);
@@ -249,7 +268,13 @@ impl Rules<'_> {
         let first = usize::try_from(*places.first()?).ok()?;
         let run = places.windows(2).all(|pair| pair[1] == pair[0] + 1);
         let plain = matches!(inputs.op.text("reduction").unwrap_or("none"), "none" | "");
-        if !run || !plain || shape.len() != 2 || shape[1] != 1 || updates.len() != x.len() {
+        if inputs.is_open(0, 0)
+            || !run
+            || !plain
+            || shape.len() != 2
+            || shape[1] != 1
+            || updates.len() != x.len()
+        {
             return None;
         }
         let (length, end) = (self.domain.extent(x[0]), first + places.len());
@@ -267,14 +292,69 @@ impl Rules<'_> {
         Some(out)
     }
 
-    fn slice(&mut self, x: &Axes, slices: &[Slice]) -> Axes {
+    /// So many positions of an axis, of which it is not known which: they stand still.
+    fn taken(&mut self, x: &Axes, axis: usize, length: usize) -> Axes {
+        self.domain.pin(x[axis]);
+        self.mix(x, &[axis]);
+        let mut out = x.clone();
+        out[axis] = self.pinned(length);
+        out
+    }
+
+    /// A slice from or to places that were computed from sizes: of these axes all that is known is how much is taken.
+    fn slice_by_size(
+        &mut self,
+        inputs: &Inputs<'_>,
+        x: &Axes,
+        shape: &[usize],
+    ) -> Result<Option<Axes>, GraphError> {
+        let named = inputs.op.ints("axes").map(<[i64]>::to_vec).or_else(|| inputs.ints(3));
+        let count = inputs.shape(1).and_then(|shape| shape.first().copied()).unwrap_or(0);
+        let axes = match named {
+            Some(axes) => {
+                axes.iter().map(|&axis| inputs.axis(axis, x.len())).collect::<Result<Vec<_>, _>>()?
+            }
+            None if inputs.has(3) => return Ok(None),
+            None => (0..count.min(x.len())).collect(),
+        };
+        let step = inputs.ints(4).is_some_and(|steps| steps.iter().all(|&step| step == 1));
+        let step = step || !inputs.has(4);
+        let starts = inputs.op.ints("starts").map(<[i64]>::to_vec).or_else(|| inputs.ints(1));
+        let open = |axis: usize| inputs.output(0).is_none_or(|value| value.is_open(axis));
+        let mut out = x.clone();
+        for (index, axis) in axes.into_iter().enumerate() {
+            let (length, taken) = (self.domain.extent(out[axis]), shape[axis]);
+            // As long as it was, whatever the size: all of it.
+            if step && taken == length {
+                continue;
+            }
+            // From a place that is known, and as much for every size.
+            let start = starts.as_ref().and_then(|starts| starts.get(index).copied());
+            let start = start.and_then(|start| {
+                let signed = i64::try_from(length).ok()?;
+                usize::try_from(if start < 0 { start.checked_add(signed)? } else { start }).ok()
+            });
+            let fixed = step && !inputs.is_open(0, axis) && !open(axis);
+            out = match start {
+                Some(start) if fixed && start.checked_add(taken).is_some_and(|end| end <= length) => {
+                    self.narrow(&out, axis, start, taken)
+                }
+                _ => self.taken(&out, axis, taken),
+            };
+        }
+        Ok(Some(out))
+    }
+
+    fn slice(&mut self, inputs: &Inputs<'_>, x: &Axes, slices: &[Slice], shape: &[usize]) -> Axes {
         let mut out = x.clone();
         for (axis, slice) in slices.iter().enumerate() {
             let whole = slice.start == 0 && slice.step == 1 && slice.length == self.domain.extent(x[axis]);
             if whole {
                 continue;
             }
-            if slice.step == 1 || slice.length == 1 {
+            if inputs.is_open(0, axis) {
+                out = self.taken(&out, axis, shape[axis]);
+            } else if slice.step == 1 || slice.length == 1 {
                 out = self.narrow(&out, axis, slice.start, slice.length);
             } else {
                 self.domain.pin(out[axis]);
@@ -295,6 +375,7 @@ impl Rules<'_> {
         });
         let run = places
             .as_deref()
+            .filter(|_| !inputs.is_open(0, axis))
             .filter(|places| !places.is_empty() && places.windows(2).all(|pair| pair[1] == pair[0] + 1));
         if let Some(run) = run {
             if run[run.len() - 1] >= self.domain.extent(x[axis]) {
@@ -321,8 +402,9 @@ impl Rules<'_> {
                 continue;
             }
             self.mix(x, &[axis]);
+            let fixed = constant && !inputs.is_open(0, axis);
             match (usize::try_from(before), usize::try_from(after)) {
-                (Ok(before), Ok(after)) if constant && !self.domain.is_pinned(x[axis]) => {
+                (Ok(before), Ok(after)) if fixed && !self.domain.is_pinned(x[axis]) => {
                     let (before, after) = (self.neutral(before, &[]), self.neutral(after, &[]));
                     out[axis] = self.domain.sum(&[before, x[axis], after]);
                 }
