@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    thread::JoinHandle,
 };
 
 use fedbasin_proto::v1::{DownloadChunk, DownloadRequest};
@@ -150,6 +151,9 @@ async fn fetch(client: &mut Client, part: &mut Part, most: u64, bar: &Bar) -> Re
     }
 }
 
+/// So many bytes are made durable while further ones arrive.
+const SYNC_BYTES: u64 = 16 << 20;
+
 /// A file that is on its way.
 struct Part {
     path: PathBuf,
@@ -158,6 +162,9 @@ struct Part {
     file: File,
     hasher: Hasher,
     offset: u64,
+    /// What is on its way to the disk, and up to where.
+    syncing: Option<JoinHandle<io::Result<()>>>,
+    syncing_to: u64,
 }
 
 impl Part {
@@ -174,7 +181,8 @@ impl Part {
             .map_err(trouble)?;
         let (hasher, offset) = hash_file(&path).map_err(trouble)?;
         file.seek(SeekFrom::Start(offset)).map_err(trouble)?;
-        Ok(Self { target: target.to_owned(), digest, file, hasher, offset, path })
+        let target = target.to_owned();
+        Ok(Self { target, digest, file, hasher, offset, path, syncing: None, syncing_to: offset })
     }
 
     /// Leaves what is here for a later call, if there is anything.
@@ -190,8 +198,32 @@ impl Part {
         self.file.set_len(0).map_err(trouble)?;
         self.file.seek(SeekFrom::Start(0)).map_err(trouble)?;
         self.hasher = Hasher::new();
-        self.offset = 0;
+        (self.offset, self.syncing_to) = (0, 0);
         Ok(())
+    }
+
+    /// Lets the disk write what is here, if that is much and it does not write already.
+    fn sync_ahead(&mut self) -> io::Result<()> {
+        if self.offset - self.syncing_to < SYNC_BYTES
+            || self.syncing.as_ref().is_some_and(|thread| !thread.is_finished())
+        {
+            return Ok(());
+        }
+        self.synced()?;
+        let file = self.file.try_clone()?;
+        self.syncing = Some(std::thread::spawn(move || file.sync_data()));
+        self.syncing_to = self.offset;
+        Ok(())
+    }
+
+    /// Waits for what is on its way to the disk. Its error is told once, and not by a later sync.
+    fn synced(&mut self) -> io::Result<()> {
+        match self.syncing.take() {
+            Some(thread) => {
+                thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that syncs panicked")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Adds a chunk, which must begin where the file ends and stay within the whole.
@@ -213,11 +245,12 @@ impl Part {
         self.file.write_all(&chunk.data).map_err(|error| write_error(&self.path, &error))?;
         self.hasher.update(&chunk.data);
         self.offset = end;
-        Ok(())
+        self.sync_ahead().map_err(|error| write_error(&self.path, &error))
     }
 
     /// Verifies the digest and gives the file its name. Bytes that are not the checkpoint are thrown away.
-    fn complete(self) -> Result<()> {
+    fn complete(mut self) -> Result<()> {
+        let written = self.synced();
         let found = self.hasher.finish();
         if found != self.digest {
             // If it cannot be removed, the next attempt finds it wrong again.
@@ -229,7 +262,7 @@ impl Part {
             ));
         }
         let trouble = |error: io::Error| write_error(&self.target, &error);
-        self.file.sync_all().map_err(trouble)?;
+        written.and_then(|()| self.file.sync_all()).map_err(trouble)?;
         failpoint!("fetch.verified");
         fs::rename(&self.path, &self.target).map_err(trouble)?;
         sync_folder(folder_of(&self.target)).map_err(trouble)?;

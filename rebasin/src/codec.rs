@@ -118,7 +118,6 @@ pub(crate) fn from_f64(dtype: Dtype, values: &[f64], out: &mut Vec<u8>) -> Resul
     }
     out.reserve(values.len() * dtype.size());
     for (index, &value) in values.iter().enumerate() {
-        #[expect(clippy::cast_possible_truncation, reason = "rounding to the output's dtype")]
         let finite = match dtype {
             Dtype::F64 => {
                 out.extend_from_slice(&value.to_le_bytes());
