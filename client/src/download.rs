@@ -9,6 +9,7 @@ use std::{
 
 use fedbasin_proto::v1::{DownloadChunk, DownloadRequest};
 use rebasin::{Digest, Hasher};
+use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
 use crate::{
@@ -124,12 +125,27 @@ impl From<Error> for Trouble {
     }
 }
 
-/// One stream, from the bytes held to the end. Writes and hashes a mebibyte at a time on the calling thread.
+/// Chunks received while those before them are written and hashed.
+const CHUNKS_AHEAD: usize = 2;
+
+/// One stream, from the bytes held to the end. Writes and hashes a mebibyte at a time on the calling thread; what follows is received
+/// meanwhile.
 async fn fetch(client: &mut Client, part: &mut Part, most: u64, bar: &Bar) -> Result<(), Trouble> {
     let request = DownloadRequest { digest: part.digest.to_string(), offset: part.offset };
     let mut stream = client.download(request).await.map_err(Trouble::Status)?.into_inner();
+    let (send, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
+    // It ends with the stream, or when nobody takes its chunks any more.
+    tokio::spawn(async move {
+        while let Some(chunk) = stream.message().await.transpose() {
+            let failed = chunk.is_err();
+            if send.send(chunk).await.is_err() || failed {
+                return;
+            }
+        }
+    });
     let mut total = None;
-    while let Some(chunk) = stream.message().await.map_err(Trouble::Status)? {
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk.map_err(Trouble::Status)?;
         if chunk.total_size > most {
             return Err(Trouble::Final(Error::failed(
                 format_args!("has {} bytes, more than the {most} expected", chunk.total_size),

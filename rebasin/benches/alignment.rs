@@ -4,6 +4,7 @@
 //! cargo bench -p rebasin --bench alignment                      all cases; writes rebasin/BENCHMARKS.md
 //! cargo bench -p rebasin --bench alignment -- ResNet            some, to the terminal only
 //! cargo bench -p rebasin --bench alignment -- --no-plain        without the plain algorithm
+//! cargo bench -p rebasin --bench alignment -- --vgg-seeds       VGG-16 by five seeds too, which takes most of an hour
 //! ```
 
 #![allow(
@@ -218,7 +219,7 @@ fn gflop(aligned: &Aligned) -> f64 {
 }
 
 /// Unrelated models drawn by five seeds: how much faster, and whether the objective is ever lower.
-fn five_seeds(filter: &str, out: &mut String) {
+fn five_seeds(filter: &str, with_vgg: bool, out: &mut String) {
     let shapes: [Shape; 3] = [
         ("ResNet-50", shapes::resnet50),
         ("MLP 784-512-512-512-10", || shapes::mlp(&WIDTHS)),
@@ -229,7 +230,7 @@ fn five_seeds(filter: &str, out: &mut String) {
     );
     for (shape, make) in shapes {
         let name = format!("{shape}, unrelated, five seeds");
-        if !name.contains(filter) {
+        if !name.contains(filter) || (shape == "VGG-16" && !with_vgg) {
             continue;
         }
         let (mut faster, mut better) = (Vec::new(), Vec::new());
@@ -352,7 +353,8 @@ fn main() {
     }
     if with_plain {
         document.push_str("\n## Unrelated models, five seeds\n\n");
-        five_seeds(filter, &mut document);
+        let with_vgg = arguments.iter().any(|argument| argument == "--vgg-seeds");
+        five_seeds(filter, with_vgg, &mut document);
     }
     if "trained".contains(filter) {
         document.push_str("\n## Trained pairs\n\nThe demo's part of Fashion-MNIST, six epochs; losses on its test images.\n\n");

@@ -2,7 +2,9 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
-use crate::{Checkpoint, CheckpointError, Header, Tensor};
+use rayon::prelude::*;
+
+use crate::{Checkpoint, CheckpointError, Header, Tensor, TensorInfo};
 
 /// A stored checkpoint's header, and its bytes by position.
 pub trait Source: Sync {
@@ -115,17 +117,24 @@ impl Source for InMemory<'_> {
     }
 }
 
-/// Reads a whole checkpoint into memory.
+/// Reads a whole checkpoint into memory, on rayon's threads.
 ///
 /// # Errors
 /// Those of reading. Values are not scanned again: [`crate::Scanner`] does that where bytes come in.
 pub fn read_checkpoint(source: &dyn Source) -> Result<Checkpoint, CheckpointError> {
     let header = source.header();
-    let mut tensors = Vec::with_capacity(header.layout().tensors().len());
-    for (index, info) in header.layout().tensors().iter().enumerate() {
+    let read = |(index, info): (usize, &TensorInfo)| {
         let mut bytes = vec![0; info.num_bytes()];
-        source.read_at(header.range(index).start, &mut bytes)?;
-        tensors.push(Tensor::from_bytes(info, bytes)?);
-    }
+        let start = header.range(index).start;
+        bytes
+            .par_chunks_mut(READ_BYTES)
+            .enumerate()
+            .try_for_each(|(part, bytes)| source.read_at(start + (part * READ_BYTES) as u64, bytes))?;
+        Tensor::from_bytes(info, bytes)
+    };
+    let tensors = header.layout().tensors().par_iter().enumerate().map(read).collect::<Result<_, _>>()?;
     Checkpoint::new(header.layout().clone(), tensors)
 }
+
+/// Bytes that one thread reads at a time.
+const READ_BYTES: usize = 4 << 20;

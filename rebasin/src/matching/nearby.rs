@@ -20,7 +20,7 @@ use super::{
 use crate::gemm::{self, Strided};
 
 /// Parts of the columns that are looked at, one after the other, all in all.
-const STAGES: [f64; 3] = [1.0 / 16.0, 1.0 / 8.0, 1.0 / 4.0];
+const STAGES: [f64; 4] = [1.0 / 32.0, 1.0 / 16.0, 1.0 / 8.0, 1.0 / 4.0];
 
 /// A piece is not cut finer than so many columns.
 const LEAST: usize = 16;

@@ -271,28 +271,25 @@ fn link(file: &Path, place: &Path, written_at: SystemTime, size: u64) -> Result<
     Ok(true)
 }
 
+/// Parts of a file that are read while the one before them is sent.
+const PARTS_AHEAD: usize = 2;
+
 /// A file's bytes in parts as large as a chunk of a download. (The object store's own stream reads 8 KiB at a time, each on another
 /// thread.)
 fn read_parts(file: File, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
-    let file = std::sync::Arc::new(file);
-    futures::stream::try_unfold(range.start, move |offset| {
-        let (file, end) = (std::sync::Arc::clone(&file), range.end);
-        async move {
-            if offset >= end {
-                return Ok(None);
-            }
-            let read = tokio::task::spawn_blocking(move || {
-                let size = (end - offset).min(fedbasin_proto::MAX_CHUNK_BYTES as u64);
-                let mut part = vec![0; usize::try_from(size).map_err(Error::internal)?];
-                file.read_exact_at(&mut part, offset)?;
-                Ok::<_, Error>(Bytes::from(part))
-            });
-            let part = read.await.map_err(Error::internal)??;
-            let next = offset + part.len() as u64;
-            Ok(Some((part, next)))
-        }
-    })
-    .boxed()
+    let (file, end) = (std::sync::Arc::new(file), range.end);
+    let read = move |offset: u64| {
+        let file = std::sync::Arc::clone(&file);
+        let reading = move || {
+            let size = (end - offset).min(fedbasin_proto::MAX_CHUNK_BYTES as u64);
+            let mut part = vec![0; usize::try_from(size).map_err(Error::internal)?];
+            file.read_exact_at(&mut part, offset)?;
+            Ok::<_, Error>(Bytes::from(part))
+        };
+        async move { tokio::task::spawn_blocking(reading).await.map_err(Error::internal)? }
+    };
+    let offsets = range.step_by(fedbasin_proto::MAX_CHUNK_BYTES);
+    futures::stream::iter(offsets).map(read).buffered(PARTS_AHEAD).boxed()
 }
 
 /// Copies exactly the sealed bytes, and completes the copy only if they are the ones that were sealed.

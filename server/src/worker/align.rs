@@ -83,8 +83,9 @@ fn align_sources(
     options: &MatchOptions,
     halt: &Halt,
 ) -> Result<Aligned> {
-    let reference = rebasin::read_checkpoint(reference)?;
-    let update = rebasin::read_checkpoint(update)?;
+    let (reference, update) =
+        rayon::join(|| rebasin::read_checkpoint(reference), || rebasin::read_checkpoint(update));
+    let (reference, update) = (reference?, update?);
     rebasin::align(spec, &reference, &update, options, &mut |_| halt.flow()).map_err(Error::internal)
 }
 
