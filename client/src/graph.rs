@@ -232,7 +232,7 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
             "verified: for {} random inputs the outputs stayed the same under {} random moves of all groups together, and of {} groups \
              and {} scales one by one (largest difference {:.1e}, at most {:.0e} is rounding); {} axes left out on purpose were \
              noticed, {} made no difference, {} were not tried; {} groups stand on one tensor only, which leaves nothing to leave \
-             out; {} {}; certificate {}",
+             out; {}{} {}; certificate {}",
             certificate.draws,
             certificate.elements,
             certificate.groups,
@@ -243,11 +243,30 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
             certificate.unnoticed.len(),
             certificate.untried,
             certificate.single.len(),
+            other_sizes(&certificate),
             certificate.runtime,
             certificate.runtime_version,
             path.display()
         )
     })
+}
+
+/// What was tried of the sizes that the graph leaves open; empty if it leaves none.
+fn other_sizes(certificate: &Certificate) -> String {
+    let text = |sizes: &BTreeMap<String, usize>| {
+        sizes.iter().map(|(name, size)| format!("{name} = {size}")).collect::<Vec<_>>().join(", ")
+    };
+    if certificate.sizes.is_empty() {
+        return String::new();
+    }
+    let held: Vec<String> = certificate
+        .resized
+        .iter()
+        .filter(|other| other.untried.is_none())
+        .map(|other| text(&other.sizes))
+        .collect();
+    let other = if held.is_empty() { "no other size".to_owned() } else { held.join(" and for ") };
+    format!("for {}, and for {other}; ", text(&certificate.sizes))
 }
 
 /// What to do when a spec was not verified: only where outputs differ is it known to be wrong.

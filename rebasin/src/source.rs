@@ -16,6 +16,12 @@ pub trait Source: Sync {
     /// # Errors
     /// Those of reading, and [`io::ErrorKind::UnexpectedEof`] where the file is shorter.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// So many of the file's bytes from `offset` on, where they are in memory anyway.
+    fn held(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let _ = (offset, length);
+        None
+    }
 }
 
 /// A checkpoint in a file.
@@ -75,12 +81,12 @@ impl Source for BytesSource {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let part = usize::try_from(offset)
-            .ok()
-            .and_then(|start| self.bytes.get(start..start.checked_add(buffer.len())?))
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        buffer.copy_from_slice(part);
-        Ok(())
+        copy(self.held(offset, buffer.len()), buffer)
+    }
+
+    fn held(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.bytes.get(start..start.checked_add(length)?)
     }
 }
 
@@ -105,16 +111,22 @@ impl Source for InMemory<'_> {
         &self.header
     }
 
-    /// Within one tensor's bytes only.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let after = self.order.partition_point(|&index| self.header.range(index).end <= offset);
-        let part = self.order.get(after).and_then(|&index| {
-            let start = usize::try_from(offset.checked_sub(self.header.range(index).start)?).ok()?;
-            self.checkpoint.tensor(index).bytes().get(start..start.checked_add(buffer.len())?)
-        });
-        buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        copy(self.held(offset, buffer.len()), buffer)
     }
+
+    /// Within one tensor's bytes only.
+    fn held(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let after = self.order.partition_point(|&index| self.header.range(index).end <= offset);
+        let index = *self.order.get(after)?;
+        let start = usize::try_from(offset.checked_sub(self.header.range(index).start)?).ok()?;
+        self.checkpoint.tensor(index).bytes().get(start..start.checked_add(length)?)
+    }
+}
+
+fn copy(from: Option<&[u8]>, to: &mut [u8]) -> io::Result<()> {
+    to.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+    Ok(())
 }
 
 /// Reads a whole checkpoint into memory, on rayon's threads.

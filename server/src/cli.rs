@@ -34,9 +34,9 @@ enum Command {
     /// Serve sites (gRPC) and operators (HTTP), and do the work: align, merge, publish
     Serve(ServeArgs),
     /// Do the work only: align, merge, publish. Any number, beside any number of `serve`, on one Postgres and one [objects]
-    Work(ServeArgs),
+    Work(StorageArgs),
     /// Bring the database's schema up to date, then end
-    Migrate(ServeArgs),
+    Migrate(StorageArgs),
     /// Compare all rows with all stored bytes, say what is missing, altered or orphaned, and change nothing
     Fsck(FsckArgs),
     /// Derive and verify the spec of the graph on standard input, within limits; for the server itself
@@ -46,8 +46,9 @@ enum Command {
     Healthcheck(HealthArgs),
 }
 
+/// Where rows and bytes are.
 #[derive(Debug, Args)]
-struct ServeArgs {
+struct StorageArgs {
     /// Settings (TOML); the flags below go before it
     #[arg(long, value_name = "FILE", env = "FEDBASIN_CONFIG")]
     config: Option<PathBuf>,
@@ -66,6 +67,12 @@ struct ServeArgs {
     /// Address of an S3-compatible server [default: Amazon's]
     #[arg(long, value_name = "URL", env = "FEDBASIN_S3_ENDPOINT")]
     s3_endpoint: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    storage: StorageArgs,
     /// gRPC address; port 0 takes a free one [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR", env = "FEDBASIN_GRPC_LISTEN")]
     grpc_listen: Option<SocketAddr>,
@@ -92,7 +99,7 @@ struct FsckArgs {
     #[arg(long)]
     sizes_only: bool,
     #[command(flatten)]
-    settings: ServeArgs,
+    storage: StorageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -122,7 +129,7 @@ fn read_config(path: Option<&Path>) -> Result<Config> {
     Config::from_toml(&text).map_err(|error| Error::invalid(format!("--config: {}: {error}", path.display())))
 }
 
-impl ServeArgs {
+impl StorageArgs {
     fn into_config(self) -> Result<Config> {
         let mut config = read_config(self.config.as_deref())?;
         if let Some(folder) = self.data_dir {
@@ -145,6 +152,13 @@ impl ServeArgs {
         if let (Some(objects), Some(endpoint)) = (&mut config.objects, self.s3_endpoint) {
             objects.endpoint = Some(endpoint);
         }
+        Ok(config)
+    }
+}
+
+impl ServeArgs {
+    fn into_config(self) -> Result<Config> {
+        let mut config = self.storage.into_config()?;
         if let Some(listen) = self.grpc_listen {
             config.grpc.listen = listen;
         }
@@ -178,10 +192,15 @@ where
         }
     };
     let outcome = match cli.command {
-        Command::Serve(args) => run(args, serve::serve),
-        Command::Work(args) => run(args, serve::work),
-        Command::Migrate(args) => run(args, async |config| Store::open(&config).await.map(drop)),
-        Command::Fsck(args) => run(args.settings, async |config| fsck(&config, !args.sizes_only).await),
+        Command::Serve(args) => args.into_config().and_then(|config| run(config, serve::serve)),
+        Command::Work(args) => args.into_config().and_then(|config| run(config, serve::work)),
+        Command::Migrate(args) => args
+            .into_config()
+            .and_then(|config| run(config, async |config| Store::open(&config).await.map(drop))),
+        Command::Fsck(args) => args
+            .storage
+            .into_config()
+            .and_then(|config| run(config, async |config| fsck(&config, !args.sizes_only).await)),
         Command::VerifyGraph { memory_bytes, seconds } => return graphs::child(memory_bytes, seconds),
         Command::Healthcheck(args) => args.ask(),
     };
@@ -195,8 +214,7 @@ where
 }
 
 /// Runs a part of the program with its settings, its logging and a runtime.
-fn run(args: ServeArgs, part: impl AsyncFnOnce(Config) -> Result<()>) -> Result<()> {
-    let config = args.into_config()?;
+fn run(config: Config, part: impl AsyncFnOnce(Config) -> Result<()>) -> Result<()> {
     serve::init_logging(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| Error::internal(format_args!("no runtime: {error}")))?.block_on(part(config))
@@ -204,7 +222,7 @@ fn run(args: ServeArgs, part: impl AsyncFnOnce(Config) -> Result<()>) -> Result<
 
 /// Prints one line a finding, and a summary; an error if anything is damaged.
 async fn fsck(config: &Config, whole: bool) -> Result<()> {
-    let store = Store::open(config).await?;
+    let store = Store::open_as_it_is(config).await?;
     let (mut damaged, mut orphans) = (0_u64, 0_u64);
     let checkpoints = store
         .fsck(whole, &mut |finding| {

@@ -1,6 +1,10 @@
 //! One process: both edges, the reconciler and the worker.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::{
+    fs::{File, TryLockError},
+    io::{IsTerminal as _, Write as _},
+    path::Path,
+};
 
 use futures::{FutureExt as _, future::FusedFuture as _};
 use tokio::task::JoinSet;
@@ -12,7 +16,7 @@ use crate::{
     config::{Config, Log},
     error::{Code, Error, Result},
     grpc, http,
-    store::Store,
+    store::{Store, make_folder},
     worker,
 };
 
@@ -43,6 +47,7 @@ pub fn init_logging(settings: &Log) -> Result<()> {
 /// # Errors
 /// What of the settings cannot be used, and what to do.
 pub async fn serve(config: Config) -> Result<()> {
+    let _folder = hold_folder(&config.data_dir)?;
     let store = Store::open(&config).await?;
     let admin = Admin::from_config(&config)?;
 
@@ -143,6 +148,7 @@ pub async fn serve(config: Config) -> Result<()> {
 /// # Errors
 /// What of the settings cannot be used, and what to do.
 pub async fn work(config: Config) -> Result<()> {
+    let _folder = hold_folder(&config.data_dir)?;
     let store = Store::open(&config).await?;
     if !store.is_shared() {
         tracing::warn!(
@@ -165,6 +171,24 @@ pub async fn work(config: Config) -> Result<()> {
     match ended {
         None => Ok(()),
         Some(_) => Err(Error::new(Code::Unavailable, "a part of the worker ended; the log says why")),
+    }
+}
+
+/// Takes the data folder for this process: uploads under way are files there that one process writes and sweeps. The system gives it
+/// back when the process ends, however it does.
+fn hold_folder(folder: &Path) -> Result<File> {
+    let unavailable = |what: std::fmt::Arguments<'_>| {
+        Error::new(Code::Unavailable, format!("data_dir: {}: {what}", folder.display()))
+    };
+    make_folder(folder).map_err(|error| unavailable(format_args!("cannot be made: {error}")))?;
+    let path = folder.join("in-use");
+    let held = File::options().create(true).truncate(false).write(true).open(path)?;
+    match held.try_lock() {
+        Ok(()) => Ok(held),
+        Err(TryLockError::WouldBlock) => Err(unavailable(format_args!(
+            "another process of fedbasin-server uses it; give each its own, with one database and one [objects] for all"
+        ))),
+        Err(TryLockError::Error(error)) => Err(unavailable(format_args!("cannot be locked: {error}"))),
     }
 }
 

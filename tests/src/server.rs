@@ -255,6 +255,16 @@ impl Server {
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
+    /// What another process says that is started with the same settings, and how it ends.
+    ///
+    /// # Panics
+    /// Where the program does not run.
+    #[must_use]
+    pub fn start_another(&self) -> (Option<i32>, String) {
+        let output = self.command("work").output().expect("the program runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// The data folder.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {

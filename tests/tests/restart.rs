@@ -15,6 +15,7 @@ on_both_databases!(
     a_round_that_was_complete_when_the_server_died_is_published_after_it,
     sites_that_wait_see_the_round_go_on_after_a_restart,
     a_server_killed_inside_an_alignment_or_a_merge_does_it_again,
+    a_data_folder_is_one_process_s_until_that_ends,
 );
 
 fn run(server: &Server, rounds: u32, sites: &[&Site]) -> String {
@@ -231,4 +232,14 @@ async fn a_run_whose_row_is_broken_stops_no_other() {
     b.upload(&id, 1, &one_hot(1, 2), 1).await.expect("a receipt");
     server.admin().round_becomes(&id, 1, "published").await;
     assert!(server.log().contains(&broken), "the log names the run that cannot go on");
+}
+
+async fn a_data_folder_is_one_process_s_until_that_ends(database: Database) {
+    let mut server = Server::start(database);
+    let (code, said) = server.start_another();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("another process of fedbasin-server uses it"), "{said}");
+    server.kill();
+    server.start_again();
+    assert_eq!(server.admin().get("/v1/runs").status, 200, "the dead one's hold is gone");
 }

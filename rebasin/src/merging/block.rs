@@ -57,10 +57,22 @@ impl Block<'_> {
         self.spec.is_some()
     }
 
-    /// Fills `out` with the block's bytes from `offset` on, as they lie in the file.
-    pub(super) fn read_part(&self, source: &dyn Source, offset: usize, out: &mut [u8]) -> io::Result<()> {
-        let start = source.header().range(self.index).start;
-        source.read_at(start + (self.begin * self.row_bytes + offset) as u64, out)
+    /// So many of the block's bytes from `offset` on, as they lie in the file; where they are not in memory anyway, they are read into
+    /// `buffer`.
+    pub(super) fn part<'s>(
+        &self,
+        source: &'s dyn Source,
+        offset: usize,
+        length: usize,
+        buffer: &'s mut Vec<u8>,
+    ) -> io::Result<&'s [u8]> {
+        let start = source.header().range(self.index).start + (self.begin * self.row_bytes + offset) as u64;
+        if let Some(bytes) = source.held(start, length) {
+            return Ok(bytes);
+        }
+        buffer.resize(length, 0);
+        source.read_at(start, buffer)?;
+        Ok(buffer)
     }
 
     /// The rows' bytes as the alignment puts them. A tensor that is one block is read in one piece; otherwise
@@ -73,7 +85,7 @@ impl Block<'_> {
         let start = source.header().range(self.index).start;
         let mut bytes = vec![0; self.num_bytes()];
         let (Some(spec), Some(alignment)) = (self.spec, alignment) else {
-            self.read_part(source, 0, &mut bytes)?;
+            source.read_at(start + (self.begin * self.row_bytes) as u64, &mut bytes)?;
             return Ok(bytes);
         };
         let mut moves = alignment.moves(spec, &self.shape, spec.axes(self.index));

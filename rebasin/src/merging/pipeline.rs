@@ -87,12 +87,11 @@ impl Blocks<'_> {
         }
         for offset in (0..block.num_bytes()).step_by(TILE_BYTES) {
             let size = TILE_BYTES.min(block.num_bytes() - offset);
-            slot.bytes.resize(size, 0);
             slot.sum.clear();
             slot.sum.resize(size / info.dtype.size(), 0.0);
             for input in self.inputs {
-                block.read_part(input.source, offset, &mut slot.bytes)?;
-                codec::add_scaled(info.dtype, &slot.bytes, input.share, &mut slot.sum);
+                let bytes = block.part(input.source, offset, size, &mut slot.bytes)?;
+                codec::add_scaled(info.dtype, bytes, input.share, &mut slot.sum);
             }
             round(block, info, offset, slot)?;
         }

@@ -1,6 +1,9 @@
 //! Whether rows and bytes agree: read by `fedbasin-server fsck`, which changes nothing.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use rebasin::{Digest, Hasher};
@@ -87,6 +90,9 @@ impl std::fmt::Display for Finding {
     }
 }
 
+/// How often a comparison that takes long says how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
 impl Store {
     /// Compares all rows with all bytes, and tells of what it finds. With `whole` every byte is read and hashed, else
     /// only sizes are compared. Gives the number of checkpoints.
@@ -97,7 +103,18 @@ impl Store {
         let rows =
             sqlx::query("SELECT digest, size, COALESCE(object, digest) AS object FROM checkpoints WHERE removed_at_ms IS NULL ORDER BY digest").fetch_all(&self.pool).await?;
         let mut known = HashSet::with_capacity(rows.len());
-        for row in &rows {
+        let (mut told, mut bytes) = (Instant::now(), 0);
+        for (place, row) in rows.iter().enumerate() {
+            if told.elapsed() > TELL_EVERY {
+                told = Instant::now();
+                tracing::info!(
+                    checkpoints.done = place,
+                    checkpoints.all = rows.len(),
+                    bytes.done = bytes,
+                    "comparing"
+                );
+            }
+            bytes += unsigned::<u64>(row, "size")?;
             let digest: Digest = parsed(row, "digest")?;
             let object: String = row.try_get("object")?;
             if let Some(finding) = self.check_object(digest, &object, unsigned(row, "size")?, whole).await? {

@@ -112,6 +112,22 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`] with what could not be reached or made.
     pub async fn open(config: &Config) -> Result<Self> {
+        let store = Self::connect(config).await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Opens the database and the folder of `config` as they are.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] with what could not be reached or made, or where the schema is not this program's.
+    pub async fn open_as_it_is(config: &Config) -> Result<Self> {
+        let store = Self::connect(config).await?;
+        store.check_schema().await?;
+        Ok(store)
+    }
+
+    async fn connect(config: &Config) -> Result<Self> {
         // The database, a bucket and both edges use rustls; one provider for the process. An earlier one is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let staging_dir = config.data_dir.join("staging");
@@ -138,7 +154,7 @@ impl Store {
             }
             Dialect::Sqlite => None,
         };
-        let store = Self {
+        Ok(Self {
             pool,
             dialect,
             writer: Arc::default(),
@@ -148,9 +164,7 @@ impl Store {
             changes,
             _notices: notices,
             max_align_memory: config.limits.max_align_memory_bytes,
-        };
-        store.migrate().await?;
-        Ok(store)
+        })
     }
 
     /// Whether the database and the object store answer.
@@ -240,7 +254,7 @@ impl Store {
 }
 
 /// Makes a folder that nobody else may look into; one that is there stays as its owner made it.
-fn make_folder(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn make_folder(folder: &Path) -> std::io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700).create(folder)
 }
 

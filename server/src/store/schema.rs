@@ -3,7 +3,7 @@
 //! Named here one by one: sqlx's macro that reads a folder would compile both databases' drivers a second time, for the compiler.
 
 use sqlx::{
-    SqlSafeStr as _,
+    Row as _, SqlSafeStr as _,
     migrate::{Migration, MigrationType, Migrator},
 };
 
@@ -47,6 +47,28 @@ impl Store {
                 format!("database: the schema cannot be brought up to date: {error}"),
             )
         })
+    }
+
+    /// Whether the schema is the one that this program was built for.
+    pub(super) async fn check_schema(&self) -> Result<()> {
+        let newest = sqlx::query("SELECT MAX(version) AS version FROM _sqlx_migrations WHERE success");
+        let found = match newest.fetch_one(&self.pool).await {
+            Ok(row) => row.try_get::<Option<i64>, _>("version")?.unwrap_or_default(),
+            // No such table: nobody made a schema yet.
+            Err(sqlx::Error::Database(_)) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if usize::try_from(found).ok() == Some(STEPS.len()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::Unavailable,
+            format!(
+                "database: its schema is of version {found}, this program's of version {}; use the program that serves it, or run \
+                 `fedbasin-server migrate` first",
+                STEPS.len()
+            ),
+        ))
     }
 }
 
