@@ -52,14 +52,14 @@ pub async fn download(
             return Err(error);
         }
         let size = part.offset;
-        match part.complete() {
-            Ok(()) => return Ok(size),
+        match part.complete()? {
+            None => return Ok(size),
             // What an earlier attempt left may have been damaged, for instance by a power cut: once more from nothing.
-            Err(_) if resumed => {
+            Some(_) if resumed => {
                 part = Part::open(path, digest)?;
                 resumed = false;
             }
-            Err(error) => return Err(error),
+            Some(error) => return Err(error),
         }
     }
 }
@@ -136,7 +136,12 @@ async fn fetch(client: &mut Client, part: &mut Part, most: u64, bar: &Bar) -> Re
     let (send, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
     // It ends with the stream, or when nobody takes its chunks any more.
     tokio::spawn(async move {
-        while let Some(chunk) = stream.message().await.transpose() {
+        loop {
+            let chunk = tokio::select! {
+                chunk = stream.message() => chunk.transpose(),
+                () = send.closed() => return,
+            };
+            let Some(chunk) = chunk else { return };
             let failed = chunk.is_err();
             if send.send(chunk).await.is_err() || failed {
                 return;
@@ -201,9 +206,9 @@ impl Part {
         Ok(Self { target, digest, file, hasher, offset, path, syncing: None, syncing_to: offset })
     }
 
-    /// Leaves what is here for a later call, if there is anything.
-    fn leave(self) {
-        if self.offset == 0 {
+    /// Leaves what is here for a later call, if there is anything, and it may be on the disk.
+    fn leave(mut self) {
+        if self.offset == 0 || self.synced().is_err() {
             // An empty file that stays does no harm.
             let _ = fs::remove_file(&self.path);
         }
@@ -261,29 +266,37 @@ impl Part {
         self.file.write_all(&chunk.data).map_err(|error| write_error(&self.path, &error))?;
         self.hasher.update(&chunk.data);
         self.offset = end;
-        self.sync_ahead().map_err(|error| write_error(&self.path, &error))
+        self.sync_ahead().map_err(|error| {
+            // As in `complete`.
+            let _ = fs::remove_file(&self.path);
+            write_error(&self.path, &error)
+        })
     }
 
-    /// Verifies the digest and gives the file its name. Bytes that are not the checkpoint are thrown away.
-    fn complete(mut self) -> Result<()> {
+    /// Verifies the digest and gives the file its name. Bytes that are not the checkpoint are thrown away, and it is said why.
+    fn complete(mut self) -> Result<Option<Error>> {
         let written = self.synced();
         let found = self.hasher.finish();
         if found != self.digest {
             // If it cannot be removed, the next attempt finds it wrong again.
             let _ = fs::remove_file(&self.path);
-            return Err(Error::failed(
+            return Ok(Some(Error::failed(
                 format_args!("the bytes received have digest {found}"),
                 format_args!("checkpoint {}", self.digest),
                 "they were thrown away; start the same command again",
-            ));
+            )));
         }
         let trouble = |error: io::Error| write_error(&self.target, &error);
-        written.and_then(|()| self.file.sync_all()).map_err(trouble)?;
+        if let Err(error) = written.and_then(|()| self.file.sync_all()) {
+            // A later sync would not tell again, and reading shows what the system holds, not the disk: all of it anew.
+            let _ = fs::remove_file(&self.path);
+            return Err(trouble(error));
+        }
         failpoint!("fetch.verified");
         fs::rename(&self.path, &self.target).map_err(trouble)?;
         sync_folder(folder_of(&self.target)).map_err(trouble)?;
         failpoint!("fetch.renamed");
-        Ok(())
+        Ok(None)
     }
 }
 

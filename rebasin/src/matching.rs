@@ -3,7 +3,8 @@
 //! Maximises the sum over tensors of `<reference, aligned update>` by coordinate ascent over groups; each step is an
 //! exact assignment. Departures from the paper, and why:
 //! - A step counts only if it raises the objective by more than rounding, so that the ascent ends (the paper's code compares
-//!   with an absolute 1e-12 on f32 sums), and it ends too when two sweeps in a row hardly raised it; the outcome is measured in f64, and is never below the identity's.
+//!   with an absolute 1e-12 on f32 sums), and it ends too when two sweeps in a row hardly raised it; the outcome is measured in
+//!   f64, and is never below the identity's.
 //! - First it is asked whether any single step from the identity helps: where the update is near the reference, bounds from a
 //!   part of each gain prove that none does (`nearby`); else mostly the row-wise argmax of the gain is the identity, which proves it
 //!   without solving anything; else an assignment decides. If none helps, the

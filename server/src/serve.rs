@@ -182,13 +182,19 @@ fn hold_folder(folder: &Path) -> Result<File> {
     };
     make_folder(folder).map_err(|error| unavailable(format_args!("cannot be made: {error}")))?;
     let path = folder.join("in-use");
-    let held = File::options().create(true).truncate(false).write(true).open(path)?;
+    let held = File::options().create(true).truncate(false).write(true).open(path).map_err(|error| {
+        unavailable(format_args!(
+            "in-use cannot be opened: {error}; the folder must belong to the server's user"
+        ))
+    })?;
     match held.try_lock() {
         Ok(()) => Ok(held),
         Err(TryLockError::WouldBlock) => Err(unavailable(format_args!(
             "another process of fedbasin-server uses it; give each its own, with one database and one [objects] for all"
         ))),
-        Err(TryLockError::Error(error)) => Err(unavailable(format_args!("cannot be locked: {error}"))),
+        Err(TryLockError::Error(error)) => Err(unavailable(format_args!(
+            "cannot be locked: {error}; take a folder on a disk of this machine"
+        ))),
     }
 }
 

@@ -10,13 +10,19 @@ use fedbasin_tests::{
 use serde_json::json;
 use sqlx::Executor as _;
 
+/// Servers on a folder of stored bytes. A lease that a backup holds runs out soon after it is restored.
+fn in_folder(folder: &Path) -> Options {
+    let options = Options::in_folder(folder);
+    Options { config: format!("{}[work]\nlease_seconds = 2\n", options.config), ..options }
+}
+
 on_both_databases!(a_backup_is_restored_and_the_round_goes_on_from_it);
 
 async fn a_backup_is_restored_and_the_round_goes_on_from_it(database: Database) {
     let backup = tempfile::tempdir().expect("a folder");
     let objects = tempfile::tempdir().expect("a folder");
     let (receipt, id, tokens, token) = {
-        let server = Server::start_with(database.clone(), Options::in_folder(objects.path()));
+        let server = Server::start_with(database.clone(), in_folder(objects.path()));
         let tokens = ["a", "b"].map(|id| server.admin().enrol(id));
         let [a, b] = sites(&server, &tokens);
         let id = server.admin().create_run(&json!({
@@ -41,7 +47,7 @@ async fn a_backup_is_restored_and_the_round_goes_on_from_it(database: Database) 
         Some(_) => Database::postgres().await,
         None => Database::sqlite(),
     };
-    let options = Options { admin_token: Some(token), ..Options::in_folder(&backup.path().join("objects")) };
+    let options = Options { admin_token: Some(token), ..in_folder(&backup.path().join("objects")) };
     let server =
         Server::start_restored(database, options, |url, data_dir| restore_rows(url, data_dir, backup.path()));
     let (holds, said) = server.fsck();

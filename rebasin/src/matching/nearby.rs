@@ -35,6 +35,7 @@ pub(super) fn identity_is_best(pair: &Pair<'_>, group: usize) -> (bool, u64) {
     let n = pair.spec.groups()[group].units;
     let views = views(pair, group);
     let whole = Norms::of(&views, n, |columns| 0..columns);
+    let numbers: usize = views.iter().map(View::depth).sum();
     let mut seen = Norms::nothing(n);
     let mut product = vec![0.0_f32; n * n];
     let (mut depth, mut work) = (0, 0);
@@ -45,8 +46,8 @@ pub(super) fn identity_is_best(pair: &Pair<'_>, group: usize) -> (bool, u64) {
             depth += view.add(&mut product, n, part(view.columns()));
         }
         seen.add(&Norms::of(&views, n, part));
-        if let Some(doubts) = doubts(&product, n, depth, &whole, &seen) {
-            work += doubts.len() * views.iter().map(View::depth).sum::<usize>();
+        if let Some(doubts) = doubts(&product, n, (depth, numbers), &whole, &seen) {
+            work += doubts.len() * numbers;
             return (settle(&views, &whole, &doubts), (n * n * depth + work) as u64);
         }
         begin = end;
@@ -254,26 +255,34 @@ fn norms(a: &[f32], b: &[f32]) -> [f64; 3] {
     sums.map(|lanes| lanes.iter().sum())
 }
 
-/// The pairs that may be worth more than their duals, by what is known; nothing if they are more than a few.
+/// The pairs that may be worth more than their duals, by what is known, which is so many of each unit's numbers; nothing if they are
+/// more than a few.
 fn doubts(
     product: &[f32],
     n: usize,
-    depth: usize,
+    (depth, numbers): (usize, usize),
     whole: &Norms,
     seen: &Norms,
 ) -> Option<Vec<(usize, usize)>> {
-    // The most that a sum of so many products can be wrong by, for each unit of |a| |b|; and what is left, rounded up.
-    #[expect(clippy::cast_precision_loss, reason = "a number of columns")]
-    let rounding = (depth as f64 + 2.0) * f64::from(f32::EPSILON);
+    // The most that a sum of so many products can be wrong by, for each unit of |a| |b|, and where products are so small that they
+    // vanish; and the most that the norms, and so the duals, can be.
+    #[expect(clippy::cast_precision_loss, reason = "numbers of columns")]
+    let (rounding, vanished, slack) = (
+        (depth as f64 + 2.0) * f64::from(f32::EPSILON),
+        depth as f64 * f64::from(f32::from_bits(1)),
+        1e-12 + 4.0 * numbers as f64 * f64::EPSILON,
+    );
     let left = |whole: &[f64], seen: &[f64]| -> Vec<f64> {
-        whole.iter().zip(seen).map(|(whole, seen)| (whole * (1.0 + 1e-12) - seen).max(0.0).sqrt()).collect()
+        whole.iter().zip(seen).map(|(whole, seen)| (whole * (1.0 + slack) - seen).max(0.0).sqrt()).collect()
     };
     let root =
         |norms: &[f64]| -> Vec<f64> { norms.iter().map(|norm| norm.sqrt() * rounding.sqrt()).collect() };
     let (left_a, left_b) = (left(&whole.a, &seen.a), left(&whole.b, &seen.b));
     let (root_a, root_b) = (root(&seen.a), root(&seen.b));
-    let dual: Vec<f64> = (0..n).map(|j| whole.column_dual(j)).collect();
-    let row_dual: Vec<f64> = (0..n).map(|i| whole.row_dual(i)).collect();
+    let dual: Vec<f64> =
+        (0..n).map(|j| whole.column_dual(j) - slack * (whole.b[j] + whole.apart[j])).collect();
+    let row_dual: Vec<f64> =
+        (0..n).map(|i| whole.row_dual(i) - slack * (whole.a[i] + whole.apart[i]) - vanished).collect();
     let above = |i: usize, j: usize, value: f32| {
         f64::from(value) + left_a[i] * left_b[j] + root_a[i] * root_b[j] > row_dual[i] + dual[j]
     };

@@ -4,12 +4,15 @@ use rayon::prelude::*;
 
 use super::{
     Input, MergeError,
-    block::{Block, blocks},
+    block::{BLOCK_BYTES, Block, blocks},
 };
 use crate::{Alignment, CheckedSpec, Header, Layout, Source, TensorInfo, codec};
 
-/// Blocks computed side by side: as many as keep every thread busy, few enough to stay in cache.
-const TOGETHER: usize = 8;
+/// Bytes of an input that are computed side by side: enough to keep a few threads busy, few enough to stay in cache.
+const TOGETHER_BYTES: usize = 8 * BLOCK_BYTES;
+
+/// Small blocks of a batch, at most.
+const TOGETHER: usize = 16;
 
 /// Bytes of an input that are added at a time where nothing moves: they and their sums in f64 stay in a core's own cache.
 const TILE_BYTES: usize = 64 << 10;
@@ -37,6 +40,28 @@ struct Slot {
     out: Vec<u8>,
 }
 
+impl Slot {
+    /// Keeps no buffers that are larger than a block needs: a single long row may be.
+    fn let_go(&mut self) {
+        if self.out.capacity() > 2 * BLOCK_BYTES {
+            *self = Self::default();
+        }
+    }
+}
+
+/// The next blocks to be computed side by side: at least one, if there is one.
+fn batch<'b>(all: &mut std::iter::Peekable<impl Iterator<Item = Block<'b>>>) -> Vec<Block<'b>> {
+    let mut batch: Vec<Block<'b>> = Vec::new();
+    let mut bytes = 0;
+    while let Some(block) = all.next_if(|block| {
+        batch.is_empty() || (bytes + block.num_bytes() <= TOGETHER_BYTES && batch.len() < TOGETHER)
+    }) {
+        bytes += block.num_bytes();
+        batch.push(block);
+    }
+    batch
+}
+
 impl Blocks<'_> {
     pub(super) fn layout(&self) -> &Layout {
         self.inputs[0].source.header().layout()
@@ -46,24 +71,28 @@ impl Blocks<'_> {
     pub(super) fn each(&self, sink: Sink<'_>) -> Result<(), MergeError> {
         let layout = self.layout();
         let order = Header::canonical(layout).0.file_order();
-        let mut all = order.into_iter().flat_map(|index| blocks(index, &layout.tensors()[index], self.spec));
+        let mut all =
+            order.into_iter().flat_map(|index| blocks(index, &layout.tensors()[index], self.spec)).peekable();
         let (mut ready, mut next): (Vec<Slot>, Vec<Slot>) = (Vec::new(), Vec::new());
-        next.resize_with(TOGETHER, Slot::default);
-        ready.resize_with(TOGETHER, Slot::default);
         let mut waiting = 0;
         loop {
-            let batch: Vec<Block<'_>> = all.by_ref().take(TOGETHER).collect();
+            let batch = batch(&mut all);
+            next.resize_with(next.len().max(batch.len()), Slot::default);
             let (written, computed) = rayon::join(
                 || ready[..waiting].iter().try_for_each(|slot| sink(slot.index, &slot.out)),
-                || batch.par_iter().zip(&mut next).try_for_each(|(block, slot)| self.compute(block, slot)),
+                || {
+                    let slots = batch.par_iter().zip(&mut next);
+                    slots.map(|(block, slot)| self.compute(block, slot)).collect::<Vec<_>>()
+                },
             );
-            // What came first in the file is said first.
+            // What comes first in the file is said first.
             written?;
-            computed?;
+            computed.into_iter().collect::<Result<(), _>>()?;
             waiting = batch.len();
             if waiting == 0 {
                 return Ok(());
             }
+            ready.iter_mut().for_each(Slot::let_go);
             std::mem::swap(&mut ready, &mut next);
         }
     }

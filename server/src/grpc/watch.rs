@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::convert;
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     model::{RoundRecord, Run, Update},
     round::State,
     store::Store,
@@ -25,6 +25,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// Each watcher of a run lets this much more time pass between two looks of all of them: what happens meanwhile is told at once. So
 /// the last of a thousand sites learns within half a second of what concerns it, and not a thousand times of each other's updates.
 const PAUSE_A_WATCHER: Duration = Duration::from_micros(500);
+
+/// How long one look may take.
+const LONGEST_READ: Duration = Duration::from_secs(5);
 
 /// So few are told of everything at once.
 const FEW: u32 = 8;
@@ -122,14 +125,20 @@ impl Watches {
         }
         // What is read now has at least the changes up to now.
         let count = *self.store.changes().borrow();
-        let seen = Arc::new(self.read(run_id).await?);
+        // Those who wait for this one must not wait for what does not answer.
+        let read = tokio::time::timeout(LONGEST_READ, self.read(run_id)).await;
+        let seen = Arc::new(read.map_err(|_| {
+            Error::new(Code::Unavailable, "the database does not answer; watch again in a while")
+        })??);
         *latest = Some((Instant::now(), count, Arc::clone(&seen)));
         Ok(seen)
     }
 
     async fn read(&self, run_id: &str) -> Result<Seen> {
         let store = &self.store;
-        let run = store.run(run_id).await?.ok_or_else(|| Error::not_found("the run is gone"))?;
+        let run = store.run(run_id).await?.ok_or_else(|| {
+            Error::not_found(format!("there is no run {run_id} any more; ask its operator"))
+        })?;
         let record = match run.current_round {
             Some(number) => store.round(run_id, number).await?,
             None => None,

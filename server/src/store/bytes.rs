@@ -114,7 +114,9 @@ impl Store {
     }
 
     async fn copy_object(&self, sealed: &Sealed, object: &str) -> Result<()> {
-        if let Some(folder) = &self.objects.folder {
+        // A second name has the first one's time: what lay here for long would be swept before its row is committed.
+        let is_fresh = sealed.written_at.elapsed().is_ok_and(|age| age < ORPHAN_LIFE / 2);
+        if let (Some(folder), true) = (&self.objects.folder, is_fresh) {
             let (file, place) = (sealed.path.clone(), folder.join(CHECKPOINTS).join(object));
             let (written_at, size) = (sealed.written_at, sealed.size);
             let linked = tokio::task::spawn_blocking(move || link(&file, &place, written_at, size));

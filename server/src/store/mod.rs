@@ -117,11 +117,21 @@ impl Store {
         Ok(store)
     }
 
-    /// Opens the database and the folder of `config` as they are.
+    /// Opens the database and the folder of `config` as they are, and makes neither.
     ///
     /// # Errors
-    /// [`Code::Unavailable`] with what could not be reached or made, or where the schema is not this program's.
+    /// [`Code::Unavailable`] with what could not be reached, or where the schema is not this program's.
     pub async fn open_as_it_is(config: &Config) -> Result<Self> {
+        let (folder, file) = (&config.data_dir, config.data_dir.join("fedbasin.sqlite"));
+        if config.database_url.is_none() && !file.is_file() {
+            return Err(Error::new(
+                Code::Unavailable,
+                format!(
+                    "data_dir: there is no database in {}; name the server's own folder",
+                    folder.display()
+                ),
+            ));
+        }
         let store = Self::connect(config).await?;
         store.check_schema().await?;
         Ok(store)

@@ -61,11 +61,17 @@ impl Store {
         if usize::try_from(found).ok() == Some(STEPS.len()) {
             return Ok(());
         }
+        let advice = match usize::try_from(found).unwrap_or_default() {
+            0 => "nobody made one yet; name the server's own database",
+            found if found < STEPS.len() => {
+                "run `fedbasin-server migrate` first, or use the program that serves it"
+            }
+            _ => "use the newer program that serves it",
+        };
         Err(Error::new(
             Code::Unavailable,
             format!(
-                "database: its schema is of version {found}, this program's of version {}; use the program that serves it, or run \
-                 `fedbasin-server migrate` first",
+                "database: its schema is of version {found}, this program's of version {}; {advice}",
                 STEPS.len()
             ),
         ))

@@ -138,7 +138,7 @@ fn table(runs: u64, tallies: &BTreeMap<(usize, &str), Tally>) -> String {
          programs, come to a point for the first, second or third time, and end there (SIGKILL) and are started again, or sleep there \
          (SIGSTOP), beyond their lease, while others go on. After each run the checker found every receipt's update and every update's \
          receipt, nobody counted twice, every published model equal to its recomputation byte for byte, no dangling pointer, no stale \
-         lease, no round trained twice. {killed} processes were killed, {stopped} were stopped; 0 updates lost, 0 counted twice.\n\n\
+         lease, no round trained twice but where a site was killed before it could note that it had. {killed} processes were killed, {stopped} were stopped; 0 updates lost, 0 counted twice.\n\n\
          `fetch`, `train`, `send` and `site` are points of the sites' program.\n\n\
          | point | runs | killed | stopped | slowest run, s |\n|---|---|---|---|---|\n"
     );

@@ -76,6 +76,21 @@ fn what_is_stored_under_a_digest_has_it_whatever_became_of_the_file() {
 }
 
 #[test]
+fn what_lay_long_in_the_staging_folder_is_not_swept_before_its_row_comes() {
+    on_both(async |world| {
+        let bytes = checkpoint(1.0);
+        let mut staging = world.store.staging("model", bytes.len() as u64, None).expect("opened");
+        staging.append(&bytes).expect("fits");
+        let file = std::fs::File::options().write(true).open(world.store.staging_dir.join("model"));
+        let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        file.expect("there").set_modified(long_ago).expect("set");
+        let stored = world.store.put_object(&staging.seal(None).expect("whole")).await.expect("stored");
+        world.store.sweep_objects().await.expect("swept");
+        assert!(world.config.data_dir.join("objects/checkpoints").join(stored.object).exists());
+    });
+}
+
+#[test]
 fn bytes_that_no_row_tells_of_are_not_stored_and_old_ones_are_swept() {
     on_both(async |world| {
         world.run(&["a"], policy(1, 1)).await;

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use futures::TryStreamExt as _;
 use rebasin::{AlignReport, Alignment, Digest};
 use sqlx::{Row as _, any::AnyRow};
 
@@ -107,15 +108,16 @@ impl Store {
     }
 
     async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
-        let rows = sqlx::query("SELECT id, alignment FROM updates WHERE run_id = $1 AND round = $2")
+        // One text at a time is held: they are much larger than what they say.
+        let mut rows = sqlx::query("SELECT id, alignment FROM updates WHERE run_id = $1 AND round = $2")
             .bind(run_id)
             .bind(i64::from(round))
-            .fetch_all(&self.pool)
-            .await?;
+            .fetch(&self.pool);
         let mut alignments = HashMap::new();
-        for row in &rows {
-            alignments.insert(row.try_get::<String, _>("id")?, document(row, "alignment")?);
+        while let Some(row) = rows.try_next().await? {
+            alignments.insert(row.try_get::<String, _>("id")?, document(&row, "alignment")?);
         }
+        drop(rows);
         let updates = self.updates_that_count(run_id, round).await?.into_iter();
         let held = updates.filter(|update| update.state.accepted_at_ms().is_some());
         Ok(held

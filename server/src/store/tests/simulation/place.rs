@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Longer than anything here may take, the store's own timeouts included.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Those that share a Postgres.
 const PROCESSES: [&str; 2] = ["one", "other"];
@@ -117,7 +117,7 @@ impl Place {
     pub(super) async fn pass(&self, seconds: i64) {
         for statement in [
             "UPDATE rounds SET opened_at_ms = opened_at_ms - $1, deadline_at_ms = deadline_at_ms - $1,
-             lease_expires_at_ms = lease_expires_at_ms - $1 WHERE run_id <> 'neighbour'",
+             quorum_closes_at_ms = quorum_closes_at_ms - $1, lease_expires_at_ms = lease_expires_at_ms - $1 WHERE run_id <> 'neighbour'",
             "UPDATE updates SET begun_at_ms = begun_at_ms - $1, lease_expires_at_ms = lease_expires_at_ms - $1
              WHERE run_id <> 'neighbour'",
         ] {
