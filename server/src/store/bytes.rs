@@ -18,7 +18,7 @@ use object_store::{
 use rebasin::{Digest, FileSource, Hasher, Header};
 use sqlx::Row as _;
 
-use super::{Sealed, Store};
+use super::{Sealed, Store, staging::sync_or_remove};
 use crate::error::{Error, Result};
 
 /// Size of the parts that a file is stored in.
@@ -268,7 +268,10 @@ fn link(file: &Path, place: &Path, written_at: SystemTime, size: u64) -> Result<
         std::fs::remove_file(place)?;
         return Ok(false);
     }
-    stored.sync_all()?;
+    if let Err(error) = sync_or_remove(&stored, place) {
+        std::fs::remove_file(file)?;
+        return Err(error);
+    }
     File::open(folder)?.sync_all()?;
     Ok(true)
 }

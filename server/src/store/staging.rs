@@ -242,7 +242,7 @@ impl Staging {
         if self.durable == self.written {
             return Ok(());
         }
-        self.file.sync_data()?;
+        sync_or_remove(&self.file, &self.path)?;
         self.durable = self.written;
         Ok(())
     }
@@ -253,9 +253,9 @@ impl Staging {
     /// # Errors
     /// Those of the disk.
     pub fn begin_sync(&mut self) -> Result<(impl FnOnce() -> Result<()> + Send + 'static, u64)> {
-        let file = self.file.try_clone()?;
+        let (file, path) = (self.file.try_clone()?, self.path.clone());
         self.syncing = self.written;
-        Ok((move || Ok(file.sync_data()?), self.written))
+        Ok((move || sync_or_remove(&file, &path), self.written))
     }
 
     /// Whether what [`Staging::begin_sync`] began is not known to be done.
@@ -323,6 +323,16 @@ impl Staging {
         let (path, layout) = (self.path, header.layout().clone());
         Ok(Sealed { path, written_at: on_disk.modified()?, digest: found, size: self.size, layout })
     }
+}
+
+/// Makes a file durable, or removes it: a disk tells of an error once, and what is read afterwards is what the system holds, which may
+/// never have reached the disk. Who comes next begins anew.
+pub(super) fn sync_or_remove(file: &File, path: &Path) -> Result<()> {
+    let Err(error) = file.sync_all() else { return Ok(()) };
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(error.message = %error, path = %path.display(), "a file that is not on the disk could not be removed");
+    }
+    Err(error.into())
 }
 
 /// A whole, verified upload that is not stored yet.

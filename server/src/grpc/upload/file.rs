@@ -51,7 +51,7 @@ pub(super) fn synced(held: &mut Option<Held>, outcome: Result<u64>) -> Result<u6
             opened(guard)?.synced(durable_offset);
             Ok(durable_offset)
         }
-        // What is on the disk is unknown: it is read again by who comes next.
+        // What is on the disk is unknown, and the file is gone: who comes next begins anew.
         Err(error) => {
             **guard = None;
             Err(error)
