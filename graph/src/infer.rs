@@ -6,7 +6,10 @@
 mod fold;
 mod shape;
 
-pub(crate) use self::fold::{broadcast, places};
+pub(crate) use self::{
+    fold::{broadcast, places},
+    shape::keeps_shape,
+};
 use crate::{
     GraphError,
     graph::{Graph, Known, Op, Origin, Parts, Value},

@@ -185,21 +185,21 @@ impl Sizes {
         Some(self.symbol(format!("sum {all:?}"), symbol))
     }
 
-    /// Of two sizes that must be equal: the one of which more is known.
-    fn same(&self, a: &Size, b: &Size) -> Size {
-        let most = |size: &Size| match size.symbols[..] {
+    /// What a size that is one symbol is at most, where that is known.
+    fn most(&self, size: &Size) -> Option<Size> {
+        match size.symbols[..] {
             [one] if size.factor == 1 => self.symbols[one].most.clone(),
             _ => None,
-        };
-        if b.fixed().is_some() || most(a).as_ref() == Some(b) { b.clone() } else { a.clone() }
+        }
+    }
+
+    /// Of two sizes that must be equal: the one of which more is known.
+    fn same(&self, a: &Size, b: &Size) -> Size {
+        if b.fixed().is_some() || self.most(a).as_ref() == Some(b) { b.clone() } else { a.clone() }
     }
 
     /// Of two axes that broadcast: how long the result is. `value`: how long it is as bound.
     fn join(&mut self, a: &Size, b: &Size, value: usize) -> Size {
-        let most = |size: &Size| match size.symbols[..] {
-            [one] if size.factor == 1 => self.symbols[one].most.clone(),
-            _ => None,
-        };
         match (a.fixed(), b.fixed()) {
             _ if a == b => a.clone(),
             (Some(1), _) => b.clone(),
@@ -208,8 +208,8 @@ impl Sizes {
             (Some(_), _) => a.clone(),
             (_, Some(_)) => b.clone(),
             // What is never longer is as long, or 1.
-            _ if most(b).as_ref() == Some(a) => a.clone(),
-            _ if most(a).as_ref() == Some(b) => b.clone(),
+            _ if self.most(b).as_ref() == Some(a) => a.clone(),
+            _ if self.most(a).as_ref() == Some(b) => b.clone(),
             _ => {
                 let mut keys = [format!("{a:?}"), format!("{b:?}")];
                 keys.sort();

@@ -192,15 +192,14 @@ where
         }
     };
     let outcome = match cli.command {
-        Command::Serve(args) => args.into_config().and_then(|config| run(config, serve::serve)),
-        Command::Work(args) => args.into_config().and_then(|config| run(config, serve::work)),
-        Command::Migrate(args) => args
-            .into_config()
-            .and_then(|config| run(config, async |config| Store::open(&config).await.map(drop))),
-        Command::Fsck(args) => args
-            .storage
-            .into_config()
-            .and_then(|config| run(config, async |config| fsck(&config, !args.sizes_only).await)),
+        Command::Serve(args) => run(args.into_config(), serve::serve),
+        Command::Work(args) => run(args.into_config(), serve::work),
+        Command::Migrate(args) => {
+            run(args.into_config(), async |config| Store::open(&config).await.map(drop))
+        }
+        Command::Fsck(args) => {
+            run(args.storage.into_config(), async |config| fsck(&config, !args.sizes_only).await)
+        }
         Command::VerifyGraph { memory_bytes, seconds } => return graphs::child(memory_bytes, seconds),
         Command::Healthcheck(args) => args.ask(),
     };
@@ -214,7 +213,8 @@ where
 }
 
 /// Runs a part of the program with its settings, its logging and a runtime.
-fn run(config: Config, part: impl AsyncFnOnce(Config) -> Result<()>) -> Result<()> {
+fn run(config: Result<Config>, part: impl AsyncFnOnce(Config) -> Result<()>) -> Result<()> {
+    let config = config?;
     serve::init_logging(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| Error::internal(format_args!("no runtime: {error}")))?.block_on(part(config))

@@ -42,19 +42,7 @@ pub(super) fn outputs(inputs: &Inputs<'_>) -> Result<Vec<Inferred>, GraphError> 
     }
     let Some(x) = inputs.shape(0) else { return Ok(Vec::new()) };
     Ok(match op {
-        "Softmax"
-        | "LogSoftmax"
-        | "Hardmax"
-        | "InstanceNormalization"
-        | "GroupNormalization"
-        | "LpNormalization"
-        | "MeanVarianceNormalization"
-        | "LRN"
-        | "CumSum"
-        | "Trilu"
-        | "ScatterElements"
-        | "ScatterND"
-        | "RMSNormalization" => one(dtype, x.to_vec()),
+        op if keeps_shape(op) => one(dtype, x.to_vec()),
         "BatchNormalization" => {
             let stats = x.get(1).copied().unwrap_or(1);
             many(dtype, vec![x.to_vec(), vec![stats], vec![stats]])
@@ -352,4 +340,24 @@ fn reduced(x: &[usize], axes: &[usize], keep: bool) -> Shape {
         }
     }
     out
+}
+
+/// Whether an operator that is not element-wise has one output, of its first input's shape.
+pub(crate) fn keeps_shape(op: &str) -> bool {
+    matches!(
+        op,
+        "Softmax"
+            | "LogSoftmax"
+            | "Hardmax"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "LpNormalization"
+            | "MeanVarianceNormalization"
+            | "LRN"
+            | "CumSum"
+            | "Trilu"
+            | "ScatterElements"
+            | "ScatterND"
+            | "RMSNormalization"
+    )
 }

@@ -6,7 +6,7 @@
 use super::{Size, Sizes, content::Content};
 use crate::{
     graph::{Graph, Op, Origin},
-    infer::Inputs,
+    infer::{Inputs, keeps_shape},
     rules::{self, einsum_terms},
 };
 
@@ -153,21 +153,8 @@ impl<'a> Pass<'a> {
         let axis_of =
             |name: &str, default: i64| inputs.axis(inputs.op.int(name).unwrap_or(default), x.len()).ok();
         match op.op.as_str() {
-            "Softmax"
-            | "LogSoftmax"
-            | "Hardmax"
-            | "InstanceNormalization"
-            | "GroupNormalization"
-            | "LpNormalization"
-            | "MeanVarianceNormalization"
-            | "LRN"
-            | "CumSum"
-            | "Trilu"
-            | "ScatterElements"
-            | "ScatterND"
-            | "RMSNormalization"
-            | "BatchNormalization"
-            | "EyeLike" => one(x),
+            "BatchNormalization" | "EyeLike" => one(x),
+            op if keeps_shape(op) => one(x),
             "Dropout" => Some(Outputs::Known(vec![x.clone(), x])),
             "LayerNormalization" => {
                 let mut stats = x.clone();

@@ -220,16 +220,23 @@ impl pulp::NullaryFnOnce for AddNorms<'_> {
                     let (a, b) = (&a[place.clone()], &b[place]);
                     for (unit, (a, b)) in a.chunks_exact(k).zip(b.chunks_exact(k)).enumerate() {
                         for (&a, &b) in a.iter().zip(b) {
-                            let (a, b) = (f64::from(a), f64::from(b));
-                            aa[unit] += a * a;
-                            bb[unit] += b * b;
-                            apart[unit] += (a - b) * (a - b);
+                            let more = squares(a, b);
+                            aa[unit] += more[0];
+                            bb[unit] += more[1];
+                            apart[unit] += more[2];
                         }
                     }
                 }
             }
         }
     }
+}
+
+/// What one number of each adds to [`Norms`].
+#[inline(always)]
+fn squares(a: f32, b: f32) -> [f64; 3] {
+    let (a, b) = (f64::from(a), f64::from(b));
+    [a * a, b * b, (a - b) * (a - b)]
 }
 
 /// `|a|^2`, `|b|^2` and `|a - b|^2`, in eight sums side by side.
@@ -240,17 +247,14 @@ fn norms(a: &[f32], b: &[f32]) -> [f64; 3] {
     let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for lane in 0..LANES {
-            let (a, b) = (f64::from(a[lane]), f64::from(b[lane]));
-            sums[0][lane] += a * a;
-            sums[1][lane] += b * b;
-            sums[2][lane] += (a - b) * (a - b);
+            let more = squares(a[lane], b[lane]);
+            sums[0][lane] += more[0];
+            sums[1][lane] += more[1];
+            sums[2][lane] += more[2];
         }
     }
     for (lane, (&a, &b)) in rest_a.iter().zip(rest_b).enumerate() {
-        let (a, b) = (f64::from(a), f64::from(b));
-        sums[0][lane] += a * a;
-        sums[1][lane] += b * b;
-        sums[2][lane] += (a - b) * (a - b);
+        sums.iter_mut().zip(squares(a, b)).for_each(|(sums, more)| sums[lane] += more);
     }
     sums.map(|lanes| lanes.iter().sum())
 }
@@ -284,7 +288,7 @@ fn doubts(
     let row_dual: Vec<f64> =
         (0..n).map(|i| whole.row_dual(i) - slack * (whole.a[i] + whole.apart[i]) - vanished).collect();
     let above = |i: usize, j: usize, value: f32| {
-        f64::from(value) + left_a[i] * left_b[j] + root_a[i] * root_b[j] > row_dual[i] + dual[j]
+        most(value, [left_a[i], left_b[j]], [root_a[i], root_b[j]]) > row_dual[i] + dual[j]
     };
     let count = |(i, row): (usize, &[f32])| {
         let bound = Bound {
@@ -307,6 +311,12 @@ fn doubts(
     Some(found)
 }
 
+/// The most that a pair can be worth: what was seen of it, what was not, and what rounding can have lost.
+#[inline(always)]
+fn most(value: f32, left: [f64; 2], root: [f64; 2]) -> f64 {
+    f64::from(value) + left[0] * left[1] + root[0] * root[1]
+}
+
 /// How many of a row's bounds are above its duals.
 struct Bound<'r> {
     row: &'r [f32],
@@ -325,8 +335,7 @@ impl pulp::NullaryFnOnce for Bound<'_> {
         let [left, root, dual] = self.others;
         let mut above = 0;
         for (((&value, left), root), dual) in self.row.iter().zip(left).zip(root).zip(dual) {
-            let most = f64::from(value) + self.left * left + self.root * root;
-            above += u64::from(most > self.dual + dual);
+            above += u64::from(most(value, [self.left, *left], [self.root, *root]) > self.dual + dual);
         }
         above
     }

@@ -52,6 +52,11 @@ impl Block<'_> {
         self.begin * (self.row_bytes / self.element_bytes)
     }
 
+    /// Where the block begins in a file.
+    fn start(&self, source: &dyn Source) -> u64 {
+        source.header().range(self.index).start + (self.begin * self.row_bytes) as u64
+    }
+
     /// Whether an alignment puts the block's elements elsewhere.
     pub(super) fn moves(&self) -> bool {
         self.spec.is_some()
@@ -66,7 +71,7 @@ impl Block<'_> {
         length: usize,
         buffer: &'s mut Vec<u8>,
     ) -> io::Result<&'s [u8]> {
-        let start = source.header().range(self.index).start + (self.begin * self.row_bytes + offset) as u64;
+        let start = self.start(source) + offset as u64;
         if let Some(bytes) = source.held(start, length) {
             return Ok(bytes);
         }
@@ -82,12 +87,12 @@ impl Block<'_> {
         source: &dyn Source,
         alignment: Option<&Alignment>,
     ) -> Result<Vec<u8>, MergeError> {
-        let start = source.header().range(self.index).start;
         let mut bytes = vec![0; self.num_bytes()];
         let (Some(spec), Some(alignment)) = (self.spec, alignment) else {
-            source.read_at(start + (self.begin * self.row_bytes) as u64, &mut bytes)?;
+            source.read_at(self.start(source), &mut bytes)?;
             return Ok(bytes);
         };
+        let start = source.header().range(self.index).start;
         let mut moves = alignment.moves(spec, &self.shape, spec.axes(self.index));
         let mut shape = self.shape.clone();
         if self.end - self.begin == shape[0] {

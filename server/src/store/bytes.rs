@@ -18,7 +18,7 @@ use object_store::{
 use rebasin::{Digest, FileSource, Hasher, Header};
 use sqlx::Row as _;
 
-use super::{Sealed, Store, staging::sync_or_remove};
+use super::{Sealed, Store, staging::synced_or_removed};
 use crate::error::{Error, Result};
 
 /// Size of the parts that a file is stored in.
@@ -268,7 +268,7 @@ fn link(file: &Path, place: &Path, written_at: SystemTime, size: u64) -> Result<
         std::fs::remove_file(place)?;
         return Ok(false);
     }
-    if let Err(error) = sync_or_remove(&stored, place) {
+    if let Err(error) = synced_or_removed(stored.sync_all(), place) {
         std::fs::remove_file(file)?;
         return Err(error);
     }

@@ -242,7 +242,7 @@ impl Staging {
         if self.durable == self.written {
             return Ok(());
         }
-        sync_or_remove(&self.file, &self.path)?;
+        synced_or_removed(self.file.sync_data(), &self.path)?;
         self.durable = self.written;
         Ok(())
     }
@@ -255,7 +255,7 @@ impl Staging {
     pub fn begin_sync(&mut self) -> Result<(impl FnOnce() -> Result<()> + Send + 'static, u64)> {
         let (file, path) = (self.file.try_clone()?, self.path.clone());
         self.syncing = self.written;
-        Ok((move || sync_or_remove(&file, &path), self.written))
+        Ok((move || synced_or_removed(file.sync_data(), &path), self.written))
     }
 
     /// Whether what [`Staging::begin_sync`] began is not known to be done.
@@ -325,10 +325,10 @@ impl Staging {
     }
 }
 
-/// Makes a file durable, or removes it: a disk tells of an error once, and what is read afterwards is what the system holds, which may
+/// Removes a file whose sync failed: a disk tells of an error once, and what is read afterwards is what the system holds, which may
 /// never have reached the disk. Who comes next begins anew.
-pub(super) fn sync_or_remove(file: &File, path: &Path) -> Result<()> {
-    let Err(error) = file.sync_all() else { return Ok(()) };
+pub(super) fn synced_or_removed(outcome: io::Result<()>, path: &Path) -> Result<()> {
+    let Err(error) = outcome else { return Ok(()) };
     if let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(error.message = %error, path = %path.display(), "a file that is not on the disk could not be removed");
     }
