@@ -237,23 +237,43 @@ impl Moves {
 /// Gathers a row-major array of `size`-byte elements along each axis that moves; what lies behind the last one moves as
 /// one piece.
 pub(crate) fn gather(bytes: &[u8], shape: &[usize], size: usize, moves: &[Moves]) -> Vec<u8> {
-    let Some(last) = moves.iter().rposition(|moves| *moves != Moves::Stay) else { return bytes.to_vec() };
-    if bytes.is_empty() {
-        return Vec::new();
-    }
-    let piece = shape[last + 1..].iter().product::<usize>() * size;
-    let copy = Copy { bytes, shape: &shape[..=last], moves, piece };
+    let Some(gather) = Gather::new(bytes, shape, size, moves) else { return bytes.to_vec() };
     let mut out = vec![0; bytes.len()];
-    let stride = bytes.len() / shape[0];
-    let together = (1 << 16) / stride + 1;
-    out.par_chunks_mut(stride * together).enumerate().for_each(|(part, out)| {
-        let mut at = vec![0; shape.len()];
-        for (row, out) in out.chunks_mut(stride).enumerate() {
-            at[0] = part * together + row;
-            copy.axis(1, moves[0].from(at[0], &at) * stride, &mut at, out);
-        }
-    });
+    let together = (1 << 16) / gather.stride + 1;
+    out.par_chunks_mut(gather.stride * together)
+        .enumerate()
+        .for_each(|(part, out)| gather.rows(part * together, out));
     out
+}
+
+/// A row-major array on its way to where its axes move.
+pub(crate) struct Gather<'a> {
+    copy: Copy<'a>,
+    /// Bytes of a row: of one position along the first axis.
+    stride: usize,
+}
+
+impl<'a> Gather<'a> {
+    /// `None` if nothing moves, or nothing is there.
+    pub(crate) fn new(bytes: &'a [u8], shape: &'a [usize], size: usize, moves: &'a [Moves]) -> Option<Self> {
+        let last = moves.iter().rposition(|moves| *moves != Moves::Stay)?;
+        if bytes.is_empty() {
+            return None;
+        }
+        let piece = shape[last + 1..].iter().product::<usize>() * size;
+        let copy = Copy { bytes, shape: &shape[..=last], moves, piece };
+        Some(Self { copy, stride: bytes.len() / shape[0] })
+    }
+
+    /// Fills `out`, which is whole rows, with those from `first` on.
+    pub(crate) fn rows(&self, first: usize, out: &mut [u8]) {
+        let mut at = vec![0; self.copy.shape.len()];
+        for (row, out) in out.chunks_mut(self.stride).enumerate() {
+            at[0] = first + row;
+            let from = self.copy.moves[0].from(at[0], &at);
+            self.copy.axis(1, from * self.stride, &mut at, out);
+        }
+    }
 }
 
 struct Copy<'a> {

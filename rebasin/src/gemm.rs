@@ -39,12 +39,34 @@ impl<'a> Strided<'a> {
     }
 }
 
-/// Rows of the product that one call computes. A function of the size alone.
-fn tile_rows(n: usize) -> usize {
+/// Rows and columns of the product that one call computes: a function of the size alone. A call packs its rows of one operand and
+/// its columns of the other anew, so few large tiles cost least; a large product has some for further threads.
+fn tile(n: usize) -> (usize, usize) {
     match n {
-        0..96 => n.max(1),
-        96..256 => n.div_ceil(2).next_multiple_of(16),
-        _ => (n / 8).next_multiple_of(32).max(128),
+        0..96 => (n.max(1), n.max(1)),
+        96..256 => (n.div_ceil(2).next_multiple_of(16), n),
+        _ => {
+            let half = n.div_ceil(2).next_multiple_of(64);
+            (half.min(1024), half.min(512))
+        }
+    }
+}
+
+/// Where a product lies that tiles are written into side by side.
+#[derive(Clone, Copy)]
+struct Out(*mut f32);
+
+// SAFETY: a pointer says nothing by itself; whoever writes through it shows that nobody else writes or reads there.
+unsafe impl Send for Out {}
+// SAFETY: likewise.
+unsafe impl Sync for Out {}
+
+impl Out {
+    /// # Safety
+    /// The place lies inside the product.
+    unsafe fn at(self, place: usize) -> *mut f32 {
+        // SAFETY: by the caller.
+        unsafe { self.0.add(place) }
     }
 }
 
@@ -64,29 +86,32 @@ pub(crate) fn accumulate(
     if n == 0 || depth == 0 {
         return;
     }
-    let rows = tile_rows(n);
-    product.par_chunks_mut(rows * n).enumerate().for_each(|(tile, out)| {
-        let begin = tile * rows;
-        let count = out.len() / n;
-        debug_assert!(begin + count <= n);
+    let (rows, columns) = tile(n);
+    let (down, across) = (n.div_ceil(rows), n.div_ceil(columns));
+    let out = Out(product.as_mut_ptr());
+    (0..down * across).into_par_iter().with_max_len(1).for_each(|index| {
+        let (top, left) = (index / across * rows, index % across * columns);
+        let (height, width) = (rows.min(n - top), columns.min(n - left));
+        debug_assert!(top + height <= n && left + width <= n);
         let signed = |stride: usize| isize::try_from(stride).expect("a stride within a slice fits isize");
-        // SAFETY: `out` is `count × n`, row-major, and borrowed mutably by this closure alone. `holds` showed that element
-        // (n - 1, depth - 1) of both operands lies inside its slice; strides are not negative, so every (u, d) with u < n,
-        // d < depth does, and rows begin.. begin + count are among them. The slices live through the call, and the kernel
-        // reads and writes no other elements.
+        // SAFETY: the tile is rows top.. top + height and columns left.. left + width of the product, which is `n × n`, row-major,
+        // and borrowed mutably by this function alone; tiles of two indices have no element in common. `holds` showed that
+        // element (n - 1, depth - 1) of both operands lies inside its slice; strides are not negative, so every (u, d) with
+        // u < n, d < depth does, and those of the tile's rows and columns are among them. The slices live through the call, and
+        // the kernel reads and writes no other elements.
         unsafe {
             gemm::gemm(
-                count,
-                n,
+                height,
+                width,
                 depth,
-                out.as_mut_ptr(),
+                out.at(top * n + left),
                 1,
                 signed(n),
                 true,
-                reference.values.as_ptr().add(begin * reference.unit_stride),
+                reference.values.as_ptr().add(top * reference.unit_stride),
                 signed(reference.depth_stride),
                 signed(reference.unit_stride),
-                update.values.as_ptr(),
+                update.values.as_ptr().add(left * update.unit_stride),
                 signed(update.unit_stride),
                 signed(update.depth_stride),
                 1.0,
@@ -124,7 +149,7 @@ mod tests {
 
     #[test]
     fn it_computes_what_the_plain_loops_do() {
-        for (n, depth) in [(1, 1), (3, 5), (17, 40), (64, 9), (130, 33), (200, 3)] {
+        for (n, depth) in [(1, 1), (3, 5), (17, 40), (64, 9), (130, 33), (200, 3), (300, 5), (257, 40)] {
             let (a, b) = (numbers(n * depth), numbers(n * depth + 3)[3..].to_vec());
             let views: [(Strided<'_>, Strided<'_>); 3] = [
                 (Strided::by_unit(&a, depth), Strided::by_depth(&b, n)),

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, codec};
+use crate::{AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, alignment::Gather, codec};
 
 /// What an alignment did to one update, against its reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -147,11 +147,26 @@ impl Measure {
         })
     }
 
-    /// The common case: eight sums side by side, as a machine's vectors have them.
+    /// The common case: so many sums side by side as a machine's vectors have them, and some over.
     fn of_f32(a: &[u8], b: &[u8]) -> Self {
+        pulp::Arch::new().dispatch(OfF32 { a, b })
+    }
+}
+
+/// One plain loop, compiled for each width of the machine's vectors.
+struct OfF32<'v> {
+    a: &'v [u8],
+    b: &'v [u8],
+}
+
+impl pulp::NullaryFnOnce for OfF32<'_> {
+    type Output = Measure;
+
+    #[inline(always)]
+    fn call(self) -> Measure {
         let number = |bytes: [u8; 4]| f64::from(f32::from_le_bytes(bytes));
         let (mut products, mut squares) = ([0.0; LANES], [0.0; LANES]);
-        let ((a, _), (b, _)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+        let ((a, _), (b, _)) = (self.a.as_chunks::<4>(), self.b.as_chunks::<4>());
         let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
         for (a, b) in a.iter().zip(b) {
             for lane in 0..LANES {
@@ -160,8 +175,8 @@ impl Measure {
                 squares[lane] += (a - b) * (a - b);
             }
         }
-        let rest = Self::of(rest_a.iter().zip(rest_b).map(|(&a, &b)| (number(a), number(b))));
-        Self {
+        let rest = Measure::of(rest_a.iter().zip(rest_b).map(|(&a, &b)| (number(a), number(b))));
+        Measure {
             objective: products.iter().sum::<f64>() + rest.objective,
             squared_distance: squares.iter().sum::<f64>() + rest.squared_distance,
         }
@@ -169,9 +184,9 @@ impl Measure {
 }
 
 /// Sums that are kept side by side.
-const LANES: usize = 8;
+const LANES: usize = 32;
 
-/// Elements that are summed as one: the same for any number of threads.
+/// Elements that are summed as one, but for whole rows: the same for any number of threads.
 const CHUNK: usize = 1 << 15;
 
 /// One measure a tensor, the update aligned if there is an alignment; zero for tensors that are not averaged. The checkpoints
@@ -184,23 +199,30 @@ pub(crate) fn measure(
 ) -> Vec<Measure> {
     let of = |index: usize| {
         let (a, b) = (reference.tensor(index), update.tensor(index));
-        let size = a.dtype().size();
-        if !a.dtype().is_float() {
+        let (dtype, shape) = (a.dtype(), &a.info().shape[..]);
+        if !dtype.is_float() || a.bytes().is_empty() {
             return Measure::default();
         }
-        let moved = alignment.map(|alignment| alignment.apply_to(spec, index, b.bytes()));
-        let b = moved.as_deref().unwrap_or_else(|| b.bytes());
-        let chunks = a.bytes().par_chunks(CHUNK * size).zip(b.par_chunks(CHUNK * size));
-        let measures: Vec<Measure> = chunks
-            .map(|(a_bytes, b_bytes)| {
-                if a.dtype() == Dtype::F32 {
-                    return Measure::of_f32(a_bytes, b_bytes);
+        let moves = alignment.map(|alignment| alignment.moves(spec, shape, spec.axes(index)));
+        let gather = moves.as_ref().and_then(|moves| Gather::new(b.bytes(), shape, dtype.size(), moves));
+        let row = a.bytes().len() / shape.first().unwrap_or(&1);
+        let rows = (CHUNK * dtype.size() / row).max(1);
+        let chunks = a.bytes().par_chunks(rows * row).zip(b.bytes().par_chunks(rows * row));
+        let of_chunk = |aligned: &mut Vec<u8>, (chunk, (a, b)): (usize, (&[u8], &[u8]))| {
+            let b = match &gather {
+                None => b,
+                Some(gather) => {
+                    aligned.resize(b.len(), 0);
+                    gather.rows(chunk * rows, aligned);
+                    aligned
                 }
-                Measure::of(
-                    codec::to_f64(a.dtype(), a_bytes).into_iter().zip(codec::to_f64(a.dtype(), b_bytes)),
-                )
-            })
-            .collect();
+            };
+            if dtype == Dtype::F32 {
+                return Measure::of_f32(a, b);
+            }
+            Measure::of(codec::to_f64(dtype, a).into_iter().zip(codec::to_f64(dtype, b)))
+        };
+        let measures: Vec<Measure> = chunks.enumerate().map_init(Vec::new, of_chunk).collect();
         Measure::sum(&measures)
     };
     (0..spec.layout().tensors().len()).into_par_iter().map(of).collect()

@@ -17,6 +17,25 @@ pub(super) struct Moved<'p> {
     pub(super) after: usize,
 }
 
+/// Units of one piece that moved, packed: they are gone over once a row.
+pub(super) struct Units(Vec<[u32; 3]>);
+
+impl Units {
+    fn of(moved: &[Moved<'_>]) -> Self {
+        let small = |unit| u32::try_from(unit).expect("a permutation counts its units in u32");
+        Self(moved.iter().map(|moved| [moved.unit, moved.before, moved.after].map(small)).collect())
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Of each: the unit, where it came from before, and where after.
+    pub(super) fn iter(&self) -> impl Iterator<Item = [u32; 3]> + '_ {
+        self.0.iter().copied()
+    }
+}
+
 /// All that moved for one group, by the side that the group is of a piece.
 #[derive(Default)]
 pub(super) struct Change<'p> {
@@ -57,12 +76,13 @@ impl<'p> Change<'p> {
             let depth = depth(some);
             reference.resize(n * depth, 0.0);
             update.resize(n * depth, 0.0);
-            let by_piece: Vec<&[Moved<'_>]> =
-                some.chunk_by(|one, next| std::ptr::eq(one.piece, next.piece)).collect();
+            let by_piece: Vec<(&Simple<'_>, Units)> = some
+                .chunk_by(|one, next| std::ptr::eq(one.piece, next.piece))
+                .map(|moved| (moved[0].piece, Units::of(moved)))
+                .collect();
             let rows = reference.par_chunks_mut(depth).zip(update.par_chunks_mut(depth)).enumerate();
             rows.with_min_len(8).for_each(|(y, (mut a, mut b))| {
-                for moved in &by_piece {
-                    let piece = moved[0].piece;
+                for (piece, moved) in &by_piece {
                     let (own_a, own_b);
                     (own_a, a) = a.split_at_mut(moved.len() * piece.depth());
                     (own_b, b) = b.split_at_mut(moved.len() * piece.depth());

@@ -10,7 +10,7 @@ use std::{borrow::Cow, ops::Range};
 use rayon::prelude::*;
 
 use super::{
-    change::Moved,
+    change::{Moved, Units},
     optimality::sort_rows,
     pieces::{Cut, Label, arrange},
 };
@@ -114,27 +114,20 @@ impl<'a> Simple<'a> {
     }
 
     /// Writes what a row of the product over units `x` that moved is made of, as `[x][k]`.
-    pub(super) fn write_for_y(
-        &self,
-        y: usize,
-        moved: &[Moved<'_>],
-        reference: &mut [f32],
-        difference: &mut [f32],
-    ) {
-        let (from_a, from_b) = (self.row(&self.a, y), self.row(&self.b, y));
-        if self.depth == 1 {
-            for ((a, b), moved) in reference.iter_mut().zip(difference).zip(moved) {
-                *a = from_a[moved.unit];
-                *b = from_b[moved.after] - from_b[moved.before];
+    pub(super) fn write_for_y(&self, y: usize, moved: &Units, reference: &mut [f32], difference: &mut [f32]) {
+        let rows = [self.row(&self.a, y), self.row(&self.b, y)];
+        match self.depth {
+            1 => write_runs::<1>(rows, moved, reference, difference),
+            9 => write_runs::<9>(rows, moved, reference, difference),
+            depth => {
+                let run = |unit: u32| unit as usize * depth..(unit as usize + 1) * depth;
+                let runs = reference.chunks_exact_mut(depth).zip(difference.chunks_exact_mut(depth));
+                for ((a, b), [unit, before, after]) in runs.zip(moved.iter()) {
+                    a.copy_from_slice(&rows[0][run(unit)]);
+                    let (new, old) = (&rows[1][run(after)], &rows[1][run(before)]);
+                    b.iter_mut().zip(new.iter().zip(old)).for_each(|(to, (new, old))| *to = new - old);
+                }
             }
-            return;
-        }
-        let run = |unit: usize| unit * self.depth..(unit + 1) * self.depth;
-        let runs = reference.chunks_exact_mut(self.depth).zip(difference.chunks_exact_mut(self.depth));
-        for ((a, b), moved) in runs.zip(moved) {
-            a.copy_from_slice(&from_a[run(moved.unit)]);
-            let (new, old) = (&from_b[run(moved.after)], &from_b[run(moved.before)]);
-            b.iter_mut().zip(new.iter().zip(old)).for_each(|(to, (new, old))| *to = new - old);
         }
     }
 
@@ -252,17 +245,41 @@ impl<'a> Simple<'a> {
                 rows.resize(n * count * depth, 0.0);
                 rows.par_chunks_mut(count * depth).enumerate().with_min_len(8).for_each(|(y, to)| {
                     let from = self.row(&self.b, y);
-                    if depth == 1 {
-                        to.iter_mut().zip(some).for_each(|(to, &unit)| *to = from[unit as usize]);
-                        return;
-                    }
-                    for (to, &unit) in to.chunks_exact_mut(depth).zip(some) {
-                        to.copy_from_slice(&from[unit as usize * depth..(unit as usize + 1) * depth]);
+                    match depth {
+                        1 => copy_runs::<1>(from, some, to),
+                        9 => copy_runs::<9>(from, some, to),
+                        _ => {
+                            for (to, &unit) in to.chunks_exact_mut(depth).zip(some) {
+                                to.copy_from_slice(&from[unit as usize * depth..(unit as usize + 1) * depth]);
+                            }
+                        }
                     }
                 });
                 gemm::Strided::by_unit(&rows, count * depth)
             };
             gemm::accumulate(gain, n, count * depth, beside(&self.a[begin * depth..]), update);
         }
+    }
+}
+
+/// Copies the runs of some units, each `K` long: what linear layers and 3 x 3 convolutions have, without a call for each.
+fn copy_runs<const K: usize>(from: &[f32], units: &[u32], to: &mut [f32]) {
+    let ((from, _), (to, _)) = (from.as_chunks::<K>(), to.as_chunks_mut::<K>());
+    to.iter_mut().zip(units).for_each(|(to, &unit)| *to = from[unit as usize]);
+}
+
+/// The runs of some units in the reference, and what the update changed; each `K` long.
+fn write_runs<const K: usize>(
+    [from_a, from_b]: [&[f32]; 2],
+    moved: &Units,
+    reference: &mut [f32],
+    difference: &mut [f32],
+) {
+    let ((from_a, _), (from_b, _)) = (from_a.as_chunks::<K>(), from_b.as_chunks::<K>());
+    let ((to_a, _), (to_b, _)) = (reference.as_chunks_mut::<K>(), difference.as_chunks_mut::<K>());
+    for ((a, b), [unit, before, after]) in to_a.iter_mut().zip(to_b).zip(moved.iter()) {
+        *a = from_a[unit as usize];
+        let (new, old) = (&from_b[after as usize], &from_b[before as usize]);
+        *b = std::array::from_fn(|k| new[k] - old[k]);
     }
 }
