@@ -147,29 +147,46 @@ impl Scanner {
     }
 }
 
-/// Byte offset of the first element that is no finite number (or no boolean).
+/// Byte offset of the first element that is no finite number (or no boolean). A float is NaN or infinite if all bits of its
+/// exponent are set.
 fn first_bad(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
-    /// A float is NaN or infinite if all bits of its exponent, which lie in the last two bytes, are set.
-    fn find<const N: usize>(bytes: &[u8], exponent: u16) -> Option<usize> {
+    fn find<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool + Copy) -> Option<usize> {
         let (elements, _) = bytes.as_chunks::<N>();
-        let bad =
-            |element: &[u8; N]| u16::from_le_bytes([element[N - 2], element[N - 1]]) & exponent == exponent;
         // Most files are good: a scan without an exit runs at the memory's speed.
         const PART: usize = 4096;
         for (part, elements) in elements.chunks(PART).enumerate() {
-            if elements.iter().fold(false, |any, element| any | bad(element)) {
-                return elements.iter().position(bad).map(|index| (part * PART + index) * N);
+            if pulp::Arch::new().dispatch(Any { elements, bad }) {
+                return elements
+                    .iter()
+                    .position(|&element| bad(element))
+                    .map(|index| (part * PART + index) * N);
             }
         }
         None
     }
+    const EXPONENT_F64: u64 = 0x7ff0_0000_0000_0000;
     match dtype {
-        Dtype::F64 => find::<8>(bytes, 0x7ff0),
-        Dtype::F32 => find::<4>(bytes, 0x7f80),
-        Dtype::BF16 => find::<2>(bytes, 0x7f80),
-        Dtype::F16 => find::<2>(bytes, 0x7c00),
+        Dtype::F64 => find(bytes, |bytes| u64::from_le_bytes(bytes) & EXPONENT_F64 == EXPONENT_F64),
+        Dtype::F32 => find(bytes, |bytes| u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000),
+        Dtype::BF16 => find(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80),
+        Dtype::F16 => find(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00),
         Dtype::Bool => bytes.iter().position(|&byte| byte > 1),
         _ => None,
+    }
+}
+
+/// Whether any of some elements is bad: one plain loop, compiled for each width of the machine's vectors.
+struct Any<'e, const N: usize, F> {
+    elements: &'e [[u8; N]],
+    bad: F,
+}
+
+impl<const N: usize, F: Fn([u8; N]) -> bool> pulp::NullaryFnOnce for Any<'_, N, F> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn call(self) -> bool {
+        self.elements.iter().fold(false, |any, &element| any | (self.bad)(element))
     }
 }
 

@@ -272,10 +272,9 @@ impl<'a> Ascent<'a> {
         let mut little = 0;
         while (state.sweeps as usize) < max_sweeps && state.settled.contains(&false) && little < 2 {
             let before = state.objective;
-            let mut rest = &order[..];
-            while !rest.is_empty() {
-                let (batch, taken) = self.batch(rest, &state.settled);
-                rest = &rest[taken..];
+            let mut left = order;
+            while !left.is_empty() {
+                let batch = self.batch(&mut left, &state.settled);
                 if batch.is_empty() {
                     continue;
                 }
@@ -293,19 +292,21 @@ impl<'a> Ascent<'a> {
         Ok(())
     }
 
-    /// The steps at the head of an order that are not settled and do not bear on one another, and how many of the order that
-    /// takes: solving them side by side is solving them in turn.
-    fn batch(&self, order: &[usize], settled: &[bool]) -> (Vec<usize>, usize) {
-        let mut batch: Vec<usize> = Vec::new();
-        for (place, &index) in order.iter().enumerate() {
-            if batch.iter().any(|earlier| self.neighbours[*earlier].contains(&index)) {
-                return (batch, place);
-            }
-            if !settled[index] {
+    /// Takes out of an order the steps that are not settled and that neither bear on one another nor on a step that stands before them
+    /// and is left: solving them now, side by side, is solving all in turn. Drops the settled ones that nothing before them can
+    /// unsettle; one step at least goes each time.
+    fn batch(&self, left: &mut Vec<usize>, settled: &[bool]) -> Vec<usize> {
+        let (mut batch, mut waiting) = (Vec::new(), Vec::new());
+        for &index in &*left {
+            let bears_on = |earlier: &usize| self.neighbours[*earlier].contains(&index);
+            if batch.iter().chain(&waiting).any(bears_on) {
+                waiting.push(index);
+            } else if !settled[index] {
                 batch.push(index);
             }
         }
-        (batch, order.len())
+        *left = waiting;
+        batch
     }
 
     /// Whether every unit has the best partner that it has anywhere: what a planted permutation looks like, and other starts

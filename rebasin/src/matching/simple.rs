@@ -108,9 +108,10 @@ impl<'a> Simple<'a> {
 
     /// Writes what the product over one unit `y` that moved is made of: `[k][x]`, of the reference and of what the update changed.
     pub(super) fn write_for_x(&self, moved: &Moved<'_>, reference: &mut [f32], difference: &mut [f32]) {
-        self.by_depth(reference, self.row(&self.a, moved.unit).iter().copied());
+        self.by_depth(reference, self.row(&self.a, moved.unit));
         let (new, old) = (self.row(&self.b, moved.after), self.row(&self.b, moved.before));
-        self.by_depth(difference, new.iter().zip(old).map(|(new, old)| new - old));
+        self.by_depth(difference, new);
+        self.less_by_depth(difference, old);
     }
 
     /// Writes what a row of the product over units `x` that moved is made of, as `[x][k]`.
@@ -208,23 +209,31 @@ impl<'a> Simple<'a> {
         let row = self.x.units * self.depth;
         out.resize(count * row, 0.0);
         out.par_chunks_mut(row).enumerate().for_each(|(at, to)| {
-            self.by_depth(to, row_at(at).iter().copied());
+            self.by_depth(to, row_at(at));
         });
         out
     }
 
     /// A row's elements, given as `[x][k]`, as `[k][x]`.
-    fn by_depth(&self, to: &mut [f32], from: impl Iterator<Item = f32>) {
-        if self.depth == 1 {
-            to.iter_mut().zip(from).for_each(|(to, value)| *to = value);
-            return;
-        }
-        let (mut x, mut k) = (0, 0);
-        for value in from {
-            to[k * self.x.units + x] = value;
-            k += 1;
-            if k == self.depth {
-                (x, k) = (x + 1, 0);
+    fn by_depth(&self, to: &mut [f32], from: &[f32]) {
+        self.each_by_depth(to, from, |to, value| *to = value);
+    }
+
+    /// Takes a row's elements, given as `[x][k]`, from those of another, which lie as `[k][x]`.
+    fn less_by_depth(&self, to: &mut [f32], from: &[f32]) {
+        self.each_by_depth(to, from, |to, value| *to -= value);
+    }
+
+    fn each_by_depth(&self, to: &mut [f32], from: &[f32], each: impl Fn(&mut f32, f32)) {
+        match self.depth {
+            1 => to.iter_mut().zip(from).for_each(|(to, &value)| each(to, value)),
+            9 => transposed::<9>(to, from, each),
+            depth => {
+                for (k, to) in to.chunks_exact_mut(self.x.units).enumerate() {
+                    to.iter_mut()
+                        .zip(from[k..].iter().step_by(depth))
+                        .for_each(|(to, &value)| each(to, value));
+                }
             }
         }
     }
@@ -281,5 +290,19 @@ fn write_runs<const K: usize>(
         *a = from_a[unit as usize];
         let (new, old) = (&from_b[after as usize], &from_b[before as usize]);
         *b = std::array::from_fn(|k| new[k] - old[k]);
+    }
+}
+
+/// Goes through `[x][K]` once, some `x` at a time, and through as many of each of `K` rows `[x]`: both sides by whole cache lines.
+fn transposed<const K: usize>(to: &mut [f32], from: &[f32], each: impl Fn(&mut f32, f32)) {
+    const SOME: usize = 16;
+    let (from, _) = from.as_chunks::<K>();
+    let units = from.len();
+    for (part, from) in from.chunks(SOME).enumerate() {
+        for k in 0..K {
+            let begin = k * units + part * SOME;
+            let to = &mut to[begin..begin + from.len()];
+            to.iter_mut().zip(from).for_each(|(to, run)| each(to, run[k]));
+        }
     }
 }
