@@ -214,24 +214,25 @@ impl<'a> Ascent<'a> {
     /// on groups not yet visited.
     pub(super) fn first_sweep(&self, state: &mut State, observe: Observe<'_>) -> Result<(), AlignError> {
         let mut known = vec![false; self.pair.spec.groups().len()];
-        let mut left: Vec<usize> = (0..self.steps.len()).collect();
+        let mut left = self.most_known_first();
         // Each piece is in the gain of the last of its groups that is visited, and in no earlier one.
         let mut objective = 0.0;
         while !left.is_empty() {
-            let place = self.best_known(&left, &known);
-            let index = left.remove(place);
-            self.tell_step(index, observe)?;
-            let found = self.visit(state, &[index], &known)?.remove(0);
-            objective += match &found {
-                // Another step of these groups was visited: what they contribute is counted.
-                Found::Better(better) if known[self.steps[index].top] => better.rise,
-                Found::Nothing { .. } if known[self.steps[index].top] => 0.0,
-                Found::Better(better) => better.value,
-                Found::Nothing { value, .. } => *value,
-                Found::Overflow(_) => 0.0,
-            };
-            self.take(state, index, found);
-            for group in self.steps[index].groups() {
+            // What a step knows of its neighbours is the same as in turn: those before it were visited, those behind it wait for it.
+            let batch = self.batch(&mut left, &state.settled);
+            self.tell_step(batch[0], observe)?;
+            for (&index, found) in batch.iter().zip(self.visit(state, &batch, &known)?) {
+                objective += match &found {
+                    // Another step of these groups was visited: what they contribute is counted.
+                    Found::Better(better) if known[self.steps[index].top] => better.rise,
+                    Found::Nothing { .. } if known[self.steps[index].top] => 0.0,
+                    Found::Better(better) => better.value,
+                    Found::Nothing { value, .. } => *value,
+                    Found::Overflow(_) => 0.0,
+                };
+                self.take(state, index, found);
+            }
+            for group in batch.iter().flat_map(|&index| self.steps[index].groups()) {
                 known[group] = true;
             }
         }
@@ -239,6 +240,21 @@ impl<'a> Ascent<'a> {
         state.sweeps += 1;
         state.objective = objective;
         self.tell_sweep(state, observe)
+    }
+
+    /// All steps; next is always the one of whose gain most is known once those before it were visited.
+    fn most_known_first(&self) -> Vec<usize> {
+        let mut known = vec![false; self.pair.spec.groups().len()];
+        let mut left: Vec<usize> = (0..self.steps.len()).collect();
+        let mut order = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            let index = left.remove(self.best_known(&left, &known));
+            for group in self.steps[index].groups() {
+                known[group] = true;
+            }
+            order.push(index);
+        }
+        order
     }
 
     /// The place in `left` of the step with the largest known part of its elements; the first among equals.
