@@ -23,6 +23,9 @@ pub const MAX_MESSAGE_BYTES: usize = MAX_CHUNK_BYTES + 4096;
 /// Metadata key in which an error's stable code string travels.
 pub const CODE_METADATA_KEY: &str = "fedbasin-code";
 
+/// Metadata key in which an error that passes says after how many milliseconds to try again, as gRPC's own retries read it (gRFC A6).
+pub const RETRY_METADATA_KEY: &str = "grpc-retry-pushback-ms";
+
 /// Most examples that an update may claim.
 pub const MAX_NUM_EXAMPLES: u64 = 1_000_000_000_000;
 

@@ -35,6 +35,8 @@ pub enum Code {
     Forbidden,
     /// Storage cannot answer now; retry.
     Unavailable,
+    /// Stored bytes are gone, or not what they were.
+    DataLoss,
     /// A defect here. Logged once, its text never sent.
     Internal,
 }
@@ -58,6 +60,7 @@ impl Code {
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",
             Self::Unavailable => "unavailable",
+            Self::DataLoss => "data-loss",
             Self::Internal => "internal",
         }
     }
@@ -78,6 +81,7 @@ impl Code {
             Self::Unauthenticated => tonic::Code::Unauthenticated,
             Self::Forbidden => tonic::Code::PermissionDenied,
             Self::Unavailable => tonic::Code::Unavailable,
+            Self::DataLoss => tonic::Code::DataLoss,
             Self::Internal => tonic::Code::Internal,
         }
     }
@@ -99,10 +103,13 @@ impl Code {
             Self::Unauthenticated => S::UNAUTHORIZED,
             Self::Forbidden => S::FORBIDDEN,
             Self::Unavailable => S::SERVICE_UNAVAILABLE,
-            Self::Internal => S::INTERNAL_SERVER_ERROR,
+            Self::DataLoss | Self::Internal => S::INTERNAL_SERVER_ERROR,
         }
     }
 }
+
+/// When to ask again after [`Code::Unavailable`], as both edges say it.
+pub const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// An error of the server: its kind, and a message that says what was wrong, with what, and what to do.
 #[derive(Debug)]
@@ -130,6 +137,15 @@ impl Error {
     /// A defect or a broken row: `message` goes to the log, never to a caller.
     pub fn internal(message: impl fmt::Display) -> Self {
         Self::new(Code::Internal, message.to_string())
+    }
+
+    /// What became of the stored bytes of which name.
+    pub fn data_loss(what: impl fmt::Display) -> Self {
+        let message = format!(
+            "the stored bytes of {what}; whoever runs the server restores them from a backup (`fedbasin-server fsck` names \
+             all that is wrong)"
+        );
+        Self::new(Code::DataLoss, message)
     }
 
     /// A missing or malformed argument.
@@ -171,6 +187,7 @@ impl Error {
     pub fn public_message(&self) -> &str {
         match self.code {
             Code::Internal => tracing::error!(error.message = %self.message, "internal error"),
+            Code::DataLoss => tracing::error!(error.message = %self.message, "stored bytes are lost"),
             _ if self.hidden => tracing::warn!(error.message = %self.message, "storage unavailable"),
             _ => {}
         }

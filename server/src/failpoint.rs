@@ -9,6 +9,17 @@ macro_rules! failpoint {
     };
 }
 
+/// Lets the disk fail here, as [`failpoint::disk_fails`](crate::failpoint::disk_fails) says: gives an `io::Result<()>`.
+macro_rules! disk {
+    ($action:literal, $path:expr) => {{
+        #[cfg(feature = "failpoints")]
+        let outcome = $crate::failpoint::disk_fails($action, $path);
+        #[cfg(not(feature = "failpoints"))]
+        let outcome = std::io::Result::Ok(());
+        outcome
+    }};
+}
+
 /// All points, in the order in which a round comes to them.
 #[cfg(feature = "failpoints")]
 pub const POINTS: &[&str] = &[
@@ -90,5 +101,21 @@ pub(crate) fn reached(name: &'static str) {
     // The signal may reach another thread first.
     loop {
         std::thread::park();
+    }
+}
+
+/// `FEDBASIN_DISK_FAILS` names a file of a test's. While that is there and says `write NAME` or `sync NAME`, writing to files whose
+/// names begin so finds the disk full, or making them durable finds it broken.
+#[cfg(feature = "failpoints")]
+pub(crate) fn disk_fails(action: &str, path: &std::path::Path) -> std::io::Result<()> {
+    use std::io;
+    let Some(file) = std::env::var_os("FEDBASIN_DISK_FAILS") else { return Ok(()) };
+    let Ok(wanted) = std::fs::read_to_string(file) else { return Ok(()) };
+    let (wanted, name) = wanted.trim_end().split_once(' ').unwrap_or((&wanted, ""));
+    let own = path.file_name().unwrap_or_default().to_string_lossy();
+    match action {
+        _ if wanted != action || !own.starts_with(name) => Ok(()),
+        "write" => Err(io::Error::from(io::ErrorKind::StorageFull)),
+        _ => Err(rustix::io::Errno::IO.into()),
     }
 }

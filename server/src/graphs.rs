@@ -160,6 +160,8 @@ fn confine(memory: u64, seconds: u64) -> std::io::Result<()> {
     setrlimit(Resource::Cpu, limit(seconds.saturating_mul(64)))?;
     setrlimit(Resource::Core, limit(0))?;
     setrlimit(Resource::Fsize, limit(0))?;
+    // The server's own limit may be high.
+    setrlimit(Resource::Nofile, limit(64))?;
     Ok(())
 }
 

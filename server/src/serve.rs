@@ -48,6 +48,7 @@ pub fn init_logging(settings: &Log) -> Result<()> {
 /// What of the settings cannot be used, and what to do.
 pub async fn serve(config: Config) -> Result<()> {
     let _folder = hold_folder(&config.data_dir)?;
+    open_many_files();
     let store = Store::open(&config).await?;
     let admin = Admin::from_config(&config)?;
 
@@ -66,43 +67,7 @@ pub async fn serve(config: Config) -> Result<()> {
 
     let stop = CancellationToken::new();
     let failed = CancellationToken::new();
-    let watched = |name: &'static str, outcome: Result<()>| {
-        if let Err(error) = outcome {
-            tracing::error!(error.message = error.message(), edge = name, "an edge ended");
-            failed.cancel();
-        }
-    };
-    let edges = async {
-        tokio::join!(
-            async {
-                watched(
-                    "grpc",
-                    grpc::serve(
-                        store.clone(),
-                        grpc_listener,
-                        config.tls.as_ref(),
-                        &config.limits,
-                        stop.clone(),
-                    )
-                    .await,
-                );
-            },
-            async {
-                watched(
-                    "http",
-                    http::serve(
-                        store.clone(),
-                        admin,
-                        http_listener,
-                        config.tls.as_ref(),
-                        &config.limits,
-                        stop.clone(),
-                    )
-                    .await,
-                );
-            },
-        );
-    };
+    let edges = edges(&store, admin, (grpc_listener, http_listener), &config, &stop, &failed);
     let mut tasks = JoinSet::new();
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
     if config.work.in_serve {
@@ -141,6 +106,27 @@ pub async fn serve(config: Config) -> Result<()> {
     Ok(())
 }
 
+/// Serves both edges until `stop` is cancelled and what is under way there ended; cancels `failed` where one ends by itself.
+async fn edges(
+    store: &Store,
+    admin: Admin,
+    (grpc_listener, http_listener): (tokio::net::TcpListener, std::net::TcpListener),
+    config: &Config,
+    stop: &CancellationToken,
+    failed: &CancellationToken,
+) {
+    let watched = |name: &'static str, outcome: Result<()>| {
+        if let Err(error) = outcome {
+            tracing::error!(error.message = error.message(), edge = name, "an edge ended");
+            failed.cancel();
+        }
+    };
+    let (tls, limits) = (config.tls.as_ref(), &config.limits);
+    let grpc = grpc::serve(store.clone(), grpc_listener, tls, limits, stop.clone());
+    let http = http::serve(store.clone(), admin, http_listener, tls, limits, stop.clone());
+    tokio::join!(async { watched("grpc", grpc.await) }, async { watched("http", http.await) });
+}
+
 /// Works until the process is told to end: closes and opens rounds, aligns, merges, publishes. Has no edges.
 ///
 /// Prints one line on standard output once storage answers: `working`.
@@ -149,6 +135,7 @@ pub async fn serve(config: Config) -> Result<()> {
 /// What of the settings cannot be used, and what to do.
 pub async fn work(config: Config) -> Result<()> {
     let _folder = hold_folder(&config.data_dir)?;
+    open_many_files();
     let store = Store::open(&config).await?;
     if !store.is_shared() {
         tracing::warn!(
@@ -195,6 +182,27 @@ fn hold_folder(folder: &Path) -> Result<File> {
         Err(TryLockError::Error(error)) => Err(unavailable(format_args!(
             "cannot be locked: {error}; take a folder on a disk of this machine"
         ))),
+    }
+}
+
+/// Takes as many open files as the system grants: connections are files, and so is each update of a round that is merged. What
+/// most systems give at first, 1,024, is for programs that `select`.
+fn open_many_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let granted = getrlimit(Resource::Nofile);
+        if granted.current == granted.maximum {
+            return;
+        }
+        match setrlimit(Resource::Nofile, Rlimit { current: granted.maximum, ..granted }) {
+            Ok(()) => tracing::debug!(files = ?granted.maximum, "open files"),
+            Err(error) => tracing::warn!(
+                error.message = %error,
+                files = ?granted.current,
+                "the limit of open files could not be raised: a round of more updates than that cannot be merged"
+            ),
+        }
     }
 }
 

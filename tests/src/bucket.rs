@@ -100,6 +100,15 @@ impl Bucket {
         assert!(status.is_success(), "{name}: {status}");
     }
 
+    /// Removes an object, by plain HTTP.
+    ///
+    /// # Panics
+    /// Where the S3 server does not.
+    pub fn delete(&self, name: &str) {
+        let status = self.agent.delete(self.url(name)).call().expect("an answer").status();
+        assert!(status.is_success(), "{name}: {status}");
+    }
+
     fn url(&self, name: &str) -> String {
         format!("http://{}/{NAME}/{name}", self.address)
     }

@@ -61,6 +61,8 @@ pub struct Options {
     pub environment: Vec<(&'static str, String)>,
     /// Whether it only works (`work`), and has no addresses.
     pub only_works: bool,
+    /// How many files it may open before it asks for more (the soft limit); without it, as many as the test may.
+    pub open_files: Option<u32>,
 }
 
 impl Options {
@@ -400,7 +402,16 @@ impl Server {
 
     /// The server's program with its settings.
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(server_binary());
+        let mut command = match self.options.open_files {
+            None => Command::new(server_binary()),
+            Some(files) => {
+                let mut shell = Command::new("sh");
+                shell
+                    .args(["-c", &format!("ulimit -S -n {files} && exec \"$0\" \"$@\"")])
+                    .arg(server_binary());
+                shell
+            }
+        };
         command.arg(subcommand).arg("--config").arg(self.config_path()).current_dir(self.folder.path());
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(url) = self.database.url() {

@@ -235,3 +235,42 @@ async fn a_worker_that_slept_beyond_its_lease_changes_nothing() {
     }
     assert!(caught, "ten times, and no worker was caught with a lease");
 }
+
+/// What was altered in a bucket, or removed from it, behind the server's back is never merged: the round fails and says which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_with_an_object_that_was_altered_or_removed_fails_and_says_so() {
+    let bucket = Bucket::start();
+    let server = Server::start_with(Database::postgres().await, bucket.options().only_serving(""));
+    let (a, b) = (server.site("a"), server.site("b"));
+    let admin = server.admin();
+    let mut ends = Vec::new();
+    for (place, what) in ["altered", "gone"].into_iter().enumerate() {
+        let id = admin.create_run(&json!({
+            "strategy": "mean", "cohort": ["a", "b"],
+            "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
+        }));
+        // Each run's own bytes.
+        let bytes = file(&[f32s("counted", &[2], &[1.0, place as f32])]);
+        a.upload(&id, 1, &bytes, 1).await.expect("a receipt");
+        b.upload(&id, 1, &file(&[f32s("counted", &[2], &[2.0, place as f32])]), 1).await.expect("a receipt");
+        let object: String = sqlx::query_scalar("SELECT object FROM checkpoints WHERE digest = $1")
+            .bind(digest(&bytes))
+            .fetch_one(&mut server.rows().await)
+            .await
+            .expect("its row");
+        let object = format!("all/checkpoints/{object}");
+        assert_eq!(bucket.get(&object).as_deref(), Some(&*bytes));
+        match what {
+            // As valid as before, with another number.
+            "altered" => bucket.put(&object, &file(&[f32s("counted", &[2], &[9.0, place as f32])])),
+            _ => bucket.delete(&object),
+        }
+        ends.push((id, what, digest(&bytes)));
+    }
+    let _worker = server.beside(true);
+    for (id, what, digest) in ends {
+        let round = admin.round_becomes(&id, 1, "failed").await;
+        let reason = round["reason"].as_str().expect("a reason");
+        assert!(reason.contains(&digest) && reason.contains(what) && reason.contains("fsck"), "{reason}");
+    }
+}

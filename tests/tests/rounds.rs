@@ -3,7 +3,7 @@
 
 use fedbasin_proto::v1::{RoundState, RunState, UpdateState};
 use fedbasin_tests::{
-    Database, Server, Site, assert_refused,
+    Database, Options, Server, Site, assert_refused,
     checkpoint::{one_hot, one_hot_spec, read_f32},
     digest, eventually, on_both_databases,
 };
@@ -24,6 +24,7 @@ on_both_databases!(
     what_a_policy_keeps_no_longer_is_refused_by_name,
     a_cancelled_run_takes_no_more_updates,
     a_run_takes_its_layout_from_the_first_update,
+    a_round_may_have_more_updates_than_files_are_open_at_first,
 );
 
 /// A run of one-hot checkpoints.
@@ -355,4 +356,17 @@ async fn a_run_takes_its_layout_from_the_first_update(database: Database) {
     b.upload(&id, 1, &one_hot(1, 3), 1).await.expect("a receipt");
     admin.round_becomes(&id, 1, "published").await;
     assert_eq!(read_f32(&admin.model(&id, 1), "counted"), [0.5, 0.5, 0.0]);
+}
+
+async fn a_round_may_have_more_updates_than_files_are_open_at_first(database: Database) {
+    const SITES: usize = 70;
+    let server = Server::start_with(database, Options { open_files: Some(64), ..Options::default() });
+    let sites: Vec<Site> = (0..SITES).map(|index| server.site(&format!("site-{index}"))).collect();
+    let id = server.admin().create_run(&run(&sites.iter().collect::<Vec<_>>(), 1, SITES, 600));
+    for (index, site) in sites.iter().enumerate() {
+        site.upload(&id, 1, &one_hot(index, SITES), 1).await.expect("a receipt");
+    }
+    server.admin().round_becomes(&id, 1, "published").await;
+    let counted = read_f32(&server.admin().model(&id, 1), "counted");
+    assert!(counted.iter().all(|&share| (share - 1.0 / SITES as f32).abs() < 1e-6), "{counted:?}");
 }

@@ -28,6 +28,7 @@ fn what_the_server_decided_is_final() {
         (Code::ResourceExhausted, "too-large"),
         (Code::Unauthenticated, "unauthenticated"),
         (Code::PermissionDenied, "forbidden"),
+        (Code::DataLoss, "data-loss"),
     ] {
         assert_eq!(verdict(&from_server(code, string)), Verdict::Final, "{string}");
     }

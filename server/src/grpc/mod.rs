@@ -23,7 +23,7 @@ use self::{service::Sites, upload::Uploads};
 use crate::{
     auth,
     config::{Limits, Tls},
-    error::{Code, Error, Result},
+    error::{Code, Error, RETRY_AFTER, Result},
     store::Store,
 };
 
@@ -39,6 +39,11 @@ impl From<Error> for Status {
         let mut status = Status::new(error.code().grpc(), error.public_message());
         let code = tonic::metadata::MetadataValue::from_static(error.code().as_str());
         status.metadata_mut().insert(fedbasin_proto::CODE_METADATA_KEY, code);
+        if error.code() == Code::Unavailable {
+            status
+                .metadata_mut()
+                .insert(fedbasin_proto::RETRY_METADATA_KEY, (RETRY_AFTER.as_millis() as u64).into());
+        }
         status
     }
 }

@@ -8,7 +8,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde::Serialize;
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, RETRY_AFTER};
 
 /// An error as the API answers it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -63,7 +63,7 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
         }
         response
     }

@@ -15,7 +15,7 @@ use object_store::{
     GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore as _,
     ObjectStoreExt as _, PutPayload, path::Path as Key,
 };
-use rebasin::{Digest, FileSource, Hasher, Header};
+use rebasin::{CheckpointError, Digest, FileSource, Hasher, Header};
 use sqlx::Row as _;
 
 use super::{Sealed, Store, staging::synced_or_removed};
@@ -177,7 +177,8 @@ impl Store {
             let Some((name, digest)) = named(&object) else { continue };
             if is_older(&object, ORPHAN_LIFE) && self.object_name(&digest).await?.as_deref() != Some(name) {
                 failpoint!("sweep.object-found");
-                self.objects.store.delete(&object.location).await?;
+                // Another process may have been first.
+                self.remove_object(name).await?;
                 failpoint!("sweep.object-removed");
                 tracing::info!(checkpoint.digest = %digest, "bytes that no row tells of were removed");
             }
@@ -200,13 +201,19 @@ impl Store {
     /// [`Code::Unavailable`](crate::error::Code) when the object store does not answer.
     pub async fn object(&self, digest: &Digest, range: Range<u64>) -> Result<Object> {
         let place = self.place(digest).await?;
-        let size = self.objects.store.head(&place).await?.size;
+        let size = match self.objects.store.head(&place).await {
+            Ok(found) => found.size,
+            Err(error) => return Err(self.missing(digest, error).await),
+        };
         let range = range.start.min(size)..range.end.min(size);
         if range.is_empty() {
             return Ok(Object { size, stream: futures::stream::empty().boxed() });
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let got = self.objects.store.get_opts(&place, options).await?;
+        let got = match self.objects.store.get_opts(&place, options).await {
+            Ok(got) => got,
+            Err(error) => return Err(self.missing(digest, error).await),
+        };
         let range = got.range.clone();
         let stream = match got.payload {
             GetResultPayload::File(file, _) => read_parts(file, range),
@@ -219,28 +226,51 @@ impl Store {
     /// a copy that vanishes with the source elsewhere.
     ///
     /// # Errors
-    /// [`Code::Unavailable`](crate::error::Code), or [`Code::Internal`](crate::error::Code) where the bytes are not
-    /// the checkpoint that they were when they came.
+    /// [`Code::Unavailable`](crate::error::Code), or [`Code::DataLoss`](crate::error::Code) where the bytes are gone, or not
+    /// the checkpoint that they were when they came: of a copy every byte is looked at, of a file the header.
     pub async fn source(&self, digest: &Digest) -> Result<FileSource> {
-        let got = self.objects.store.get(&self.place(digest).await?).await?;
+        let got = match self.objects.store.get(&self.place(digest).await?).await {
+            Ok(got) => got,
+            Err(error) => return Err(self.missing(digest, error).await),
+        };
         let mut file = match got.payload {
             GetResultPayload::File(file, _) => file,
             GetResultPayload::Stream(mut stream) => {
-                let mut file = self.scratch_file()?;
+                let (mut file, mut hasher) = (self.scratch_file()?, Hasher::default());
                 while let Some(part) = stream.next().await {
-                    file.write_all(&part?)?;
+                    let part = part?;
+                    hasher.update(&part);
+                    file.write_all(&part)?;
+                }
+                if hasher.finish() != *digest {
+                    return Err(Error::data_loss(format_args!("checkpoint {digest} were altered")));
                 }
                 file
             }
         };
+        let digest = *digest;
         tokio::task::spawn_blocking(move || {
             let size = file.seek(SeekFrom::End(0))?;
             file.seek(SeekFrom::Start(0))?;
-            let header = Header::read(&mut file, size).map_err(Error::internal)?;
+            let header = Header::read(&mut file, size).map_err(|error| match error {
+                CheckpointError::Io(error) => error.into(),
+                error => Error::data_loss(format_args!("checkpoint {digest} were altered: {error}")),
+            })?;
             Ok(FileSource::new(file, header))
         })
         .await
         .map_err(Error::internal)?
+    }
+
+    /// What it means that the bytes of a checkpoint are not where its row said just now: a policy may have let them go meanwhile.
+    async fn missing(&self, digest: &Digest, error: object_store::Error) -> Error {
+        match error {
+            object_store::Error::NotFound { .. } => match self.place(digest).await {
+                Ok(_) => Error::data_loss(format_args!("checkpoint {digest} are gone")),
+                Err(error) => error,
+            },
+            error => error.into(),
+        }
     }
 
     /// A file without a name in the staging folder.
@@ -268,7 +298,7 @@ fn link(file: &Path, place: &Path, written_at: SystemTime, size: u64) -> Result<
         std::fs::remove_file(place)?;
         return Ok(false);
     }
-    if let Err(error) = synced_or_removed(stored.sync_all(), place) {
+    if let Err(error) = synced_or_removed(disk!("sync", place).and_then(|()| stored.sync_all()), place) {
         std::fs::remove_file(file)?;
         return Err(error);
     }

@@ -92,7 +92,14 @@ impl Store {
         }
         self.discard_staging(update_id);
         for part in self.chain(update_id).await? {
-            let bytes = self.objects.store.get(&part.key).await?.bytes().await?;
+            let bytes = match self.objects.store.get(&part.key).await {
+                Ok(part) => part.bytes().await?,
+                Err(object_store::Error::NotFound { .. }) => {
+                    let message = "another process ended this upload meanwhile; begin again";
+                    return Err(Error::new(Code::OffsetMismatch, message));
+                }
+                Err(error) => return Err(error.into()),
+            };
             let (store, name) = (self.clone(), update_id.to_owned());
             let extended = tokio::task::spawn_blocking(move || store.extend_staging(&name, &bytes));
             extended.await.map_err(Error::internal)??;

@@ -223,6 +223,11 @@ impl Staging {
             ));
         }
         self.take(bytes)?;
+        if let Err(full) = disk!("write", &self.path) {
+            // As disks do: a part is there.
+            self.file.write_all(&bytes[..bytes.len() / 2])?;
+            return Err(full.into());
+        }
         self.file.write_all(bytes)?;
         Ok(())
     }
@@ -242,7 +247,7 @@ impl Staging {
         if self.durable == self.written {
             return Ok(());
         }
-        synced_or_removed(self.file.sync_data(), &self.path)?;
+        synced_or_removed(disk!("sync", &self.path).and_then(|()| self.file.sync_data()), &self.path)?;
         self.durable = self.written;
         Ok(())
     }
@@ -255,7 +260,8 @@ impl Staging {
     pub fn begin_sync(&mut self) -> Result<(impl FnOnce() -> Result<()> + Send + 'static, u64)> {
         let (file, path) = (self.file.try_clone()?, self.path.clone());
         self.syncing = self.written;
-        Ok((move || synced_or_removed(file.sync_data(), &path), self.written))
+        let work = move || synced_or_removed(disk!("sync", &path).and_then(|()| file.sync_data()), &path);
+        Ok((work, self.written))
     }
 
     /// Whether what [`Staging::begin_sync`] began is not known to be done.

@@ -55,7 +55,8 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
                 "aligning an update failed"
             );
             match error.code() {
-                Code::Unavailable => worker.storage_is_unwell(lease.token()).await,
+                // The update is not to blame: it waits until the bytes are back.
+                Code::Unavailable | Code::DataLoss => worker.storage_is_unwell(lease.token()).await,
                 // The site and the operator read this.
                 _ => _ = store.fail_alignment(&lease, error.public_text()).await?,
             }

@@ -126,7 +126,8 @@ fn write_model(
     layout: Option<rebasin::Layout>,
 ) -> Result<Sealed> {
     let size = rebasin::Header::canonical_file_size(reference.header().layout());
-    let mut out = Gate { staging: store.staging(scratch.name(), size, layout)?, syncing: None, failed: None };
+    let mut out =
+        ModelFile { staging: store.staging(scratch.name(), size, layout)?, syncing: None, failed: None };
     let merged = rebasin::merge_to(spec, inputs, Some(reference), &mut out, &mut |_, _| {});
     if let Some(error) = out.failed.take() {
         return Err(error);
@@ -143,14 +144,14 @@ fn write_model(
 }
 
 /// Takes a merged model's bytes; those before are made durable meanwhile.
-struct Gate {
+struct ModelFile {
     staging: Staging,
     syncing: Option<(JoinHandle<Result<()>>, u64)>,
     /// What an [`io::Error`] cannot hold.
     failed: Option<Error>,
 }
 
-impl Gate {
+impl ModelFile {
     fn take(&mut self, bytes: &[u8]) -> Result<()> {
         self.staging.append(bytes)?;
         if self.syncing.as_ref().is_some_and(|(thread, _)| thread.is_finished()) {
@@ -173,7 +174,7 @@ impl Gate {
     }
 }
 
-impl io::Write for Gate {
+impl io::Write for ModelFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.take(bytes).map_err(|error| {
             self.failed = Some(error);
