@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn it_computes_what_the_plain_loops_do() {
-        for (n, depth) in [(1, 1), (3, 5), (17, 40), (64, 9), (130, 33), (200, 3), (300, 5), (257, 40)] {
+        for (n, depth) in
+            [(1, 1), (3, 5), (17, 40), (64, 9), (130, 33), (200, 3), (300, 5), (257, 40), (1030, 3)]
+        {
             let (a, b) = (numbers(n * depth), numbers(n * depth + 3)[3..].to_vec());
             let views: [(Strided<'_>, Strided<'_>); 3] = [
                 (Strided::by_unit(&a, depth), Strided::by_depth(&b, n)),

@@ -153,7 +153,7 @@ pub fn seed_from_digests(digests: &[Digest]) -> u64 {
 /// Aligns `update` to `reference`. Deterministic: the same inputs and options give the same alignment, whatever the
 /// number of threads.
 ///
-/// `observe` is told how the search goes on, at least once a step; it ends the search by [`ControlFlow::Break`].
+/// `observe` is told how the search goes on, before each batch of groups that are solved side by side and after each sweep; it ends the search by [`ControlFlow::Break`].
 ///
 /// # Errors
 /// [`AlignError`] if a checkpoint is not of the spec's layout, its numbers overflow, or the search was ended.

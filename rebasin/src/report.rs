@@ -186,7 +186,7 @@ impl pulp::NullaryFnOnce for OfF32<'_> {
 /// Sums that are kept side by side.
 const LANES: usize = 32;
 
-/// Elements that are summed as one, but for whole rows: the same for any number of threads.
+/// Elements that are summed as one at the most: the same for any number of threads.
 const CHUNK: usize = 1 << 15;
 
 /// One measure a tensor, the update aligned if there is an alignment; zero for tensors that are not averaged. The checkpoints
@@ -205,22 +205,24 @@ pub(crate) fn measure(
         }
         let moves = alignment.map(|alignment| alignment.moves(spec, shape, spec.axes(index)));
         let gather = moves.as_ref().and_then(|moves| Gather::new(b.bytes(), shape, dtype.size(), moves));
+        let chunk = CHUNK * dtype.size();
         let row = a.bytes().len() / shape.first().unwrap_or(&1);
-        let rows = (CHUNK * dtype.size() / row).max(1);
-        let chunks = a.bytes().par_chunks(rows * row).zip(b.bytes().par_chunks(rows * row));
-        let of_chunk = |aligned: &mut Vec<u8>, (chunk, (a, b)): (usize, (&[u8], &[u8]))| {
-            let b = match &gather {
-                None => b,
-                Some(gather) => {
-                    aligned.resize(b.len(), 0);
-                    gather.rows(chunk * rows, aligned);
-                    aligned
-                }
-            };
+        let rows = (chunk / row).max(1);
+        let together = if gather.is_some() { rows * row } else { chunk };
+        let chunks = a.bytes().par_chunks(together).zip(b.bytes().par_chunks(together));
+        let of_part = |a: &[u8], b: &[u8]| {
             if dtype == Dtype::F32 {
                 return Measure::of_f32(a, b);
             }
             Measure::of(codec::to_f64(dtype, a).into_iter().zip(codec::to_f64(dtype, b)))
+        };
+        let of_chunk = |aligned: &mut Vec<u8>, (place, (a, b)): (usize, (&[u8], &[u8]))| {
+            let Some(gather) = &gather else { return of_part(a, b) };
+            aligned.resize(b.len(), 0);
+            gather.rows(place * rows, aligned);
+            // A row may be long.
+            let parts = a.chunks(chunk).zip(aligned.chunks(chunk));
+            Measure::sum(&parts.map(|(a, b)| of_part(a, b)).collect::<Vec<_>>())
         };
         let measures: Vec<Measure> = chunks.enumerate().map_init(Vec::new, of_chunk).collect();
         Measure::sum(&measures)

@@ -275,16 +275,43 @@ fn a_corrected_mean_has_rows_of_its_parents_size() {
 
 #[test]
 fn the_outcome_does_not_depend_on_the_number_of_threads() {
-    let layout = mlp_layout(40, 90, 10);
-    let spec = Spec::mlp(&layout).expect("a chain").check(&layout).expect("fits");
-    let (a, b) = (checkpoint(&layout, 1), checkpoint(&layout, 2));
-    let on = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        pool.install(|| align(&spec, &a, &b, &options(9), &mut rebasin::quietly).expect("aligned"))
-    };
-    let one = on(1);
-    assert_eq!(one, on(2));
-    assert_eq!(one, on(8));
+    // The second: products of several tiles. The third: eight groups that share tensors with one alone, so they are solved side by side.
+    let (narrow, wide) = (mlp_layout(40, 90, 10), mlp_layout(40, 300, 10));
+    let inner: Vec<String> = (0..8).map(|block| format!("inner{block}")).collect();
+    let blocks: Vec<(String, [usize; 2])> = inner
+        .iter()
+        .flat_map(|name| [(format!("{name}.in"), [30, 70]), (format!("{name}.out"), [70, 30])])
+        .collect();
+    let tensors: Vec<(&str, &[usize])> =
+        blocks.iter().map(|(name, shape)| (name.as_str(), &shape[..])).collect();
+    let residual = layout(&tensors);
+    let group = |name: &str, size: usize| format!(r#""{name}":{{"size":{size},"kind":"symmetric"}}"#);
+    let groups: Vec<String> = inner.iter().map(|name| group(name, 30)).chain([group("stream", 70)]).collect();
+    let axes: Vec<String> = inner
+        .iter()
+        .map(|name| format!(r#""{name}.in":["{name}","stream"],"{name}.out":["stream","{name}"]"#))
+        .collect();
+    let residual_spec = Spec::from_json(&format!(
+        r#"{{"format":"fedbasin.spec/1","groups":{{{}}},"tensors":{{{}}}}}"#,
+        groups.join(","),
+        axes.join(",")
+    ))
+    .expect("a spec");
+    for (spec, layout) in [
+        (Spec::mlp(&narrow).expect("a chain"), narrow),
+        (Spec::mlp(&wide).expect("a chain"), wide),
+        (residual_spec, residual),
+    ] {
+        let spec = spec.check(&layout).expect("fits");
+        let (a, b) = (checkpoint(&layout, 1), checkpoint(&layout, 2));
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            pool.install(|| align(&spec, &a, &b, &options(9), &mut rebasin::quietly).expect("aligned"))
+        };
+        let one = on(1);
+        assert_eq!(one, on(2));
+        assert_eq!(one, on(8));
+    }
 }
 
 #[test]

@@ -76,7 +76,11 @@ impl<'a> Ascent<'a> {
             found.dedup();
             found
         });
-        let neighbours = neighbours.collect();
+        let neighbours: Vec<Vec<usize>> = neighbours.collect();
+        // What `batch` relies on.
+        debug_assert!(
+            (0..steps.len()).all(|one| neighbours[one].iter().all(|&other| neighbours[other].contains(&one)))
+        );
         Self { pair, steps, pinned_objective, neighbours }
     }
 

@@ -42,7 +42,7 @@ pub struct GroupOptimality {
     pub objective: f64,
     /// The most that any alignment can make of that.
     pub upper_bound: f64,
-    /// Margins of its units; `None` for a group that cannot move, or of fewer than two units.
+    /// Margins of its units; `None` for a group that cannot move, of fewer than two units, or all of whose gains are 0.
     pub margins: Option<Margins>,
 }
 
@@ -126,6 +126,10 @@ fn margins(pair: &Pair<'_>, group: usize, observe: Observe<'_>) -> Result<Option
     }
     tell(observe, Progress::Group { group })?;
     not_finite(pair.spec, group, &gain.matrix)?;
+    // All that it moves is counted for groups within it: no pair of its units is worth anything by itself.
+    if gain.matrix.iter().all(|&value| value == 0.0) {
+        return Ok(None);
+    }
     Ok(Some(Margins::of(&gain.matrix, n)))
 }
 
