@@ -146,11 +146,22 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
             "give a trained checkpoint, export the model with them, or say --pin NAME for each if nothing of them may move",
         ));
     }
+    refuse_folded(layout, &|name| spec.tensors().contains_key(name), path)?;
     if !unexplained.is_empty() {
+        let prefix = unexplained[0].split('.').next().unwrap_or_default();
+        let wrapped = |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
+        let inner =
+            |name: &&str| name.split_once('.').is_some_and(|(_, rest)| spec.tensors().contains_key(rest));
+        let remedy = if unexplained.iter().all(|name| wrapped(name) && inner(name)) {
+            "all its names begin with one more word than the graph's; save the inner network's, `model.module.state_dict()`"
+        } else {
+            "export the model with them (dynamo=True, optimize=False), or say --pin NAME for each if nothing of them may move and \
+             the network's outputs do not depend on them"
+        };
         return Err(Error::failed(
             format_args!("the graph does not use {}", unexplained.join(", ")),
             path.display(),
-            "export the model with them, or say --pin NAME for each if nothing of them may move",
+            remedy,
         ));
     }
     let spec = Spec::new(spec.groups().clone(), tensors)
@@ -164,6 +175,40 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
         )
     })?;
     Ok(spec)
+}
+
+/// Refuses a checkpoint with a normalisation that the exporter has multiplied into a neighbour: the graph is that of other weights
+/// then, and what it shows says nothing of the checkpoint's network.
+///
+/// # Errors
+/// The graph lacks tensors of a module with running statistics, and has some of what this lies in. (A module in a branch of its own,
+/// which inference does not run, has all its neighbours missing.)
+pub(crate) fn refuse_folded(layout: &Layout, in_graph: &dyn Fn(&str) -> bool, path: &Path) -> Result<()> {
+    let folded: Vec<&str> = layout
+        .tensors()
+        .iter()
+        .filter(|info| info.dtype.is_float() && !in_graph(&info.name))
+        .filter(|info| {
+            let Some((module, _)) = info.name.rsplit_once('.') else { return false };
+            let outer = module.rsplit_once('.').map_or(String::new(), |(outer, _)| format!("{outer}."));
+            let beside =
+                |other: &rebasin::TensorInfo| other.name.starts_with(&outer) && in_graph(&other.name);
+            layout.get(&format!("{module}.running_var")).is_some() && layout.tensors().iter().any(beside)
+        })
+        .map(|info| info.name.as_str())
+        .collect();
+    if folded.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed(
+        format_args!(
+            "the graph does not use {}, but the layers beside: the exporter put the normalisation into them, so that the graph is \
+             that of other weights",
+            folded.join(", ")
+        ),
+        path.display(),
+        "export the model in eval mode with dynamo=True, optimize=False",
+    ))
 }
 
 /// The tensors of the spec that one of the checkpoint is the same as, byte by byte.
@@ -216,6 +261,13 @@ pub fn spec_verify(spec: &Path, model: &Path, seed: u64, screen: &Screen) -> Res
     };
     let layout = graph.layout().map_err(|error| trouble(&error))?;
     let part = of_layout(&whole, &layout).map_err(|error| trouble(&error))?;
+    if part.groups().is_empty() {
+        return Err(Error::failed(
+            "has no group: nothing moves by it, so there is nothing to verify",
+            spec.display(),
+            "see what `fedbasin spec derive` says is pinned, and why",
+        ));
+    }
     let options = VerifyOptions { seed, ..VerifyOptions::default() };
     screen.say(format_args!("verifying {} groups by running {}", part.groups().len(), model.display()));
     let certificate = Certificate {
@@ -274,7 +326,7 @@ fn advice(error: &GraphError) -> &'static str {
     match error {
         GraphError::Changed { .. } => "do not use this spec; derive it anew, and report what the graph does",
         GraphError::Runtime(_) => {
-            "the spec may be right, but nothing was tried; export the network in 32-bit floats and other operators"
+            "the spec may be right, but nothing was tried; export the network in eval mode, in 32-bit floats, and with operators that the runtime has"
         }
         GraphError::Degenerate(_) => {
             "the spec may be right, but this does not show it; say another --seed, or export the network with trained weights"

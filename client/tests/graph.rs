@@ -105,7 +105,7 @@ fn an_alignment_is_bounded_and_a_checkpoint_balanced() {
     assert!(well(folder.path(), &["spec", "verify", "net.json", model]).contains("scales one by one"));
     let align =
         ["align", "--spec", "net.json", "--reference", site0, site1, "-o", "out", "--report", "r.json"];
-    assert!(well(folder.path(), &align).contains("no alignment has an objective above"));
+    assert!(well(folder.path(), &align).contains("no alignment by this spec has an objective above"));
     let report = || -> serde_json::Value {
         let text = std::fs::read(folder.path().join("r.json")).expect("the report");
         serde_json::from_slice(&text).expect("JSON")
@@ -344,4 +344,43 @@ fn a_tensor_is_tied_only_where_its_content_says_to_which() {
     let said = badly(folder.path(), &derive);
     assert!(said.contains("copy.weight") && said.contains("does not say which tensor"), "{said}");
     well(folder.path(), &[&derive[..], &["--pin", "copy.weight"]].concat());
+}
+
+#[test]
+fn a_graph_that_a_normalisation_was_folded_into_is_not_the_checkpoints() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = zoo("convbn8.onnx");
+    let model = model.to_str().expect("UTF-8");
+    let path = trained("convbn8-site0.safetensors");
+    let site =
+        rebasin::Checkpoint::from_bytes(&std::fs::read(&path).expect("the checkpoint")).expect("reads");
+    let variance = site.tensors().iter().find(|tensor| tensor.info().name.ends_with("running_var"));
+    let variance = variance.expect("a normalisation");
+    let norm = |module: &str| -> Vec<rebasin::Tensor> {
+        ["weight", "running_mean", "running_var"]
+            .map(|name| named(variance, &format!("{module}.{name}"), variance.bytes().to_vec()))
+            .to_vec()
+    };
+    let outer = variance.info().name.split('.').next().expect("a name");
+    let folded = format!("{outer}.99");
+    with_more(&path, norm(&folded), &folder.path().join("more.safetensors"));
+    let pins: Vec<String> =
+        ["weight", "running_mean", "running_var"].iter().map(|name| format!("{folded}.{name}")).collect();
+    let mut derive = vec!["spec", "derive", model, "--checkpoint", "more.safetensors", "-o", "net.json"];
+    derive.extend(pins.iter().flat_map(|name| ["--pin", name]));
+    let said = badly(folder.path(), &derive);
+    assert!(
+        said.contains(&folded) && said.contains("other weights") && said.contains("optimize=False"),
+        "{said}"
+    );
+
+    // One in a branch that inference does not run has no neighbours in the graph, and may be pinned.
+    with_more(&path, norm("aux.norm"), &folder.path().join("more.safetensors"));
+    let mut derive = vec!["spec", "derive", model, "--checkpoint", "more.safetensors", "-o", "net.json"];
+    derive.extend(
+        ["aux.norm.weight", "aux.norm.running_mean", "aux.norm.running_var"]
+            .iter()
+            .flat_map(|name| ["--pin", name]),
+    );
+    well(folder.path(), &derive);
 }

@@ -159,12 +159,11 @@ fn aligning_a_permuted_network_restores_it() {
     let number =
         |value: &Value, name: &str| value[name].as_f64().unwrap_or_else(|| panic!("{name} in {value}"));
     for part in std::iter::once(&report).chain(report["groups"].as_array().unwrap()) {
-        for name in
-            ["objective_before", "objective_after", "l2_before", "l2_after", "moved", "sweeps", "seconds"]
-        {
+        for name in ["objective_before", "objective_after", "l2_before", "l2_after", "moved", "sweeps"] {
             number(part, name);
         }
     }
+    assert!(number(&report, "seconds") > 0.0);
     assert_eq!(report["groups"].as_array().unwrap().len(), 2);
     assert!(number(&report, "moved") > 0.0);
     assert!(number(&report, "objective_after") > number(&report, "objective_before"));

@@ -481,3 +481,35 @@ fn images_of_open_size_and_sequences_of_open_length_are_covered_as_fixed_ones() 
         assert!(certificate.one_size.is_empty(), "{:?}", certificate.resized);
     }
 }
+
+#[test]
+fn a_squeeze_of_a_length_costs_nothing() {
+    // A flatten as PyTorch writes it where the batch is open: the one length squeezed without saying which axis.
+    let nodes = [
+        node("MatMul", &["x", "w"], &["a"]),
+        node("Relu", &["a"], &["r"]),
+        with_int(with_int(node("Shape", &["r"], &["s"]), "start", 0), "end", 1),
+        node("Squeeze", &["s"], &["batch"]),
+        node("Unsqueeze", &["batch", "zero"], &["first"]),
+        with_int(node("Concat", &["first", "rest"], &["target"]), "axis", 0),
+        node("Reshape", &["r", "target"], &["flat"]),
+        node("MatMul", &["flat", "head"], &["y"]),
+    ];
+    let tensors = [drawn("w", &[5, 8], 1.0), drawn("head", &[24, 3], 1.0)];
+    let graph = at(&open(&["n", "3", "5"], &nodes, &tensors), &[]);
+    let derived = derive(&graph).expect("derives");
+    assert!(moves(&derived, "w", 1) && moves(&derived, "head", 0), "{:?}", derived.spec.tensors());
+    assert!(
+        tried(&graph, &derived.spec).expect("verified").resized.iter().all(|other| other.untried.is_none())
+    );
+
+    // Where the axis itself is open, it may be one that goes.
+    let nodes = [
+        node("MatMul", &["x", "w"], &["a"]),
+        node("Squeeze", &["a"], &["r"]),
+        node("MatMul", &["r", "head"], &["y"]),
+    ];
+    let tensors = [drawn("w", &[5, 8], 1.0), drawn("head", &[8, 3], 1.0)];
+    let derived = derive(&at(&open(&["n", "3", "5"], &nodes, &tensors), &[])).expect("derives");
+    assert!(!moves(&derived, "w", 1), "{:?}", derived.spec.tensors());
+}

@@ -1,13 +1,13 @@
 //! One checkpoint aligned to another.
 
-use std::{ops::ControlFlow, path::PathBuf};
+use std::{ops::ControlFlow, path::PathBuf, time::Instant};
 
 use rebasin::{AlignError, Aligned, CheckedSpec, Checkpoint, MatchOptions, Optimality};
 use serde_json::json;
 
 use super::{
     load, open, options, read_spec,
-    report::{self, Seconds, Stopwatch, align_json},
+    report::{self, align_json},
     same_layout, write_checkpoint,
 };
 use crate::{
@@ -68,7 +68,7 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
         false => None,
     };
     let digest = write_checkpoint(&output, &job.output)?;
-    let mut value = align_json(&aligned.report, &seconds)?;
+    let mut value = align_json(&aligned.report, seconds)?;
     report::add_agreement(&mut value, &agreement, &spec);
     if let Some(optimality) = &optimality {
         report::add_optimality(&mut value, optimality);
@@ -84,8 +84,8 @@ pub fn align(job: &AlignJob, screen: &Screen) -> Result<()> {
         write_json(path, &value)?;
     }
     screen.answer(&value, || {
-        let (place, total) = (job.output.display(), seconds.total);
-        let mut lines = vec![format!("{place}: {}", report::align_text(&aligned.report, total))];
+        let place = job.output.display();
+        let mut lines = vec![format!("{place}: {}", report::align_text(&aligned.report, seconds))];
         lines.extend(optimality.as_ref().map(report::bound_text));
         lines.extend(warnings);
         lines.join("\n")
@@ -100,14 +100,14 @@ pub(super) fn search(
     options: &MatchOptions,
     screen: &Screen,
     label: &str,
-) -> std::result::Result<(Aligned, Seconds), AlignError> {
-    let mut stopwatch = Stopwatch::start(spec.groups().len());
+) -> std::result::Result<(Aligned, f64), AlignError> {
+    let begun = Instant::now();
     let mut progress = SearchLine::new(screen, label);
     let aligned = rebasin::align(spec, reference, update, options, &mut |event| {
         progress.see(&event);
-        stopwatch.see(&event)
+        ControlFlow::Continue(())
     })?;
-    Ok((aligned, stopwatch.stop()))
+    Ok((aligned, begun.elapsed().as_secs_f64()))
 }
 
 /// Bounds the alignment, and shows which group it is at.

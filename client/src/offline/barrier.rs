@@ -15,7 +15,7 @@ use crate::{
     chart::{Curve, Panel, svg},
     error::{Error, Result},
     files::{check_checkpoint, write_bytes, write_json},
-    graph::read_graph,
+    graph::{read_graph, refuse_folded},
     progress::{Screen, Steps},
 };
 
@@ -77,6 +77,10 @@ pub fn barrier(job: &BarrierJob, screen: &Screen) -> Result<()> {
     let digests = [check_checkpoint(&job.a, None)?.digest, check_checkpoint(&job.b, None)?.digest];
     let (a, b) = (load(&source_a, &job.a)?, load(&source_b, &job.b)?);
     let graph = read_graph(&job.onnx)?;
+    let in_graph = graph
+        .layout()
+        .map_err(|error| Error::failed(error, job.onnx.display(), "export the network anew"))?;
+    refuse_folded(a.layout(), &|name| in_graph.get(name).is_some(), &job.a)?;
     let (inputs, goal) = read_data(&job.data)?;
     let evaluation = Evaluation::new(&graph, inputs).map_err(|error| {
         let place = format!("{} with {}", job.onnx.display(), job.data.display());

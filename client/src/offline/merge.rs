@@ -168,7 +168,7 @@ fn align_all(
         let (aligned, seconds) = found.map_err(|error| {
             Error::failed(error, path.display(), "check that all come from one architecture")
         })?;
-        reports.push(align_json(&aligned.report, &seconds)?);
+        reports.push(align_json(&aligned.report, seconds)?);
         alignments.push(aligned.alignment);
     }
     extra["alignments"] = Value::Array(reports);

@@ -1,75 +1,15 @@
 //! What the offline commands tell: for programs as JSON, for people as lines.
 
-use std::{
-    ops::ControlFlow,
-    time::{Duration, Instant},
-};
-
-use rebasin::{
-    AlignReport, Axis, CheckedSpec, Factor, GroupAgreement, Layout, Optimality, Progress, Segment,
-};
+use rebasin::{AlignReport, Axis, CheckedSpec, Factor, GroupAgreement, Layout, Optimality, Segment};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
-/// Seconds of a whole alignment and of each group in it.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Seconds {
-    pub(super) total: f64,
-    pub(super) groups: Vec<f64>,
-}
-
-/// Measures an alignment from outside: the pure crate has no clock, but says when it turns to a group. What a group's visit
-/// took is the time until the next event, so measuring the objective at a sweep's end counts for the group visited last.
-#[derive(Debug)]
-pub(super) struct Stopwatch {
-    begun: Instant,
-    visiting: Option<(usize, Instant)>,
-    groups: Vec<Duration>,
-}
-
-impl Stopwatch {
-    /// Begins now, for that many groups.
-    pub(super) fn start(groups: usize) -> Self {
-        Self { begun: Instant::now(), visiting: None, groups: vec![Duration::ZERO; groups] }
-    }
-
-    /// Notes an event, over all starts.
-    pub(super) fn see(&mut self, event: &Progress) -> ControlFlow<()> {
-        self.leave();
-        if let Progress::Group { group } = event {
-            self.visiting = Some((*group, Instant::now()));
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn leave(&mut self) {
-        if let Some((group, since)) = self.visiting.take()
-            && let Some(total) = self.groups.get_mut(group)
-        {
-            *total += since.elapsed();
-        }
-    }
-
-    pub(super) fn stop(mut self) -> Seconds {
-        self.leave();
-        Seconds {
-            total: self.begun.elapsed().as_secs_f64(),
-            groups: self.groups.iter().map(Duration::as_secs_f64).collect(),
-        }
-    }
-}
-
 /// The report with its seconds.
-pub(super) fn align_json(report: &AlignReport, seconds: &Seconds) -> Result<Value> {
+pub(super) fn align_json(report: &AlignReport, seconds: f64) -> Result<Value> {
     let mut value = serde_json::to_value(report)
         .map_err(|error| Error::failed(error, "the report as JSON", "this is a defect, report it"))?;
-    value["seconds"] = json!(seconds.total);
-    if let Some(groups) = value["groups"].as_array_mut() {
-        for (group, seconds) in groups.iter_mut().zip(&seconds.groups) {
-            group["seconds"] = json!(seconds);
-        }
-    }
+    value["seconds"] = json!(seconds);
     Ok(value)
 }
 
@@ -104,13 +44,19 @@ pub(super) fn bound_text(optimality: &Optimality) -> String {
     let beyond = 100.0 * optimality.gap() / optimality.objective.abs().max(f64::MIN_POSITIVE);
     let sure =
         optimality.groups.iter().filter_map(|group| group.margins.as_ref()).map(|margins| margins.best);
-    let least = sure.fold(1.0, f64::min);
-    format!(
-        "no alignment has an objective above {:.4}, {beyond:.2} % more than this one; in each group at least {:.0} % of \
-         units have the partner they fit best",
-        optimality.upper_bound,
-        100.0 * least
-    )
+    let bound = format!(
+        "no alignment by this spec has an objective above {:.4}, {beyond:.2} % more than this one",
+        optimality.upper_bound
+    );
+    match sure.reduce(f64::min) {
+        None => bound,
+        Some(least) => {
+            format!(
+                "{bound}; in each group at least {:.0} % of units have the partner they fit best",
+                100.0 * least
+            )
+        }
+    }
 }
 
 /// Matched units that agree less than this have hardly anything in common.
@@ -119,7 +65,12 @@ const HARDLY: f64 = 0.05;
 /// What a person should know of an alignment before using it.
 pub(super) fn warnings(report: &AlignReport, agreement: &[GroupAgreement]) -> Vec<String> {
     let mut lines = Vec::new();
-    if report.moved == 0.0 {
+    if report.groups.is_empty() {
+        lines.push(
+            "nothing can move: the spec has no group; `fedbasin spec derive` says what is pinned, and why"
+                .to_owned(),
+        );
+    } else if report.moved == 0.0 {
         let proof = if report.identity_certified { ", and no single step from there helps" } else { "" };
         lines.push(format!("nothing moved: it is in the reference's frame already{proof}"));
     }

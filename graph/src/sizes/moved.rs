@@ -40,9 +40,14 @@ impl Pass<'_> {
             }
             "Squeeze" => {
                 let axes = inputs.ints_or_attribute(1, "axes").filter(|_| self.settled(op, &[1]));
-                // Without them, which axes are 1 long is for the sizes to say.
-                let Some(axes) = axes else { return Some(Outputs::Nothing) };
-                let axes = inputs.axes(&axes, x.len()).ok()?;
+                let axes = match axes {
+                    Some(axes) => inputs.axes(&axes, x.len()).ok()?,
+                    None => match self.one_long(x).filter(|_| !inputs.has(1)) {
+                        Some(axes) => axes,
+                        // Which axes are 1 long is for the sizes to say.
+                        None => return Some(Outputs::Nothing),
+                    },
+                };
                 one((0..x.len()).filter(|axis| !axes.contains(axis)).map(|axis| x[axis].clone()).collect())
             }
             "Unsqueeze" => {
@@ -87,6 +92,19 @@ impl Pass<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The axes that are 1 long, where these are the same for all sizes.
+    fn one_long(&self, axes: &Axes) -> Option<Vec<usize>> {
+        let mut found = Vec::new();
+        for (index, axis) in axes.iter().enumerate() {
+            match axis.fixed() {
+                Some(1) => found.push(index),
+                None if self.sizes.least(axis) <= 1 => return None,
+                _ => {}
+            }
+        }
+        Some(found)
     }
 
     /// A part of a sequence that was split off a value.
