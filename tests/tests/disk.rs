@@ -1,7 +1,7 @@
 //! A disk that is full or broken for a while, on both databases: sites are told to try again, nothing half-written counts, and all
 //! goes on once the disk does.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use fedbasin_proto::v1::UpdateState;
 use fedbasin_tests::{
@@ -53,6 +53,22 @@ impl World {
             "strategy": "mean", "cohort": cohort,
             "policy": { "rounds": 1, "quorum": cohort.len(), "deadline_seconds": 600 },
         }))
+    }
+
+    /// How many tries at merging count, once the last one is given back.
+    async fn tries_that_count(&self, run: &str) -> i64 {
+        let mut rows = self.server.rows().await;
+        for _ in 0..100 {
+            let tries =
+                "SELECT CAST(attempts AS BIGINT) FROM rounds WHERE run_id = $1 AND lease_token IS NULL";
+            let tries =
+                sqlx::query_scalar(tries).bind(run).fetch_optional(&mut rows).await.expect("the round");
+            if let Some(tries) = tries {
+                return tries;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the try is never given back");
     }
 
     /// Nobody was lost, nobody counted twice, every byte is what its row says.
@@ -146,6 +162,7 @@ async fn a_merge_waits(database: Database, fails: &str) {
     let tried = || world.server.log().contains("merging a round failed").then_some(());
     eventually("the merge is tried", tried).await;
     assert_eq!(world.server.admin().round(&id, 1)["state"], "merging", "neither failed nor published");
+    assert_eq!(world.tries_that_count(&id).await, 0, "the disk's failure is not the round's");
     world.mend();
     world.ends(&id, 2.0).await;
 }
