@@ -60,3 +60,28 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn several_inputs_add_up_to_the_bit_as_one_after_the_other(
+        inputs in prop::collection::vec((prop::collection::vec(-1e3_f32..1e3, 37), -2.0_f64..2.0), 0..=AT_ONCE),
+        begin in -1e3_f64..1e3,
+    ) {
+        for dtype in [Dtype::F32, Dtype::F16] {
+            // What the numbers are does not matter: the same bytes are looked at as other numbers.
+            let bytes: Vec<(Vec<u8>, f64)> = inputs
+                .iter()
+                .map(|(values, share)| (values.iter().flat_map(|value| value.to_le_bytes()).collect(), *share))
+                .collect();
+            let count = 37 * 4 / dtype.size();
+            let (mut together, mut in_turn) = (vec![begin; count], vec![begin; count]);
+            let parts: Vec<(&[u8], f64)> = bytes.iter().map(|(bytes, share)| (&bytes[..], *share)).collect();
+            add_all_scaled(dtype, &parts, &mut together);
+            for (bytes, share) in &bytes {
+                add_scaled(dtype, bytes, *share, &mut in_turn);
+            }
+            let bits = |sums: &[f64]| sums.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&together), bits(&in_turn));
+        }
+    }
+}

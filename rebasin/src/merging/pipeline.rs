@@ -33,8 +33,8 @@ pub(super) struct Blocks<'a> {
 #[derive(Default)]
 struct Slot {
     index: usize,
-    /// Of an input.
-    bytes: Vec<u8>,
+    /// Of inputs.
+    bytes: [Vec<u8>; codec::AT_ONCE],
     sum: Vec<f64>,
     /// The block, merged.
     out: Vec<u8>,
@@ -118,9 +118,12 @@ impl Blocks<'_> {
             let size = TILE_BYTES.min(block.num_bytes() - offset);
             slot.sum.clear();
             slot.sum.resize(size / info.dtype.size(), 0.0);
-            for input in self.inputs {
-                let bytes = block.part(input.source, offset, size, &mut slot.bytes)?;
-                codec::add_scaled(info.dtype, bytes, input.share, &mut slot.sum);
+            for some in self.inputs.chunks(codec::AT_ONCE) {
+                let mut parts: [(&[u8], f64); codec::AT_ONCE] = Default::default();
+                for ((part, input), buffer) in parts.iter_mut().zip(some).zip(&mut slot.bytes) {
+                    *part = (block.part(input.source, offset, size, buffer)?, input.share);
+                }
+                codec::add_all_scaled(info.dtype, &parts[..some.len()], &mut slot.sum);
             }
             round(block, info, offset, slot)?;
         }
