@@ -43,6 +43,12 @@ impl Screen {
         Self { bars: None, reader: Reader::Nobody }
     }
 
+    /// Whether standard output is for answers in JSON alone.
+    #[must_use]
+    pub fn is_for_a_program(&self) -> bool {
+        self.reader == Reader::Program
+    }
+
     /// Says one line. A reader that went away is no reason to stop.
     pub fn say(&self, text: impl std::fmt::Display) {
         self.write(self.reader == Reader::Program, &one_line(&[&text.to_string()]));

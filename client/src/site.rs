@@ -151,6 +151,7 @@ impl Site {
                 round: number,
                 reference: reference.as_deref(),
                 dir: &dir,
+                for_a_program: self.screen.is_for_a_program(),
             };
             self.screen.say(format_args!("round {number}: training"));
             let mut end = Watch::new(

@@ -22,6 +22,7 @@ echo "round=$FEDBASIN_ROUND reference=$(basename "${FEDBASIN_REFERENCE:-none}") 
 mine=mine-$FEDBASIN_ROUND.safetensors
 [ -e "$mine" ] || mine=mine.safetensors
 cp "$mine" "$FEDBASIN_OUTPUT"
+echo training
 printf '{"num_examples": %s, "loss": 0.25}' "$(cat num_examples)" > "$FEDBASIN_METRICS"
 "#;
 
@@ -30,7 +31,7 @@ printf '{"num_examples": %s, "loss": 0.25}' "$(cat num_examples)" > "$FEDBASIN_M
 pub struct SiteProgram {
     /// The process.
     pub child: Child,
-    /// Where it runs: `log`, `seen.txt` (a line each training), the work folder `fedbasin-pilot`.
+    /// Where it runs: `log`, with `--json` also `answer` (standard output), `seen.txt` (a line each training), the work folder `fedbasin-pilot`.
     pub folder: tempfile::TempDir,
     grpc: String,
     more: Vec<String>,
@@ -139,7 +140,13 @@ impl SiteProgram {
 }
 
 fn spawn(folder: &Path, grpc: &str, more: &[String], failpoint: Option<&str>) -> Child {
-    let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a log");
+    let file = |name: &str| {
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join(name))
+            .expect("a file for what it says")
+    };
     Command::new(client_binary())
         .args(["site", "run", "--server", grpc, "--run", "pilot", "--token-file", "token"])
         .args(["--train", "sh train.sh"])
@@ -147,8 +154,8 @@ fn spawn(folder: &Path, grpc: &str, more: &[String], failpoint: Option<&str>) ->
         .envs(failpoint.map(|point| ("FEDBASIN_FAILPOINT", point)))
         .current_dir(folder)
         .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a log"))
-        .stderr(log)
+        .stdout(file(if more.iter().any(|argument| argument == "--json") { "answer" } else { "log" }))
+        .stderr(file("log"))
         .spawn()
         .expect("the client's program starts")
 }

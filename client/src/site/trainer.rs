@@ -30,10 +30,12 @@ pub(super) struct Trainer<'a> {
     pub(super) round: u32,
     pub(super) reference: Option<&'a Path>,
     pub(super) dir: &'a RoundDir,
+    /// Whether standard output is for an answer that a program reads.
+    pub(super) for_a_program: bool,
 }
 
 impl Trainer<'_> {
-    /// Runs the command through `sh -c` to its end; returns how many seconds it took. Its output goes where ours goes.
+    /// Runs the command through `sh -c` to its end; returns how many seconds it took. Its output goes where our lines go.
     /// What it wrote gets its name in the round's folder only once it succeeded. Dropping the future ends the trainer and
     /// what it started.
     ///
@@ -59,6 +61,7 @@ impl Trainer<'_> {
             // The trainer has no business with the server.
             .env_remove("FEDBASIN_TOKEN")
             .stdin(Stdio::null())
+            .stdout(if self.for_a_program { Stdio::from(std::io::stderr()) } else { Stdio::inherit() })
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {

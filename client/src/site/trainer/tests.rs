@@ -104,7 +104,14 @@ fn a_metric_name_that_the_server_would_refuse_is_refused_at_the_file() {
 async fn a_folder_is_refused_and_does_not_hinder_the_next_call() {
     let folder = tempfile::tempdir().unwrap();
     let dir = super::super::workdir::WorkDir::open(folder.path(), "r").unwrap().round(1).unwrap();
-    let trainer = |command| Trainer { command, run_id: "r", round: 1, reference: None, dir: &dir };
+    let trainer = |command| Trainer {
+        command,
+        run_id: "r",
+        round: 1,
+        reference: None,
+        dir: &dir,
+        for_a_program: false,
+    };
     for (command, what) in [
         ("mkdir $FEDBASIN_OUTPUT && touch $FEDBASIN_OUTPUT/model.safetensors", "wrote a folder"),
         ("touch $FEDBASIN_OUTPUT && mkdir $FEDBASIN_METRICS", "metrics that are no file"),
