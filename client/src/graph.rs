@@ -148,11 +148,12 @@ fn with_checkpoint(spec: &Spec, path: &Path, pin: &[String]) -> Result<Spec> {
     }
     refuse_folded(layout, &|name| spec.tensors().contains_key(name), path)?;
     if !unexplained.is_empty() {
-        let prefix = unexplained[0].split('.').next().unwrap_or_default();
-        let wrapped = |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
-        let inner =
-            |name: &&str| name.split_once('.').is_some_and(|(_, rest)| spec.tensors().contains_key(rest));
-        let remedy = if unexplained.iter().all(|name| wrapped(name) && inner(name)) {
+        let prefix = unexplained[0].split('.').next();
+        let wrapped = |name: &&str| {
+            name.split_once('.')
+                .is_some_and(|(first, rest)| Some(first) == prefix && spec.tensors().contains_key(rest))
+        };
+        let remedy = if unexplained.iter().all(wrapped) {
             "all its names begin with one more word than the graph's; save the inner network's, `model.module.state_dict()`"
         } else {
             "export the model with them (dynamo=True, optimize=False), or say --pin NAME for each if nothing of them may move and \

@@ -279,9 +279,14 @@ fn every_answer_can_be_had_as_json_alone_on_standard_output() {
     assert!(!passes.is_empty() && merged["objective_after"] == last, "{merged}");
 }
 
+/// A network's graph, by its path, and a trained checkpoint of it.
+fn convbn8() -> (String, rebasin::Checkpoint) {
+    let bytes = std::fs::read(trained("convbn8-site0.safetensors")).expect("the checkpoint");
+    (zoo("convbn8.onnx").display().to_string(), rebasin::Checkpoint::from_bytes(&bytes).expect("reads"))
+}
+
 /// A checkpoint with tensors beyond those of another.
-fn with_more(path: &Path, more: Vec<rebasin::Tensor>, to: &Path) {
-    let site = rebasin::Checkpoint::from_bytes(&std::fs::read(path).expect("the checkpoint")).expect("reads");
+fn with_more(site: &rebasin::Checkpoint, more: Vec<rebasin::Tensor>, to: &Path) {
     let tensors = [site.tensors().to_vec(), more].concat();
     let infos = tensors.iter().map(|tensor| tensor.info().clone()).collect();
     let layout = rebasin::Layout::new(infos).expect("a layout");
@@ -297,11 +302,8 @@ fn named(tensor: &rebasin::Tensor, name: &str, bytes: Vec<u8>) -> rebasin::Tenso
 #[test]
 fn a_tensor_is_tied_only_where_its_content_says_to_which() {
     let folder = tempfile::tempdir().expect("a folder");
-    let model = zoo("convbn8.onnx");
-    let model = model.to_str().expect("UTF-8");
-    let path = trained("convbn8-site0.safetensors");
-    let site =
-        rebasin::Checkpoint::from_bytes(&std::fs::read(&path).expect("the checkpoint")).expect("reads");
+    let (model, site) = convbn8();
+    let model = model.as_str();
     let gains: Vec<&rebasin::Tensor> = site
         .tensors()
         .iter()
@@ -317,7 +319,7 @@ fn a_tensor_is_tied_only_where_its_content_says_to_which() {
     let derive = ["spec", "derive", model, "--checkpoint", "more.safetensors", "-o", "net.json"];
 
     // A copy of a trained gain moves as that does.
-    with_more(&path, vec![named(gain, "copy.weight", gain.bytes().to_vec())], &to);
+    with_more(&site, vec![named(gain, "copy.weight", gain.bytes().to_vec())], &to);
     well(folder.path(), &derive);
     let text = std::fs::read(folder.path().join("net.json")).expect("the spec");
     let spec: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
@@ -327,7 +329,7 @@ fn a_tensor_is_tied_only_where_its_content_says_to_which() {
     // Fresh gains are all the same, whatever they belong to.
     let ones: Vec<u8> = 1_f32.to_le_bytes().repeat(gain.bytes().len() / 4);
     let fresh = vec![named(gain, "fresh.weight", ones.clone())];
-    with_more(&path, fresh, &to);
+    with_more(&site, fresh, &to);
     let said = badly(folder.path(), &derive);
     assert!(said.contains("the graph does not use fresh.weight"), "{said}");
 
@@ -338,9 +340,7 @@ fn a_tensor_is_tied_only_where_its_content_says_to_which() {
         if same { named(tensor, &tensor.info().name, gain.bytes().to_vec()) } else { tensor.clone() }
     });
     let twin = rebasin::Checkpoint::new(site.layout().clone(), twin.collect()).expect("fits");
-    let twins = folder.path().join("twins.safetensors");
-    std::fs::write(&twins, twin.to_bytes()).expect("written");
-    with_more(&twins, vec![named(gain, "copy.weight", gain.bytes().to_vec())], &to);
+    with_more(&twin, vec![named(gain, "copy.weight", gain.bytes().to_vec())], &to);
     let said = badly(folder.path(), &derive);
     assert!(said.contains("copy.weight") && said.contains("does not say which tensor"), "{said}");
     well(folder.path(), &[&derive[..], &["--pin", "copy.weight"]].concat());
@@ -349,11 +349,8 @@ fn a_tensor_is_tied_only_where_its_content_says_to_which() {
 #[test]
 fn a_graph_that_a_normalisation_was_folded_into_is_not_the_checkpoints() {
     let folder = tempfile::tempdir().expect("a folder");
-    let model = zoo("convbn8.onnx");
-    let model = model.to_str().expect("UTF-8");
-    let path = trained("convbn8-site0.safetensors");
-    let site =
-        rebasin::Checkpoint::from_bytes(&std::fs::read(&path).expect("the checkpoint")).expect("reads");
+    let (model, site) = convbn8();
+    let model = model.as_str();
     let variance = site.tensors().iter().find(|tensor| tensor.info().name.ends_with("running_var"));
     let variance = variance.expect("a normalisation");
     let norm = |module: &str| -> Vec<rebasin::Tensor> {
@@ -363,7 +360,7 @@ fn a_graph_that_a_normalisation_was_folded_into_is_not_the_checkpoints() {
     };
     let outer = variance.info().name.split('.').next().expect("a name");
     let folded = format!("{outer}.99");
-    with_more(&path, norm(&folded), &folder.path().join("more.safetensors"));
+    with_more(&site, norm(&folded), &folder.path().join("more.safetensors"));
     let pins: Vec<String> =
         ["weight", "running_mean", "running_var"].iter().map(|name| format!("{folded}.{name}")).collect();
     let mut derive = vec!["spec", "derive", model, "--checkpoint", "more.safetensors", "-o", "net.json"];
@@ -375,7 +372,7 @@ fn a_graph_that_a_normalisation_was_folded_into_is_not_the_checkpoints() {
     );
 
     // One in a branch that inference does not run has no neighbours in the graph, and may be pinned.
-    with_more(&path, norm("aux.norm"), &folder.path().join("more.safetensors"));
+    with_more(&site, norm("aux.norm"), &folder.path().join("more.safetensors"));
     let mut derive = vec!["spec", "derive", model, "--checkpoint", "more.safetensors", "-o", "net.json"];
     derive.extend(
         ["aux.norm.weight", "aux.norm.running_mean", "aux.norm.running_var"]

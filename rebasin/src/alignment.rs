@@ -102,15 +102,12 @@ impl Alignment {
         crate::scanner::compare(spec.layout(), checkpoint.layout())?;
         let mut tensors = Vec::with_capacity(checkpoint.tensors().len());
         for (index, tensor) in checkpoint.tensors().iter().enumerate() {
-            tensors.push(Tensor::from_bytes(tensor.info(), self.apply_to(spec, index, tensor.bytes()))?);
+            let info = tensor.info();
+            let moves = self.moves(spec, &info.shape, spec.axes(index));
+            let bytes = gather(tensor.bytes(), &info.shape, info.dtype.size(), &moves);
+            tensors.push(Tensor::from_bytes(info, bytes)?);
         }
         Ok(Checkpoint::new(checkpoint.layout().clone(), tensors)?)
-    }
-
-    /// Applies it to the bytes of one tensor of the spec's layout.
-    pub(crate) fn apply_to(&self, spec: &CheckedSpec, index: usize, bytes: &[u8]) -> Vec<u8> {
-        let info = &spec.layout().tensors()[index];
-        gather(bytes, &info.shape, info.dtype.size(), &self.moves(spec, &info.shape, spec.axes(index)))
     }
 
     /// How each axis of a tensor moves under this alignment.

@@ -22,7 +22,7 @@ echo "round=$FEDBASIN_ROUND reference=$(basename "${FEDBASIN_REFERENCE:-none}") 
 mine=mine-$FEDBASIN_ROUND.safetensors
 [ -e "$mine" ] || mine=mine.safetensors
 cp "$mine" "$FEDBASIN_OUTPUT"
-echo training
+echo "what a trainer prints"
 printf '{"num_examples": %s, "loss": 0.25}' "$(cat num_examples)" > "$FEDBASIN_METRICS"
 "#;
 

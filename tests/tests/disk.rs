@@ -30,12 +30,18 @@ struct World {
 }
 
 impl World {
-    fn new(database: Database) -> Self {
+    /// With two sites and a run of theirs.
+    fn new(database: Database) -> (Self, [Site; 2], String) {
         let folder = tempfile::tempdir().expect("a folder");
         let fails = folder.path().join("fails");
         let environment = vec![("FEDBASIN_DISK_FAILS", fails.display().to_string())];
         let server = Server::start_with(database, Options { environment, ..Options::default() });
-        Self { server, fails, _folder: folder }
+        let sites = ["a", "b"].map(|id| server.site(id));
+        let id = server.admin().create_run(&json!({
+            "strategy": "mean", "cohort": ["a", "b"],
+            "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
+        }));
+        (Self { server, fails, _folder: folder }, sites, id)
     }
 
     /// From now on the disk fails so: an action and how the files' names begin.
@@ -45,14 +51,6 @@ impl World {
 
     fn mend(&self) {
         fs::remove_file(&self.fails).expect("removed");
-    }
-
-    fn run(&self, sites: &[&Site]) -> String {
-        let cohort: Vec<&str> = sites.iter().map(|site| site.id.as_str()).collect();
-        self.server.admin().create_run(&json!({
-            "strategy": "mean", "cohort": cohort,
-            "policy": { "rounds": 1, "quorum": cohort.len(), "deadline_seconds": 600 },
-        }))
     }
 
     /// How many tries at merging count, once the last one is given back.
@@ -100,9 +98,7 @@ fn told_to_try_again<T: std::fmt::Debug>(result: Result<T, tonic::Status>) {
 }
 
 async fn a_full_disk_refuses_bytes_and_takes_them_once_there_is_room(database: Database) {
-    let world = World::new(database);
-    let (a, b) = (world.server.site("a"), world.server.site("b"));
-    let id = world.run(&[&a, &b]);
+    let (world, [a, b], id) = World::new(database);
     let bytes = model(1.0);
     let begun = a.begin(&id, 1, &bytes, 1).await.expect("an update");
     let all = chunks(&begun.update_id, &bytes, 0);
@@ -122,9 +118,7 @@ async fn a_full_disk_refuses_bytes_and_takes_them_once_there_is_room(database: D
 }
 
 async fn what_a_disk_did_not_sync_is_not_acknowledged(database: Database) {
-    let world = World::new(database);
-    let (a, b) = (world.server.site("a"), world.server.site("b"));
-    let id = world.run(&[&a, &b]);
+    let (world, [a, b], id) = World::new(database);
     let bytes = model(1.0);
     let begun = a.begin(&id, 1, &bytes, 1).await.expect("an update");
     world.fail(&format!("sync {}", begun.update_id));
@@ -153,9 +147,7 @@ async fn a_merge_waits_for_a_disk_that_syncs(database: Database) {
 }
 
 async fn a_merge_waits(database: Database, fails: &str) {
-    let world = World::new(database);
-    let (a, b) = (world.server.site("a"), world.server.site("b"));
-    let id = world.run(&[&a, &b]);
+    let (world, [a, b], id) = World::new(database);
     world.fail(fails);
     a.upload(&id, 1, &model(1.0), 1).await.expect("a receipt");
     b.upload(&id, 1, &model(3.0), 1).await.expect("a receipt");

@@ -201,19 +201,13 @@ impl Store {
     /// [`Code::Unavailable`](crate::error::Code) when the object store does not answer.
     pub async fn object(&self, digest: &Digest, range: Range<u64>) -> Result<Object> {
         let place = self.place(digest).await?;
-        let size = match self.objects.store.head(&place).await {
-            Ok(found) => found.size,
-            Err(error) => return Err(self.missing(digest, error).await),
-        };
+        let size = self.found(digest, self.objects.store.head(&place).await).await?.size;
         let range = range.start.min(size)..range.end.min(size);
         if range.is_empty() {
             return Ok(Object { size, stream: futures::stream::empty().boxed() });
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let got = match self.objects.store.get_opts(&place, options).await {
-            Ok(got) => got,
-            Err(error) => return Err(self.missing(digest, error).await),
-        };
+        let got = self.found(digest, self.objects.store.get_opts(&place, options).await).await?;
         let range = got.range.clone();
         let stream = match got.payload {
             GetResultPayload::File(file, _) => read_parts(file, range),
@@ -229,10 +223,8 @@ impl Store {
     /// [`Code::Unavailable`](crate::error::Code), or [`Code::DataLoss`](crate::error::Code) where the bytes are gone, or not
     /// the checkpoint that they were when they came: of a copy every byte is looked at, of a file the header.
     pub async fn source(&self, digest: &Digest) -> Result<FileSource> {
-        let got = match self.objects.store.get(&self.place(digest).await?).await {
-            Ok(got) => got,
-            Err(error) => return Err(self.missing(digest, error).await),
-        };
+        let place = self.place(digest).await?;
+        let got = self.found(digest, self.objects.store.get(&place).await).await?;
         let mut file = match got.payload {
             GetResultPayload::File(file, _) => file,
             GetResultPayload::Stream(mut stream) => {
@@ -262,15 +254,14 @@ impl Store {
         .map_err(Error::internal)?
     }
 
-    /// What it means that the bytes of a checkpoint are not where its row said just now: a policy may have let them go meanwhile.
-    async fn missing(&self, digest: &Digest, error: object_store::Error) -> Error {
-        match error {
-            object_store::Error::NotFound { .. } => match self.place(digest).await {
-                Ok(_) => Error::data_loss(format_args!("checkpoint {digest} are gone")),
-                Err(error) => error,
-            },
-            error => error.into(),
+    /// What the object store gave of a checkpoint. Bytes that are not where their row said just now are lost, unless a policy has let
+    /// them go meanwhile.
+    async fn found<T>(&self, digest: &Digest, outcome: object_store::Result<T>) -> Result<T> {
+        if let Err(object_store::Error::NotFound { .. }) = outcome {
+            self.place(digest).await?;
+            return Err(Error::data_loss(format_args!("checkpoint {digest} are gone")));
         }
+        Ok(outcome?)
     }
 
     /// A file without a name in the staging folder.
@@ -298,7 +289,7 @@ fn link(file: &Path, place: &Path, written_at: SystemTime, size: u64) -> Result<
         std::fs::remove_file(place)?;
         return Ok(false);
     }
-    if let Err(error) = synced_or_removed(disk!("sync", place).and_then(|()| stored.sync_all()), place) {
+    if let Err(error) = synced_or_removed(place, || stored.sync_all()) {
         std::fs::remove_file(file)?;
         return Err(error);
     }

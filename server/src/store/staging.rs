@@ -247,7 +247,7 @@ impl Staging {
         if self.durable == self.written {
             return Ok(());
         }
-        synced_or_removed(disk!("sync", &self.path).and_then(|()| self.file.sync_data()), &self.path)?;
+        synced_or_removed(&self.path, || self.file.sync_data())?;
         self.durable = self.written;
         Ok(())
     }
@@ -260,8 +260,7 @@ impl Staging {
     pub fn begin_sync(&mut self) -> Result<(impl FnOnce() -> Result<()> + Send + 'static, u64)> {
         let (file, path) = (self.file.try_clone()?, self.path.clone());
         self.syncing = self.written;
-        let work = move || synced_or_removed(disk!("sync", &path).and_then(|()| file.sync_data()), &path);
-        Ok((work, self.written))
+        Ok((move || synced_or_removed(&path, || file.sync_data()), self.written))
     }
 
     /// Whether what [`Staging::begin_sync`] began is not known to be done.
@@ -331,10 +330,10 @@ impl Staging {
     }
 }
 
-/// Removes a file whose sync failed: a disk tells of an error once, and what is read afterwards is what the system holds, which may
+/// Syncs a file, and removes it where that fails: a disk tells of an error once, and what is read afterwards is what the system holds, which may
 /// never have reached the disk. Who comes next begins anew.
-pub(super) fn synced_or_removed(outcome: io::Result<()>, path: &Path) -> Result<()> {
-    let Err(error) = outcome else { return Ok(()) };
+pub(super) fn synced_or_removed(path: &Path, sync: impl FnOnce() -> io::Result<()>) -> Result<()> {
+    let Err(error) = disk!("sync", path).and_then(|()| sync()) else { return Ok(()) };
     if let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(error.message = %error, path = %path.display(), "a file that is not on the disk could not be removed");
     }
