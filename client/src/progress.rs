@@ -137,7 +137,7 @@ pub struct SearchLine {
     bar: Option<ProgressBar>,
     label: String,
     begun: Instant,
-    start: (usize, usize),
+    starts: usize,
     /// At most so long, as far as the starts so far tell.
     left: Option<Duration>,
 }
@@ -161,19 +161,19 @@ impl SearchLine {
             bar.set_message(label.to_owned());
             bar
         });
-        Self { bar, label: label.to_owned(), begun: Instant::now(), start: (0, 0), left: None }
+        Self { bar, label: label.to_owned(), begun: Instant::now(), starts: 0, left: None }
     }
 
     /// Notes an event.
     pub fn see(&mut self, event: &rebasin::Progress) {
         let Some(bar) = &self.bar else { return };
         match event {
-            rebasin::Progress::Start { start, starts } => {
-                self.left = time_left(self.begun.elapsed(), *start, *starts);
-                self.start = (start + 1, *starts);
+            rebasin::Progress::Starts { some, of } => {
+                self.left = time_left(self.begun.elapsed(), some.start, *of);
+                self.starts = *of;
             }
-            rebasin::Progress::Sweep { sweep, objective } => {
-                let (start, starts) = self.start;
+            rebasin::Progress::Sweep { start, sweep, objective } => {
+                let (start, starts) = (start + 1, self.starts);
                 let label = &self.label;
                 let left = match self.left {
                     Some(left) => format!("at most {:.0} s left", left.as_secs_f64().ceil()),

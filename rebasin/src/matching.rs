@@ -12,12 +12,13 @@
 //! - Several starts from different orders, the best objective kept: the outcome depends on the order. The first one
 //!   begins with no opinion instead of the identity: it visits next the group of whose gain most is known, and leaves
 //!   out what depends on groups not yet visited. If it ends where every unit has the best partner that it has anywhere, it
-//!   is the only one.
+//!   is the only one; the others climb side by side while their gains are small.
 //! - A gain is kept and changed by the rows that moved, not computed anew; a group is skipped while nothing that its gain
 //!   depends on changed; groups that do not bear on one another are solved side by side.
 
 mod ascent;
 mod change;
+mod climb;
 mod gains;
 mod general;
 mod nearby;
@@ -26,7 +27,7 @@ mod pieces;
 mod simple;
 mod step;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -34,10 +35,11 @@ use rand_chacha::ChaCha8Rng;
 pub use self::optimality::{GroupOptimality, Margins, Optimality, optimality};
 use self::{
     ascent::{Ascent, Observe, State, tell},
+    climb::{Climb, climb, random_order},
     gains::Pair,
 };
 use crate::{
-    AlignReport, Alignment, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher, Permutation,
+    AlignReport, Alignment, CheckedSpec, Checkpoint, CheckpointError, Digest, Hasher,
     report::{self, Measure},
 };
 
@@ -83,12 +85,12 @@ pub enum AlignError {
 /// How a search goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
-    /// A start begins.
-    Start {
-        /// From 0.
-        start: usize,
-        /// How many there will be.
-        starts: usize,
+    /// Some starts begin, side by side.
+    Starts {
+        /// Which, from 0.
+        some: Range<usize>,
+        /// How many there will be, at most.
+        of: usize,
     },
     /// A group is being visited, perhaps with others side by side: the first of them.
     Group {
@@ -97,6 +99,8 @@ pub enum Progress {
     },
     /// A sweep over all groups ended.
     Sweep {
+        /// Of which start, from 0.
+        start: usize,
         /// From 1.
         sweep: u32,
         /// The objective, by the ascent's own sums (f32 gains, added in f64).
@@ -218,10 +222,11 @@ pub fn align_from(
     let at = Measure::sum(&report::measure(spec, reference, update, Some(from))).objective;
     // Of the state's objective only differences are used here.
     let ascent = Ascent::new(Pair::new(spec, reference, update, &before), 0.0);
-    let mut state = ascent.at(from.clone(), at);
-    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let rng = ChaCha8Rng::seed_from_u64(options.seed);
     let order = (0..ascent.steps.len()).collect();
-    ascent.climb(&mut state, order, options.max_sweeps, &mut rng, observe)?;
+    let mut only = [Climb::from(&ascent, 0, ascent.at(from.clone(), at), order, options.max_sweeps, rng)];
+    climb(&ascent, &mut only, observe)?;
+    let [Climb { mut state, .. }] = only;
     let mut work = ascent.work();
     work.add(&state);
     let mut report = report::compare(spec, reference, update, &state.alignment, &before)?;
@@ -235,6 +240,9 @@ pub fn align_from(
     Ok(Aligned { alignment: state.alignment, report, work })
 }
 
+/// Starts climb side by side as long as their gains are no more bytes than this; at least one does.
+const SIDE_BY_SIDE: usize = 64 << 20;
+
 /// The best of several starts, and how many there were. `identity` holds the gains that were computed already.
 fn best_of(
     ascent: &Ascent<'_>,
@@ -246,32 +254,43 @@ fn best_of(
     let steps = ascent.steps.len();
     // One step is one assignment: it has one optimum, and no order.
     let starts = if steps == 1 { 1 } else { options.starts.max(1) };
+    let together = (SIDE_BY_SIDE / ascent.pair.gains_size().max(1)).max(1);
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let nowhere = ascent.identity(identity.objective);
     let mut best = nowhere.clone();
     let mut identity = Some(identity);
+    let mut begun = 0;
     let mut tried = 0;
-    for start in 0..starts {
-        tell(observe, Progress::Start { start, starts })?;
-        let order = match start {
-            0 | 1 => (0..steps).collect(),
-            _ => Permutation::random(steps, &mut rng).as_slice().iter().map(|&step| step as usize).collect(),
-        };
-        // Keeps the random orders of later starts the same, whatever this one draws.
-        let mut own = ChaCha8Rng::seed_from_u64(rng.random());
-        let mut state = if start == 1 { identity.take() } else { None }.unwrap_or_else(|| nowhere.clone());
-        if start == 0 {
-            ascent.first_sweep(&mut state, observe)?;
-        }
-        ascent.climb(&mut state, order, options.max_sweeps, &mut own, observe)?;
-        tried += 1;
-        work.add(&state);
-        let settled = ascent.every_unit_has_its_best(&state);
-        if state.objective > best.objective {
-            best = state;
-        }
-        if settled {
-            break;
+    while begun < starts {
+        // The first one goes alone: mostly it is the only one if the update is a permuted copy.
+        let some = begun..if begun == 0 { 1 } else { starts.min(begun + together) };
+        begun = some.end;
+        tell(observe, Progress::Starts { some: some.clone(), of: starts })?;
+        let mut climbs: Vec<Climb> = some
+            .map(|start| {
+                let order = match start {
+                    0 | 1 => (0..steps).collect(),
+                    _ => random_order(steps, &mut rng),
+                };
+                // Keeps the random orders of later starts the same, whatever this one draws.
+                let own = ChaCha8Rng::seed_from_u64(rng.random());
+                let state =
+                    if start == 1 { identity.take() } else { None }.unwrap_or_else(|| nowhere.clone());
+                let climb = Climb::from(ascent, start, state, order, options.max_sweeps, own);
+                if start == 0 { climb.from_nowhere(ascent) } else { climb }
+            })
+            .collect();
+        climb(ascent, &mut climbs, observe)?;
+        climbs.iter().for_each(|climb| work.add(&climb.state));
+        for Climb { state, .. } in climbs {
+            tried += 1;
+            let settled = ascent.every_unit_has_its_best(&state);
+            if state.objective > best.objective {
+                best = state;
+            }
+            if settled {
+                return Ok((best, tried));
+            }
         }
     }
     Ok((best, tried))

@@ -101,18 +101,17 @@ proptest! {
         let layout = mlp_layout(6, hidden, 4);
         let spec = Spec::mlp(&layout).expect("a chain").check(&layout).expect("fits");
         let (reference, update) = (checkpoint(&layout, a), checkpoint(&layout, b));
-        let mut last = f64::NEG_INFINITY;
+        let mut last = [f64::NEG_INFINITY; 8];
         let mut falls = Vec::new();
         let aligned = align(&spec, &reference, &update, &options(a), &mut |event| {
             match event {
-                Progress::Start { .. } => last = f64::NEG_INFINITY,
-                Progress::Sweep { objective, .. } => {
+                Progress::Sweep { start, objective, .. } => {
+                    let last = std::mem::replace(&mut last[start], objective);
                     if objective < last {
                         falls.push((last, objective));
                     }
-                    last = objective;
                 }
-                Progress::Group { .. } => {}
+                Progress::Starts { .. } | Progress::Group { .. } => {}
             }
             ControlFlow::Continue(())
         }).expect("aligned");

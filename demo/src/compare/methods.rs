@@ -116,7 +116,7 @@ impl Sites {
         let weights = |line: &mut Line| {
             let found =
                 rebasin::align(&self.spec, &self.models[0], &self.models[1], &options, &mut |event| {
-                    if let Progress::Sweep { sweep, objective } = event {
+                    if let Progress::Sweep { sweep, objective, .. } = event {
                         line.say(&format!("sweep {sweep}, objective {objective:.3}"));
                     }
                     flow()

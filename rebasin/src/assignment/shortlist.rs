@@ -59,8 +59,16 @@ impl Shortlist {
     /// The best column by the list alone, the lowest among equals; `None` if one outside could be as good as the second best.
     #[inline(always)]
     pub(super) fn best(&self, bonus: &[f64]) -> Option<Best> {
-        let (best, next) = best_two(self.columns().map(|(column, gain)| (column, gain + bonus[column])));
-        (next >= self.bound).then_some(best)
+        let mut worths = [f64::NEG_INFINITY; KEPT];
+        for (worth, (column, gain)) in worths.iter_mut().zip(self.columns()) {
+            *worth = gain + bonus[column];
+        }
+        let worth = most(worths);
+        let place = worths.iter().position(|&other| other == worth)?;
+        worths[place] = f64::NEG_INFINITY;
+        let next = most(worths);
+        let lead = if next.is_finite() { worth - next } else { 0.0 };
+        (next >= self.bound).then(|| Best { column: self.entries[place].column as usize, worth, lead })
     }
 
     /// Whether so many columns fell below the bound that the list says little.
@@ -106,6 +114,20 @@ impl Shortlist {
     }
 }
 
+/// The largest of some numbers, a power of two of them: of halves, side by side.
+#[inline(always)]
+fn most<const N: usize>(mut numbers: [f64; N]) -> f64 {
+    let mut half = N / 2;
+    while half > 0 {
+        let (some, others) = numbers.split_at_mut(half);
+        for (some, &other) in some.iter_mut().zip(&others[..half]) {
+            *some = if other > *some { other } else { *some };
+        }
+        half /= 2;
+    }
+    numbers[0]
+}
+
 /// The largest worth in each lane.
 #[inline(always)]
 fn best_of_lanes(gains: &[f32], bonus: &[f64]) -> [f64; LANES] {
@@ -128,18 +150,14 @@ pub(super) fn for_each_above(gains: &[f32], bonus: &[f64], bound: f64, mut take:
     let (chunks, _) = gains.as_chunks::<TOGETHER>();
     let (bonuses, _) = bonus.as_chunks::<TOGETHER>();
     for (place, (gains, bonus)) in chunks.iter().zip(bonuses).enumerate() {
-        let mut found = false;
+        let mut above = 0_u32;
         for lane in 0..TOGETHER {
-            found |= f64::from(gains[lane]) + bonus[lane] >= bound;
+            above |= u32::from(f64::from(gains[lane]) + bonus[lane] >= bound) << lane;
         }
-        if !found {
-            continue;
-        }
-        for lane in 0..TOGETHER {
-            let worth = f64::from(gains[lane]) + bonus[lane];
-            if worth >= bound {
-                take(place * TOGETHER + lane, worth);
-            }
+        while above != 0 {
+            let lane = above.trailing_zeros() as usize % TOGETHER;
+            above &= above - 1;
+            take(place * TOGETHER + lane, f64::from(gains[lane]) + bonus[lane]);
         }
     }
     for column in chunks.len() * TOGETHER..gains.len() {
@@ -155,7 +173,7 @@ pub(super) fn for_each_above(gains: &[f32], bonus: &[f64], bound: f64, mut take:
 pub(super) fn best_column(gains: &[f32], bonus: &[f64]) -> usize {
     let whole = gains.len() / LANES * LANES;
     let rest = gains[whole..].iter().zip(&bonus[whole..]).map(|(&gain, bonus)| f64::from(gain) + bonus);
-    let most = best_of_lanes(gains, bonus).into_iter().chain(rest).fold(f64::NEG_INFINITY, f64::max);
+    let most = rest.fold(most(best_of_lanes(gains, bonus)), f64::max);
     let mut best = None;
     for_each_above(gains, bonus, most, |column, _| best = best.or(Some(column)));
     best.unwrap_or(0)

@@ -1,8 +1,7 @@
-//! Coordinate ascent over all steps, from a start to a fixed point.
+//! The steps of an ascent, which of them bear on which, and what visiting some of them finds.
 
 use std::ops::ControlFlow;
 
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{
@@ -11,21 +10,17 @@ use super::{
     nearby,
     step::{Found, Step},
 };
-use crate::{Alignment, Permutation};
+use crate::Alignment;
 
 /// All steps of a pair of models, and which of them bear on which.
 pub(super) struct Ascent<'a> {
     pub(super) pair: Pair<'a>,
     pub(super) steps: Vec<Step>,
     /// The objective over the tensors that no group moves.
-    pinned_objective: f64,
+    pub(super) pinned_objective: f64,
     /// For each step: the steps whose gains depend on what it sets.
     neighbours: Vec<Vec<usize>>,
 }
-
-/// Two sweeps in a row that raise the objective by less than this part of it end an ascent. On unrelated models of ResNet-50's shape that
-/// leaves out 7 of 29 sweeps and a ten-thousandth of the objective; trained models mostly come to an end before.
-const LITTLE: f64 = 1e-4;
 
 /// Where an ascent stands.
 #[derive(Clone)]
@@ -33,7 +28,7 @@ pub(super) struct State {
     pub(super) alignment: Alignment,
     gains: Vec<Gain>,
     /// For each step: whether it found nothing with all that holds now.
-    settled: Vec<bool>,
+    pub(super) settled: Vec<bool>,
     /// For each step: whether the last visit found every unit's best partner its own.
     all_best: Vec<bool>,
     pub(super) sweeps: u32,
@@ -42,6 +37,13 @@ pub(super) struct State {
     /// The objective over the tensors that move, by the gains' sums.
     pub(super) objective: f64,
     pub(super) work: u64,
+}
+
+/// Steps of one start that do not bear on one another, and the groups whose permutations it has an opinion of.
+pub(super) struct Visit<'v> {
+    pub(super) state: &'v mut State,
+    pub(super) batch: &'v [usize],
+    pub(super) known: &'v [bool],
 }
 
 /// Whoever watches a search and may end it.
@@ -137,36 +139,47 @@ impl<'a> Ascent<'a> {
                     continue;
                 }
             }
-            if let Found::Better(_) = self.visit(state, &[index], &known)?.remove(0) {
+            let visit = Visit { state: &mut *state, batch: &[index], known: &known };
+            if let Found::Better(_) = self.visit(&mut [visit])?.remove(0).remove(0) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn tell_step(&self, step: usize, observe: Observe<'_>) -> Result<(), AlignError> {
+    pub(super) fn tell_step(&self, step: usize, observe: Observe<'_>) -> Result<(), AlignError> {
         tell(observe, Progress::Group { group: self.steps[step].top })
     }
 
-    fn tell_sweep(&self, state: &State, observe: Observe<'_>) -> Result<(), AlignError> {
-        let objective = self.pinned_objective + state.objective;
-        tell(observe, Progress::Sweep { sweep: state.sweeps, objective })
-    }
-
-    /// Solves steps that do not bear on one another, side by side, and changes nothing but gains.
-    fn visit(&self, state: &mut State, batch: &[usize], known: &[bool]) -> Result<Vec<Found>, AlignError> {
-        let mut taken: Vec<Vec<Gain>> = Vec::with_capacity(batch.len());
-        for &index in batch {
-            taken.push(
-                self.steps[index].groups().map(|group| std::mem::take(&mut state.gains[group])).collect(),
-            );
+    /// Solves steps side by side, and changes nothing but gains. Gives what was found, in the order of the visits and their steps.
+    pub(super) fn visit(&self, visits: &mut [Visit<'_>]) -> Result<Vec<Vec<Found>>, AlignError> {
+        if visits.len() > 1 {
+            // Several may ask for the same gain of what never changes: a thread that took up another visit while it computes one
+            // would wait for itself.
+            for visit in &mut *visits {
+                for group in visit.batch.iter().flat_map(|&index| self.steps[index].groups()) {
+                    visit.state.work += self.pair.constant_gain(group).1;
+                }
+            }
         }
-        let alignment = &state.alignment;
-        let outcomes: Vec<(Found, u64)> = batch
-            .par_iter()
-            .zip(&mut taken)
-            .map(|(&index, gains)| {
-                let step = &self.steps[index];
+        let mut taken: Vec<(usize, usize, Vec<Gain>)> = Vec::new();
+        for (of, visit) in visits.iter_mut().enumerate() {
+            for &index in visit.batch {
+                let groups = self.steps[index].groups();
+                taken.push((
+                    of,
+                    index,
+                    groups.map(|group| std::mem::take(&mut visit.state.gains[group])).collect(),
+                ));
+            }
+        }
+        let held = &*visits;
+        let outcomes: Vec<(Found, u64)> = taken
+            .par_iter_mut()
+            .with_max_len(1)
+            .map(|(of, index, gains)| {
+                let (step, known, alignment) =
+                    (&self.steps[*index], held[*of].known, &held[*of].state.alignment);
                 let mut work = 0;
                 for (group, gain) in step.groups().zip(gains.iter_mut()) {
                     work += self.pair.refresh(group, gain, alignment, known);
@@ -175,30 +188,28 @@ impl<'a> Ascent<'a> {
                 (found, work + general)
             })
             .collect();
-        for (&index, gains) in batch.iter().zip(taken) {
+        let mut all: Vec<Vec<Found>> = visits.iter().map(|_| Vec::new()).collect();
+        for ((of, index, gains), (found, work)) in taken.into_iter().zip(outcomes) {
+            let state = &mut *visits[of].state;
+            state.work += work;
             for (group, gain) in self.steps[index].groups().zip(gains) {
                 state.gains[group] = gain;
             }
-        }
-        let mut all = Vec::with_capacity(outcomes.len());
-        for (found, work) in outcomes {
-            state.work += work;
             if let Found::Overflow(group) = found {
                 let group = self.pair.spec.groups()[group].name.clone();
                 return Err(AlignError::Overflow { group });
             }
-            all.push(found);
+            all[of].push(found);
         }
         Ok(all)
     }
 
     /// Takes what a step found.
-    fn take(&self, state: &mut State, index: usize, found: Found) {
+    pub(super) fn take(&self, state: &mut State, index: usize, found: Found) {
         state.settled[index] = true;
         match found {
             Found::Better(better) => {
                 state.all_best[index] = better.all_best;
-                state.objective += better.rise;
                 for (group, permutation) in better.permutations {
                     if state.alignment.permutations[group] != permutation {
                         state.changes[group] += 1;
@@ -214,40 +225,8 @@ impl<'a> Ascent<'a> {
         }
     }
 
-    /// One sweep that begins with no opinion: visits next the step of whose gain most is known, and leaves out what depends
-    /// on groups not yet visited.
-    pub(super) fn first_sweep(&self, state: &mut State, observe: Observe<'_>) -> Result<(), AlignError> {
-        let mut known = vec![false; self.pair.spec.groups().len()];
-        let mut left = self.most_known_first();
-        // Each piece is in the gain of the last of its groups that is visited, and in no earlier one.
-        let mut objective = 0.0;
-        while !left.is_empty() {
-            // What a step knows of its neighbours is the same as in turn: those before it were visited, those behind it wait for it.
-            let batch = self.batch(&mut left, &state.settled);
-            self.tell_step(batch[0], observe)?;
-            for (&index, found) in batch.iter().zip(self.visit(state, &batch, &known)?) {
-                objective += match &found {
-                    // Another step of these groups was visited: what they contribute is counted.
-                    Found::Better(better) if known[self.steps[index].top] => better.rise,
-                    Found::Nothing { .. } if known[self.steps[index].top] => 0.0,
-                    Found::Better(better) => better.value,
-                    Found::Nothing { value, .. } => *value,
-                    Found::Overflow(_) => 0.0,
-                };
-                self.take(state, index, found);
-            }
-            for group in batch.iter().flat_map(|&index| self.steps[index].groups()) {
-                known[group] = true;
-            }
-        }
-        state.settled.fill(false);
-        state.sweeps += 1;
-        state.objective = objective;
-        self.tell_sweep(state, observe)
-    }
-
     /// All steps; next is always the one of whose gain most is known once those before it were visited.
-    fn most_known_first(&self) -> Vec<usize> {
+    pub(super) fn most_known_first(&self) -> Vec<usize> {
         let mut known = vec![false; self.pair.spec.groups().len()];
         let mut left: Vec<usize> = (0..self.steps.len()).collect();
         let mut order = Vec::with_capacity(left.len());
@@ -279,43 +258,10 @@ impl<'a> Ascent<'a> {
         best.0
     }
 
-    /// Sweeps until no step helps, or hardly ([`LITTLE`]), or so often. The order is `order` first, random then.
-    pub(super) fn climb(
-        &self,
-        state: &mut State,
-        mut order: Vec<usize>,
-        max_sweeps: usize,
-        rng: &mut ChaCha8Rng,
-        observe: Observe<'_>,
-    ) -> Result<(), AlignError> {
-        let known = vec![true; self.pair.spec.groups().len()];
-        let mut little = 0;
-        while (state.sweeps as usize) < max_sweeps && state.settled.contains(&false) && little < 2 {
-            let before = state.objective;
-            let mut left = order;
-            while !left.is_empty() {
-                let batch = self.batch(&mut left, &state.settled);
-                if batch.is_empty() {
-                    continue;
-                }
-                self.tell_step(batch[0], observe)?;
-                for (&index, found) in batch.iter().zip(self.visit(state, &batch, &known)?) {
-                    self.take(state, index, found);
-                }
-            }
-            state.sweeps += 1;
-            little = if state.objective - before < LITTLE * state.objective.abs() { little + 1 } else { 0 };
-            self.tell_sweep(state, observe)?;
-            let shuffled = Permutation::random(self.steps.len(), rng);
-            order = shuffled.as_slice().iter().map(|&step| step as usize).collect();
-        }
-        Ok(())
-    }
-
     /// Takes out of an order the steps that are not settled and that neither bear on one another nor on a step that stands before them
     /// and is left: solving them now, side by side, is solving all in turn. Drops the settled ones that nothing before them can
     /// unsettle; one step at least goes each time.
-    fn batch(&self, left: &mut Vec<usize>, settled: &[bool]) -> Vec<usize> {
+    pub(super) fn batch(&self, left: &mut Vec<usize>, settled: &[bool]) -> Vec<usize> {
         let (mut batch, mut waiting) = (Vec::new(), Vec::new());
         for &index in &*left {
             let bears_on = |earlier: &usize| self.neighbours[*earlier].contains(&index);

@@ -144,10 +144,20 @@ impl<'a> Pair<'a> {
         work + change.apply(&mut gain.matrix, n)
     }
 
+    /// What of a group's gain never changes, and the multiply-adds that took now.
+    pub(super) fn constant_gain(&self, group: usize) -> (&[f32], u64) {
+        self.pieces.constant[group].gain(self.spec.groups()[group].units)
+    }
+
+    /// Bytes of the gains of all groups.
+    pub(super) fn gains_size(&self) -> usize {
+        self.spec.groups().iter().map(|group| group.units * group.units * size_of::<f32>()).sum()
+    }
+
     /// Forgets all but what never changes. Returns multiply-adds.
     fn restart(&self, group: usize, gain: &mut Gain) -> u64 {
         let n = self.spec.groups()[group].units;
-        let (constant, work) = self.pieces.constant[group].gain(n);
+        let (constant, work) = self.constant_gain(group);
         gain.matrix.clear();
         gain.matrix.extend_from_slice(constant);
         gain.matrix.resize(n * n, 0.0);

@@ -72,7 +72,8 @@ impl Constant<'_> {
     }
 
     /// The gain over these pieces, `units × units`, computed when it is first asked for; empty if there are none. Gives also the
-    /// multiply-adds that took now. No two steps that go on at once have a group in common: so nobody waits here for himself.
+    /// multiply-adds that took now. Not for two threads at once: one that takes up other work while it computes could wait here for
+    /// itself.
     pub(super) fn gain(&self, n: usize) -> (&[f32], u64) {
         let mut work = 0;
         let matrix = self.matrix.get_or_init(|| {
