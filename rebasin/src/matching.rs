@@ -277,7 +277,7 @@ fn best_of(
                 let state =
                     if start == 1 { identity.take() } else { None }.unwrap_or_else(|| nowhere.clone());
                 let climb = Climb::from(ascent, start, state, order, options.max_sweeps, own);
-                if start == 0 { climb.from_nowhere(ascent) } else { climb }
+                if start == 0 { climb.with_no_opinion(ascent) } else { climb }
             })
             .collect();
         climb(ascent, &mut climbs, observe)?;

@@ -59,7 +59,7 @@ impl Climb {
 
     /// With no opinion: the first sweep visits next the step of whose gain most is known, and leaves out what depends on groups not yet
     /// visited.
-    pub(super) fn from_nowhere(mut self, ascent: &Ascent<'_>) -> Self {
+    pub(super) fn with_no_opinion(mut self, ascent: &Ascent<'_>) -> Self {
         self.order = std::mem::replace(&mut self.sweep.left, ascent.most_known_first());
         self.sweep.known.fill(false);
         self.sweep.is_first = true;
@@ -217,7 +217,7 @@ mod tests {
                 let order = random_order(ascent.steps.len(), &mut rng);
                 let start = usize::try_from(start).expect("small");
                 let climb = Climb::from(&ascent, start, ascent.identity(objective), order, 100, rng);
-                if start % 2 == 0 { climb.from_nowhere(&ascent) } else { climb }
+                if start % 2 == 0 { climb.with_no_opinion(&ascent) } else { climb }
             });
             all.collect()
         };
