@@ -51,6 +51,32 @@ pub fn loopback(bytes: u64, lines: usize) -> io::Result<f64> {
     Ok(begun.elapsed().as_secs_f64())
 }
 
+/// Seconds until `files` threads have each computed the SHA-256 of `bytes` bytes that lie in memory.
+pub fn digests(bytes: u64, files: usize) -> io::Result<f64> {
+    let block = block();
+    let begun = Instant::now();
+    in_threads(files, |_| {
+        let mut hasher = Sha256(rebasin::Hasher::default());
+        write(&mut hasher, &block, bytes)?;
+        std::hint::black_box(hasher.0.finish());
+        Ok(())
+    })?;
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+struct Sha256(rebasin::Hasher);
+
+impl io::Write for Sha256 {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 fn write(out: &mut impl io::Write, block: &[u8], bytes: u64) -> io::Result<()> {
     let mut left = bytes;
     while left > 0 {
