@@ -62,6 +62,12 @@ impl Alignment {
         Self { permutations: pairs.map(|(after, before)| after.compose(before)).collect() }
     }
 
+    /// Whether nothing moves.
+    #[must_use]
+    pub fn is_identity(&self) -> bool {
+        self.permutations.iter().all(|permutation| permutation.moved() == 0)
+    }
+
     /// Fraction of units that do not stay, 0 to 1.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts of units are far below 2^52")]

@@ -136,7 +136,9 @@ fn beginning() -> Result<String> {
          hidden layers (of 2048 units; of 256 where memory is measured, of 128 in those of 1 MB) and as many inputs as make up the size. Every merged model is computed \
          again and compared number by number. MB are 1,000,000 bytes.\n\n**Floor**: what no server undercuts on the machine, taken in \
          the same run, between its rounds. *Disk*: the updates written and synced, from as many threads as there are sites, then the \
-         model from one. *Loopback*: the same bytes up and the model down over plain TCP, a line a site. Seconds compare within one \
+         model from one. *Loopback*: the same bytes up and the model down over plain TCP, a line a site. Before each round and each floor the \
+         system holds as many bytes of a file as it writes, and gives that memory back: where a host gives its guest memory on demand, \
+         the first use takes ten times as long as every other. Seconds compare within one \
          machine, multiples of the floor between machines.\n"
     ))
 }

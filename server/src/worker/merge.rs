@@ -1,6 +1,6 @@
 //! Lease a round, merge its updates blockwise, store the model, publish.
 
-use std::{io, thread::JoinHandle, time::Duration};
+use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
 use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions, MergeError, Source as _};
 
@@ -71,24 +71,24 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
 }
 
 async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merged> {
-    let counts: Vec<u64> = work.inputs.iter().map(|input| input.update.num_examples).collect();
+    let counts: Vec<u64> = work.inputs.iter().map(|input| input.num_examples).collect();
     let shares = rebasin::shares(&counts).map_err(Error::internal)?;
     let reference = store.source(&work.reference).await?;
     let mut sources = Vec::with_capacity(work.inputs.len());
     for input in &work.inputs {
-        sources.push(store.source(&input.update.digest).await?);
+        sources.push(store.source(&input.digest).await?);
     }
     failpoint!("merge.opened");
     let spec = match work.run.strategy {
         Strategy::Mean => None,
         _ => Some(checked_spec(work.run.spec.as_ref(), work.run.layout.as_ref())?),
     };
-    let mut alignments: Vec<Option<Alignment>> =
+    let mut alignments: Vec<Option<Arc<Alignment>>> =
         work.inputs.iter().map(|input| input.alignment.clone()).collect();
     let mut digests = vec![work.reference];
-    digests.extend(work.inputs.iter().map(|input| input.update.digest));
+    digests.extend(work.inputs.iter().map(|input| input.digest));
     let options = match_options(settings, &digests);
-    let ids: Vec<String> = work.inputs.iter().map(|input| input.update.id.clone()).collect();
+    let ids: Vec<String> = work.inputs.iter().map(|input| input.update_id.clone()).collect();
     let refine = work.run.strategy == Strategy::MergeMany;
     let (scratch, layout, store) = (store.scratch(Kind::Merge), work.run.layout.clone(), store.clone());
     // The file's name travels with who writes it, so that it cannot go before the last write.
@@ -105,7 +105,7 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
             .zip(&shares)
             .map(|((source, alignment), share)| Input {
                 source,
-                alignment: alignment.as_ref(),
+                alignment: alignment.as_deref(),
                 share: *share,
             })
             .collect();
@@ -194,14 +194,14 @@ fn refine(
     spec: &rebasin::CheckedSpec,
     reference: &FileSource,
     sources: &[FileSource],
-    alignments: &mut [Option<Alignment>],
+    alignments: &mut [Option<Arc<Alignment>>],
     shares: &[f64],
     options: &MatchOptions,
     halt: &Halt,
 ) -> Result<Vec<(Alignment, AlignReport)>> {
     let first: Vec<Alignment> = alignments
         .iter()
-        .map(|alignment| alignment.clone().unwrap_or_else(|| Alignment::identity(spec)))
+        .map(|alignment| alignment.as_deref().cloned().unwrap_or_else(|| Alignment::identity(spec)))
         .collect();
     let mut load = |index: usize| -> Result<rebasin::Checkpoint> {
         let raw = rebasin::read_checkpoint(&sources[index])?;
@@ -226,7 +226,7 @@ fn refine(
         let total = merged.alignments[index].compose(&first[index]);
         let raw = rebasin::read_checkpoint(&sources[index])?;
         let report = rebasin::report(spec, &reference, &raw, &total).map_err(Error::internal)?;
-        alignments[index] = Some(total.clone());
+        alignments[index] = Some(Arc::new(total.clone()));
         refined.push((total, report));
     }
     Ok(refined)

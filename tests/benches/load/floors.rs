@@ -16,6 +16,12 @@ fn block() -> Vec<u8> {
     (0..BLOCK).map(|place| (place % 251) as u8).collect()
 }
 
+/// Has the system hold so many bytes of a file, and give the memory back: what a virtual machine's host took back meanwhile is there again,
+/// so that neither a round nor a floor waits for it (where hosts do that, the first use takes ten times as long as every other).
+pub fn touch(folder: &Path, bytes: u64) -> io::Result<()> {
+    write(&mut tempfile::tempfile_in(folder)?, &block(), bytes)
+}
+
 /// Seconds until `files` threads have each written a new file of `bytes` bytes in `folder`, and synced it.
 pub fn disk(folder: &Path, bytes: u64, files: usize) -> io::Result<f64> {
     let place = tempfile::tempdir_in(folder)?;

@@ -1,6 +1,6 @@
 //! Leases on rounds to merge.
 
-use std::{collections::HashMap, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::TryStreamExt as _;
 use rebasin::{AlignReport, Alignment, Digest};
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::{Run, Update},
+    model::Run,
     round::{Event, MAX_ATTEMPTS},
 };
 
@@ -32,10 +32,14 @@ pub struct MergeWork {
 /// One update of a round to merge.
 #[derive(Debug)]
 pub struct MergeInput {
-    /// The update.
-    pub update: Update,
-    /// Its permutations; absent for a strategy that does not align.
-    pub alignment: Option<Alignment>,
+    /// The update's id.
+    pub update_id: String,
+    /// Its checkpoint.
+    pub digest: Digest,
+    /// How many examples it was trained on.
+    pub num_examples: u64,
+    /// Its permutations, which are held once however many look at them; absent where nothing moves.
+    pub alignment: Option<Arc<Alignment>>,
 }
 
 /// The round to merge next; `$1` is how often that may be tried.
@@ -108,21 +112,26 @@ impl Store {
     }
 
     async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
+        let mut rows = sqlx::query(
+            "SELECT id, digest, num_examples, alignment FROM updates
+             WHERE run_id = $1 AND round = $2 AND state IN ('accepted', 'aligned') ORDER BY site_id",
+        )
+        .bind(run_id)
+        .bind(i64::from(round))
+        .fetch(&self.pool);
+        let mut inputs = Vec::new();
         // One text at a time is held: they are much larger than what they say.
-        let mut rows = sqlx::query("SELECT id, alignment FROM updates WHERE run_id = $1 AND round = $2")
-            .bind(run_id)
-            .bind(i64::from(round))
-            .fetch(&self.pool);
-        let mut alignments = HashMap::new();
         while let Some(row) = rows.try_next().await? {
-            alignments.insert(row.try_get::<String, _>("id")?, document(&row, "alignment")?);
+            let alignment: Option<Alignment> = document(&row, "alignment")?;
+            inputs.push(MergeInput {
+                update_id: row.try_get("id")?,
+                digest: parsed(&row, "digest")?,
+                num_examples: unsigned(&row, "num_examples")?,
+                // Most sites started from the reference: those cost nothing, however many they are.
+                alignment: alignment.filter(|alignment| !alignment.is_identity()).map(Arc::new),
+            });
         }
-        drop(rows);
-        let updates = self.updates_that_count(run_id, round).await?.into_iter();
-        let held = updates.filter(|update| update.state.accepted_at_ms().is_some());
-        Ok(held
-            .map(|update| MergeInput { alignment: alignments.remove(&update.id).flatten(), update })
-            .collect())
+        Ok(inputs)
     }
 
     /// Publishes a merged model: its bytes are stored, then one transaction records the model, refined alignments

@@ -60,9 +60,9 @@ impl Course<'_> {
             let Some(lease) = store.lease_merge(LEASE).await? else { return Ok(None) };
             let mut sources = Vec::new();
             for input in &lease.work.inputs {
-                sources.push(store.source(&input.update.digest).await?);
+                sources.push(store.source(&input.digest).await?);
             }
-            let counts: Vec<u64> = lease.work.inputs.iter().map(|input| input.update.num_examples).collect();
+            let counts: Vec<u64> = lease.work.inputs.iter().map(|input| input.num_examples).collect();
             let mut inputs = Vec::new();
             for (source, share) in sources.iter().zip(rebasin::shares(&counts)?) {
                 inputs.push(rebasin::Input { source, alignment: None, share });
