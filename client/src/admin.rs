@@ -22,7 +22,10 @@ use crate::{
     files::{read_error, refuse_torch_save, write_atomically, write_error},
     progress::Screen,
 };
-use types::{Checkpoint, EnrolledSite, Graph, NewRun, Round, RoundList, Run, RunList, Site, SiteList};
+use types::{
+    Certificates, Checkpoint, EnrolledSite, Graph, MadeToken, NewRun, Round, RoundList, Run, RunList, Site,
+    SiteCertificate, SiteList, TokenList, TokenRecord,
+};
 
 /// An answer larger than this is none of ours; models are streamed to a file instead.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
@@ -75,16 +78,78 @@ impl Admin {
         Ok(Self { agent, address, token })
     }
 
-    /// Enrols a site; the answer holds its token, which the server shows this once.
+    /// Enrols a site; the answer holds its token, which the server shows this once, and which opens nothing after so many days (90 if
+    /// none are given).
     ///
     /// # Errors
     /// As the server says: a malformed id, a site of that name, a wrong token.
-    pub fn enrol(&self, site: &str) -> Result<EnrolledSite> {
+    pub fn enrol(&self, site: &str, days: Option<u32>) -> Result<EnrolledSite> {
         #[derive(Serialize)]
         struct NewSite<'a> {
             id: &'a str,
+            token_expires_in_days: Option<u32>,
         }
-        self.post("/v1/sites", &NewSite { id: site })
+        self.post("/v1/sites", &NewSite { id: site, token_expires_in_days: days })
+    }
+
+    /// Makes a token for a person of that role; shown this once.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn create_token(&self, role: &str, label: &str, days: Option<u32>) -> Result<MadeToken> {
+        #[derive(Serialize)]
+        struct NewToken<'a> {
+            role: &'a str,
+            label: &'a str,
+            expires_in_days: Option<u32>,
+        }
+        self.post("/v1/tokens", &NewToken { role, label, expires_in_days: days })
+    }
+
+    /// Makes a further token for a site; shown this once.
+    ///
+    /// # Errors
+    /// As the server says: two of the site's open something already.
+    pub fn create_site_token(&self, site: &str, label: &str, days: Option<u32>) -> Result<MadeToken> {
+        #[derive(Serialize)]
+        struct NewToken<'a> {
+            label: &'a str,
+            expires_in_days: Option<u32>,
+        }
+        let place = format!("/v1/sites/{}/tokens", segment(site));
+        self.post(&place, &NewToken { label, expires_in_days: days })
+    }
+
+    /// All tokens, the newest first.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
+        self.get::<TokenList>("/v1/tokens").map(|list| list.tokens)
+    }
+
+    /// Revokes a token.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn revoke_token(&self, id: &str) -> Result<TokenRecord> {
+        self.order(&format!("/v1/tokens/{}/revoke", segment(id)))
+    }
+
+    /// The certificates of the server and its sites.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn certificates(&self) -> Result<Certificates> {
+        self.get("/v1/certificates")
+    }
+
+    /// Revokes a site's certificate, whether it was ever seen or not.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn revoke_certificate(&self, fingerprint: &str) -> Result<SiteCertificate> {
+        self.order(&format!("/v1/certificates/{}/revoke", segment(fingerprint)))
     }
 
     /// All enrolled sites.
@@ -166,7 +231,7 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn cancel(&self, run: &str) -> Result<Run> {
-        self.order(run, "cancel")
+        self.order(&format!("/v1/runs/{}/cancel", segment(run)))
     }
 
     /// Lets no further round of a run open; the one that is open goes on.
@@ -174,7 +239,7 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn pause(&self, run: &str) -> Result<Run> {
-        self.order(run, "pause")
+        self.order(&format!("/v1/runs/{}/pause", segment(run)))
     }
 
     /// Lets rounds of a paused run open again.
@@ -182,11 +247,12 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn resume(&self, run: &str) -> Result<Run> {
-        self.order(run, "resume")
+        self.order(&format!("/v1/runs/{}/resume", segment(run)))
     }
 
-    fn order(&self, run: &str, order: &str) -> Result<Run> {
-        let url = self.url(&format!("/v1/runs/{}/{order}", segment(run)));
+    /// A POST that says all by its path.
+    fn order<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let url = self.url(path);
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         self.decode(&url, request.send_empty())
     }

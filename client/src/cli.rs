@@ -17,7 +17,9 @@ use crate::{
     connect::{Address, Token},
     error::{Error, Result, one_line},
     files::{check_token, read_token},
-    graph, offline,
+    graph,
+    kit::Kit,
+    offline,
     progress::Screen,
 };
 use args::{Cli, Command, SpecCommand};
@@ -135,8 +137,46 @@ fn environment(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|text| !text.is_empty())
 }
 
-impl From<args::AddressArgs> for Address {
-    fn from(args: args::AddressArgs) -> Self {
-        Self { url: args.server, ca: args.ca, insecure: args.insecure }
+/// What a site's command line says of the server, and of the run: the kit's words where it says nothing itself.
+struct Contact {
+    address: Address,
+    token: Option<Token>,
+    run: Option<String>,
+}
+
+impl Contact {
+    fn of(args: &args::SiteServerArgs, variable: &str) -> Result<Self> {
+        let own = &args.address;
+        let Some(folder) = &args.kit else {
+            let address = Address {
+                url: own.server.clone().unwrap_or_default(),
+                ca: own.ca.clone(),
+                insecure: own.insecure,
+                identity: None,
+            };
+            address.check()?;
+            return Ok(Self {
+                address,
+                token: Some(token(args.token_file.as_deref(), variable)?),
+                run: None,
+            });
+        };
+        let Kit { mut address, run, .. } = Kit::read(folder)?;
+        if let Some(url) = &own.server {
+            address.url.clone_from(url);
+        }
+        if own.ca.is_some() {
+            address.ca.clone_from(&own.ca);
+        }
+        address.check()?;
+        let token = args.token_file.as_deref().map(read_token).transpose()?.map(Token::new);
+        Ok(Self { address, token, run })
     }
+}
+
+/// The run that is named, on the command line or by the kit.
+fn named_run(named: Option<String>, by_kit: Option<&String>) -> Result<String> {
+    named
+        .or_else(|| by_kit.cloned())
+        .ok_or_else(|| Error::usage("no run", "neither --run nor the kit names one", "name it by --run"))
 }

@@ -14,7 +14,7 @@ use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 use crate::{
@@ -71,6 +71,8 @@ pub struct Address {
     pub ca: Option<PathBuf>,
     /// Clear text to another machine is wanted.
     pub insecure: bool,
+    /// The site's own certificate and its key, PEM files, where it shows one.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl Address {
@@ -87,6 +89,13 @@ impl Address {
         match uri.scheme_str() {
             Some("https") if !host.is_empty() => {}
             Some("http") if !host.is_empty() => {
+                if self.identity.is_some() {
+                    return Err(Error::usage(
+                        "a certificate is given but the address has no TLS",
+                        &self.url,
+                        "write https://",
+                    ));
+                }
                 if self.ca.is_some() {
                     return Err(Error::usage(
                         "--ca is given but the address has no TLS",
@@ -151,9 +160,9 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Adds `authorization: Bearer <token>` to every call.
+/// Adds `authorization: Bearer <token>` to every call, where there is a token.
 #[derive(Clone)]
-pub struct TokenInterceptor(MetadataValue<Ascii>);
+pub struct TokenInterceptor(Option<MetadataValue<Ascii>>);
 
 impl fmt::Debug for TokenInterceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -163,7 +172,9 @@ impl fmt::Debug for TokenInterceptor {
 
 impl Interceptor for TokenInterceptor {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
         Ok(request)
     }
 }
@@ -173,7 +184,7 @@ impl Interceptor for TokenInterceptor {
 ///
 /// # Errors
 /// An address that makes no sense, an unreadable authority, a token that no header can hold.
-pub fn connect(address: &Address, token: &Token) -> Result<Client> {
+pub fn connect(address: &Address, token: Option<&Token>) -> Result<Client> {
     let uri = address.check()?;
     let secure = uri.scheme_str() == Some("https");
     let mut endpoint = Endpoint::from(uri)
@@ -193,6 +204,13 @@ pub fn connect(address: &Address, token: &Token) -> Result<Client> {
             Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
             None => ClientTlsConfig::new().with_webpki_roots(),
         };
+        let tls = match &address.identity {
+            Some((cert, key)) => {
+                let read = |path: &PathBuf| fs::read(path).map_err(|error| read_error(path, &error));
+                tls.identity(Identity::from_pem(read(cert)?, read(key)?))
+            }
+            None => tls,
+        };
         endpoint = endpoint.tls_config(tls).map_err(|error| {
             Error::failed(
                 format_args!("TLS cannot be set up: {error}"),
@@ -201,10 +219,16 @@ pub fn connect(address: &Address, token: &Token) -> Result<Client> {
             )
         })?;
     }
-    let mut header: MetadataValue<Ascii> = token.bearer().parse().map_err(|_| {
-        Error::failed("the token cannot be sent", "its characters", "use it as it was printed")
-    })?;
-    header.set_sensitive(true);
+    let header = match token {
+        Some(token) => {
+            let mut header: MetadataValue<Ascii> = token.bearer().parse().map_err(|_| {
+                Error::failed("the token cannot be sent", "its characters", "use it as it was printed")
+            })?;
+            header.set_sensitive(true);
+            Some(header)
+        }
+        None => None,
+    };
     let channel = endpoint.connect_lazy();
     let stub = FedBasinClient::with_interceptor(channel, TokenInterceptor(header))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -13,6 +13,7 @@ pub mod download;
 pub mod error;
 pub mod files;
 pub mod graph;
+pub mod kit;
 pub mod offline;
 pub mod progress;
 pub mod retry;

@@ -41,8 +41,8 @@ use workdir::{RoundDir, Ticket, WorkDir};
 pub struct SiteOptions {
     /// The server.
     pub address: Address,
-    /// This site's token.
-    pub token: Token,
+    /// This site's token, where it shows one.
+    pub token: Option<Token>,
     /// The run to take part in.
     pub run_id: String,
     /// The trainer: a command for `sh -c`.
@@ -79,7 +79,7 @@ pub struct Completed {
 /// The run failed or was cancelled, the trainer failed or wrote no usable checkpoint, the server rejected the update or
 /// stayed away for longer than patience lasts.
 pub async fn run(options: SiteOptions, screen: &Screen) -> Result<Completed> {
-    let client = connect(&options.address, &options.token)?;
+    let client = connect(&options.address, options.token.as_ref())?;
     let mut watch = Watch::new(client.clone(), &options.run_id, options.patience, screen.clone())
         .waiting_for_run(options.wait_for_run);
     // No folder is made for a run that does not exist.

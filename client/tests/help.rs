@@ -4,16 +4,22 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 37] = [
     "",
     "site",
     "site run",
+    "site request",
     "site status",
     "site upload",
     "site download",
     "admin",
     "admin enrol",
     "admin sites",
+    "admin token",
+    "admin tokens",
+    "admin revoke",
+    "admin certificates",
+    "admin revoke-certificate",
     "admin checkpoint",
     "admin graph",
     "admin create-run",

@@ -172,7 +172,7 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
     let (mut server, grpc, http) = start_server(&folder)?;
     let admin = admin(&folder, http)?;
     let tokens: Vec<String> = (0..SITES)
-        .map(|site| Ok(admin.enrol(&site_id(site))?.token))
+        .map(|site| Ok(admin.enrol(&site_id(site), None)?.token))
         .collect::<anyhow::Result<_>>()
         .context("cannot enrol the sites")?;
     create_run(args, &admin, &spec, &initial)?;
@@ -269,7 +269,7 @@ fn admin(folder: &Folder, url: String) -> anyhow::Result<Admin> {
     // The server makes a token where none is given, and writes it before it listens.
     let path = folder.path.join("server").join("admin-token");
     let token = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Admin::new(Address { url, ca: None, insecure: false }, Token::new(token.trim()))?)
+    Ok(Admin::new(Address { url, ca: None, insecure: false, identity: None }, Token::new(token.trim()))?)
 }
 
 /// The run; with `--same-init` the initial model is its seed, otherwise its first round is a founding round.

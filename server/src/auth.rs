@@ -1,5 +1,7 @@
 //! Tokens: made, hashed, compared. Only hashes are stored.
 
+pub mod access;
+
 use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -16,14 +18,29 @@ pub const SITE_PREFIX: &str = "fbs_";
 /// Prefix of a generated admin token.
 pub const ADMIN_PREFIX: &str = "fba_";
 
-/// A new token with 256 random bits.
+/// A new token: the prefix, 256 random bits, and a checksum over both. So a leaked one is found by its looks
+/// (`fb[as]_[A-Za-z0-9_-]{49}`), and a mistyped one is refused without a look into the database.
 ///
 /// # Errors
 /// [`Code::Internal`](crate::error::Code) when the system gives no randomness.
 pub fn new_token(prefix: &str) -> Result<Secret> {
     let mut bytes = [0_u8; 32];
     getrandom::fill(&mut bytes).map_err(Error::internal)?;
-    Ok(Secret::new(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))))
+    let text = format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes));
+    Ok(Secret::new(format!("{text}{}", checksum(&text))))
+}
+
+/// Six characters: CRC-32C, in base64 for URLs.
+fn checksum(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(crc32c::crc32c(text.as_bytes()).to_be_bytes())
+}
+
+/// Whether a text can be a token that [`new_token`] made with this prefix.
+#[must_use]
+pub fn is_whole(token: &str, prefix: &str) -> bool {
+    token.starts_with(prefix)
+        && token.len() == prefix.len() + 49
+        && token.split_at_checked(token.len() - 6).is_some_and(|(text, end)| checksum(text) == end)
 }
 
 /// What of a token is stored: its SHA-256 in hex. The token has 256 random bits, so no salt is needed.

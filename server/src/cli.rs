@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Result},
     graphs,
     healthcheck::healthcheck,
+    pki::{Authority, Kit},
     serve,
     store::Store,
 };
@@ -42,8 +43,114 @@ enum Command {
     /// Derive and verify the spec of the graph on standard input, within limits; for the server itself
     #[command(name = graphs::SUBCOMMAND, hide = true)]
     VerifyGraph { memory_bytes: u64, seconds: u64 },
+    /// Make a private authority, and certificates for the server and its sites; needs no server
+    #[command(subcommand)]
+    Pki(PkiCommand),
     /// Ask a running server whether it is ready; for container health checks
     Healthcheck(HealthArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum PkiCommand {
+    /// Make an authority, and a certificate for the server
+    Init {
+        /// Folder of the authority; its key signs whoever may call, so keep it where few come
+        #[arg(long, value_name = "DIR", default_value = "pki")]
+        dir: PathBuf,
+        /// Name of the authority
+        #[arg(long, value_name = "TEXT", default_value = "fedbasin authority")]
+        name: String,
+        #[command(flatten)]
+        server: HostArgs,
+    },
+    /// Make a new certificate for the server, in the place of the one before; a running server takes it within seconds
+    Server {
+        /// Folder of the authority
+        #[arg(long, value_name = "DIR", default_value = "pki")]
+        dir: PathBuf,
+        #[command(flatten)]
+        server: HostArgs,
+    },
+    /// Make a folder for a site: certificate, key, authority, server; all that `fedbasin site run --kit FOLDER` needs
+    Issue(IssueArgs),
+}
+
+#[derive(Debug, Args)]
+struct HostArgs {
+    /// A name or address by which sites and operators reach the server; may be given again
+    #[arg(long, value_name = "HOST", required = true)]
+    host: Vec<String>,
+    /// Days until the server's certificate expires
+    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(i64).range(1..=366))]
+    days: i64,
+}
+
+#[derive(Debug, Args)]
+struct IssueArgs {
+    /// The site's id; it must be enrolled, too
+    #[arg(value_name = "SITE")]
+    site: String,
+    /// Folder of the authority
+    #[arg(long, value_name = "DIR", default_value = "pki")]
+    dir: PathBuf,
+    /// The server's gRPC address, as the site reaches it: https://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    server: String,
+    /// The run that the site takes part in
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+    /// Signing request of a key that the site made itself, so that no key travels (PEM, by `fedbasin site request`)
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// Days until the certificate expires
+    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(i64).range(1..=366))]
+    days: i64,
+    /// The folder to make
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+}
+
+impl PkiCommand {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Init { dir, name, server } => {
+                let authority = Authority::init(&dir, &name)?;
+                let (cert, key) = authority.issue_server(&server.host, server.days)?;
+                let ca = authority.certificate();
+                println!(
+                    "authority in {}; for the server's settings:\n\n[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n\
+                     client_ca_file = {ca:?}\n\noperators trust it by --ca {}",
+                    dir.display(),
+                    ca.display(),
+                );
+                Ok(())
+            }
+            Self::Server { dir, server } => {
+                let (cert, _) = Authority::open(&dir)?.issue_server(&server.host, server.days)?;
+                println!("{}", cert.display());
+                Ok(())
+            }
+            Self::Issue(args) => {
+                let authority = Authority::open(&args.dir)?;
+                let request = args.request.map(|path| {
+                    std::fs::read_to_string(&path).map_err(|error| {
+                        Error::invalid(format!("--request: cannot read {}: {error}", path.display()))
+                    })
+                });
+                let kit = Kit { server: args.server, run: args.run };
+                let request = request.transpose()?;
+                let fingerprint =
+                    authority.issue_site(&args.site, &kit, request.as_deref(), args.days, &args.output)?;
+                println!(
+                    "{}: all that site {} needs; give it to nobody else\ncertificate {fingerprint}, for {} days",
+                    args.output.display(),
+                    args.site,
+                    args.days,
+                );
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Where rows and bytes are.
@@ -85,6 +192,9 @@ struct ServeArgs {
     /// Private key (PEM)
     #[arg(long, value_name = "PEM", env = "FEDBASIN_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Authority that signs sites' certificates (PEM); absent: sites show tokens only
+    #[arg(long, value_name = "PEM", env = "FEDBASIN_TLS_CLIENT_CA")]
+    tls_client_ca: Option<PathBuf>,
     /// File that holds the admin token [default: one is made in the data folder]
     #[arg(long, value_name = "FILE", env = "FEDBASIN_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
@@ -166,7 +276,18 @@ impl ServeArgs {
             config.http.listen = listen;
         }
         if let (Some(cert_file), Some(key_file)) = (self.tls_cert, self.tls_key) {
-            config.tls = Some(Tls { cert_file, key_file });
+            let (client_ca_file, client_certificates) =
+                config.tls.map(|tls| (tls.client_ca_file, tls.client_certificates)).unwrap_or_default();
+            config.tls = Some(Tls { cert_file, key_file, client_ca_file, client_certificates });
+        }
+        match (&mut config.tls, self.tls_client_ca) {
+            (_, None) => {}
+            (Some(tls), Some(path)) => tls.client_ca_file = Some(path),
+            (None, Some(_)) => {
+                return Err(Error::invalid(
+                    "--tls-client-ca: needs --tls-cert and --tls-key, or [tls] in the settings",
+                ));
+            }
         }
         if let Some(path) = self.admin_token_file {
             config.admin_token_file = Some(path);
@@ -201,6 +322,7 @@ where
             run(args.storage.into_config(), async |config| fsck(&config, !args.sizes_only).await)
         }
         Command::VerifyGraph { memory_bytes, seconds } => return graphs::child(memory_bytes, seconds),
+        Command::Pki(command) => command.run(),
         Command::Healthcheck(args) => args.ask(),
     };
     match outcome {

@@ -80,6 +80,23 @@ pub struct Tls {
     pub cert_file: PathBuf,
     /// Private key.
     pub key_file: PathBuf,
+    /// The authority that signs sites' certificates, PEM; absent: sites show tokens only.
+    #[serde(default)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether a site must show one.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+}
+
+/// What is asked of sites, where [`Tls::client_ca_file`] is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificates {
+    /// A certificate or a token.
+    #[default]
+    Accepted,
+    /// A certificate: without one there is no connection.
+    Required,
 }
 
 /// What the server takes at the most.

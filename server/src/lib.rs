@@ -14,9 +14,11 @@ mod grpc;
 mod healthcheck;
 pub mod http;
 pub mod model;
+pub mod pki;
 pub mod round;
 pub mod serve;
 pub mod store;
+mod tls;
 mod worker;
 
 pub use self::cli::main_with;

@@ -13,11 +13,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     auth::Admin,
-    config::{Config, Log},
+    config::{Config, Log, Tls},
     error::{Code, Error, Result},
     grpc, http,
     store::{Store, make_folder},
-    worker,
+    tls, worker,
 };
 
 /// How long edges may take to end. Container engines kill after ten seconds by default.
@@ -70,6 +70,10 @@ pub async fn serve(config: Config) -> Result<()> {
     let edges = edges(&store, admin, (grpc_listener, http_listener), &config, &stop, &failed);
     let mut tasks = JoinSet::new();
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
+    if let Some(tls) = config.tls.clone() {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(warn_of_expiry(&store, &tls)).await });
+    }
     if config.work.in_serve {
         tasks.spawn(worker::work(store.clone(), config.work.clone(), stop.clone()));
     }
@@ -104,6 +108,43 @@ pub async fn serve(config: Config) -> Result<()> {
         return Err(Error::new(Code::Unavailable, "a part of the server ended; the log says why"));
     }
     Ok(())
+}
+
+/// From so many days before a certificate expires, the log says so, once a day.
+const WARNED_DAYS: i64 = 30;
+
+/// Says once a day which certificates, of the server or of a site, have few days left.
+async fn warn_of_expiry(store: &Store, tls: &Tls) {
+    const DAY_MS: i64 = 86_400_000;
+    loop {
+        match (store.now().await, store.certificates().await, tls::expires_at(tls)) {
+            (Ok(now), Ok(of_sites), Ok(own)) => {
+                let left = |expires: i64| (expires - now).div_euclid(DAY_MS);
+                if left(own) < WARNED_DAYS {
+                    tracing::warn!(
+                        tls.days_left = left(own),
+                        "the server's certificate expires soon, or has expired"
+                    );
+                }
+                for certificate in of_sites.iter().filter(|certificate| certificate.revoked_at_ms.is_none()) {
+                    let Some(days) = certificate.expires_at_ms.map(left) else { continue };
+                    // Of one that has long expired enough was said.
+                    if (-WARNED_DAYS..WARNED_DAYS).contains(&days) {
+                        tracing::warn!(
+                            site.id = certificate.site,
+                            certificate.fingerprint = certificate.fingerprint,
+                            certificate.days_left = days,
+                            "a site's certificate expires soon, or has expired"
+                        );
+                    }
+                }
+            }
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
+                tracing::warn!(error.message = error.message(), "it is not known how long certificates last");
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(24 * 3600)).await;
+    }
 }
 
 /// Serves both edges until `stop` is cancelled and what is under way there ended; cancels `failed` where one ends by itself.

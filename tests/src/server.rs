@@ -55,6 +55,8 @@ pub struct Options {
     pub config: String,
     /// PEM files of a certificate and its key.
     pub tls: Option<(PathBuf, PathBuf)>,
+    /// Further lines of `[tls]`.
+    pub more_tls: String,
     /// The admin token, by file; without it the server makes its own.
     pub admin_token: Option<String>,
     /// Variables of its environment.
@@ -435,7 +437,8 @@ impl Server {
         }
         let _ = writeln!(toml, "[grpc]\nlisten = {grpc:?}\n[http]\nlisten = {http:?}");
         if let Some((cert, key)) = &self.options.tls {
-            let _ = writeln!(toml, "[tls]\ncert_file = {cert:?}\nkey_file = {key:?}");
+            let _ =
+                writeln!(toml, "[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n{}", self.options.more_tls);
         }
         toml.push_str(&self.options.config);
         fs::write(self.config_path(), toml).expect("a configuration file");

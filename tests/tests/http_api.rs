@@ -360,9 +360,11 @@ async fn the_openapi_document_is_the_one_in_git() {
 #[test]
 fn the_servers_command_line_is_the_one_in_git() {
     let mut text = String::new();
-    for command in ["", "serve", "work", "migrate", "fsck", "healthcheck"] {
+    for command in
+        ["", "serve", "work", "migrate", "fsck", "pki", "pki init", "pki server", "pki issue", "healthcheck"]
+    {
         let mut program = Command::new(server_binary());
-        program.args(Some(command).filter(|command| !command.is_empty())).arg("--help");
+        program.args(command.split_whitespace()).arg("--help");
         let output = program.output().expect("the program runs");
         assert!(output.status.success(), "{command} --help: {}", String::from_utf8_lossy(&output.stderr));
         let words = format!("$ fedbasin-server {command}");

@@ -13,6 +13,10 @@ pub struct EnrolledSite {
     pub id: String,
     /// Its token; shown this once.
     pub token: String,
+    /// By which the token is revoked.
+    pub token_id: String,
+    /// When the token opens nothing any more, ISO 8601 UTC.
+    pub token_expires_at: String,
     /// When, ISO 8601 UTC.
     pub created_at: String,
 }
@@ -26,6 +30,83 @@ pub struct Site {
     pub created_at: String,
     /// When it last called.
     pub last_seen_at: Option<String>,
+}
+
+/// A token as the server lists it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// By which it is revoked.
+    pub id: String,
+    /// Whose it is, if a site's.
+    pub site: Option<String>,
+    /// What its holder may do, if a person's: `viewer`, `operator` or `admin`.
+    pub role: Option<String>,
+    /// The administrator's words.
+    pub label: String,
+    /// `alive`, `expired` or `revoked`.
+    pub state: String,
+    /// When it was made, ISO 8601 UTC.
+    pub created_at: String,
+    /// When it opens nothing any more.
+    pub expires_at: String,
+    /// When it was revoked.
+    pub revoked_at: Option<String>,
+    /// Its last use, to about half a minute.
+    pub last_used_at: Option<String>,
+}
+
+/// A token just made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MadeToken {
+    /// What its holder authenticates with; shown this once.
+    pub token: String,
+    /// What the list shows of it.
+    #[serde(flatten)]
+    pub listed: TokenRecord,
+}
+
+/// A site's certificate, as the server saw it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SiteCertificate {
+    /// SHA-256 of its DER form, hex; it is revoked by it.
+    pub fingerprint: String,
+    /// Whom it names; absent where it was revoked before it was seen.
+    pub site: Option<String>,
+    /// `alive`, `expired` or `revoked`.
+    pub state: String,
+    /// When it expires, ISO 8601 UTC.
+    pub expires_at: Option<String>,
+    /// Whole days until then.
+    pub days_left: Option<i64>,
+    /// When it was first seen, or revoked.
+    pub first_seen_at: String,
+    /// Its last use, to about half a minute.
+    pub last_used_at: Option<String>,
+    /// When it was revoked.
+    pub revoked_at: Option<String>,
+}
+
+/// The server's own certificate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServerCertificate {
+    /// When it expires, ISO 8601 UTC.
+    pub expires_at: String,
+    /// Whole days until then.
+    pub days_left: i64,
+}
+
+/// The server's certificate and those of sites.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Certificates {
+    /// Absent where the server speaks clear text.
+    pub server: Option<ServerCertificate>,
+    /// The one that expires first at the beginning.
+    pub certificates: Vec<SiteCertificate>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TokenList {
+    pub(super) tokens: Vec<TokenRecord>,
 }
 
 #[derive(Debug, Deserialize)]

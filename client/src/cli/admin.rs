@@ -7,13 +7,13 @@ use rebasin::Digest;
 use serde_json::{Value, json};
 
 use super::{
-    args::{AdminArgs, AdminCommand, CreateRunArgs, Strategy},
+    args::{AdminArgs, AdminCommand, CreateRunArgs, Role, Strategy, TokenArgs},
     token,
 };
 use crate::{
     admin::{
         Admin,
-        types::{NewRun, Policy, Round, Run, Site},
+        types::{Certificates, NewRun, Policy, Round, Run, Site, TokenRecord},
     },
     connect::Address,
     error::{Error, Result},
@@ -22,14 +22,31 @@ use crate::{
 };
 
 pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
-    let address = Address { url: args.server, ca: args.ca, insecure: args.insecure };
+    let address = Address { url: args.server, ca: args.ca, insecure: args.insecure, identity: None };
     address.check()?;
     let admin = Admin::new(address, token(args.token_file.as_deref(), "FEDBASIN_ADMIN_TOKEN")?)?;
     match args.command {
-        AdminCommand::Enrol { site, output } => enrol(&admin, &site, output.as_deref(), screen),
+        AdminCommand::Enrol { site, output, days } => enrol(&admin, &site, output.as_deref(), days, screen),
+        AdminCommand::Token(args) => make_token(&admin, &args, screen),
+        AdminCommand::Tokens => {
+            let tokens = admin.tokens()?;
+            screen.answer(&json!({ "tokens": tokens }), || tokens_table(&tokens))
+        }
+        AdminCommand::Revoke { id } => {
+            let token = admin.revoke_token(&id)?;
+            screen.answer(&token, || format!("token {}: revoked", token.id))
+        }
         AdminCommand::Sites => {
             let sites = admin.sites()?;
             screen.answer(&json!({ "sites": sites }), || sites_table(&sites))
+        }
+        AdminCommand::Certificates => {
+            let certificates = admin.certificates()?;
+            screen.answer(&certificates, || certificates_table(&certificates))
+        }
+        AdminCommand::RevokeCertificate { fingerprint } => {
+            let certificate = admin.revoke_certificate(&fingerprint)?;
+            screen.answer(&certificate, || format!("certificate {}: revoked", certificate.fingerprint))
         }
         AdminCommand::Checkpoint { file } => {
             let checkpoint = admin.put_checkpoint(&file)?;
@@ -66,17 +83,57 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
 }
 
 /// The token is shown once: where it is to be kept is made sure of before the site is enrolled.
-fn enrol(admin: &Admin, site: &str, output: Option<&Path>, screen: &Screen) -> Result<()> {
+fn enrol(admin: &Admin, site: &str, output: Option<&Path>, days: Option<u32>, screen: &Screen) -> Result<()> {
     let Some(path) = output else {
-        let site = admin.enrol(site)?;
+        let site = admin.enrol(site, days)?;
         // Without --json the token alone, for a pipe into what keeps secrets.
         return screen.answer(&site, || site.token.clone());
     };
     let kept = SecretFile::new(path)?;
-    let site = admin.enrol(site)?;
+    let site = admin.enrol(site, days)?;
     kept.write(&site.token)?;
-    let value = json!({ "id": site.id, "created_at": site.created_at, "file": path });
-    screen.answer(&value, || format!("site {}: enrolled, its token is in {}", site.id, path.display()))
+    let value = json!({
+        "id": site.id,
+        "created_at": site.created_at,
+        "token_id": site.token_id,
+        "token_expires_at": site.token_expires_at,
+        "file": path,
+    });
+    screen.answer(&value, || {
+        format!(
+            "site {}: enrolled, its token is in {} and opens nothing after {}",
+            site.id,
+            path.display(),
+            site.token_expires_at
+        )
+    })
+}
+
+/// Shown once, like the one that a site is enrolled with.
+fn make_token(admin: &Admin, args: &TokenArgs, screen: &Screen) -> Result<()> {
+    let make = || match (&args.site, args.role) {
+        (Some(site), _) => admin.create_site_token(site, &args.label, args.days),
+        (None, role) => {
+            let role = match role {
+                Some(Role::Admin) => "admin",
+                Some(Role::Operator) => "operator",
+                // The smallest; the command line asks for one.
+                Some(Role::Viewer) | None => "viewer",
+            };
+            admin.create_token(role, &args.label, args.days)
+        }
+    };
+    let Some(path) = &args.output else {
+        let made = make()?;
+        return screen.answer(&made, || made.token.clone());
+    };
+    let kept = SecretFile::new(path)?;
+    let made = make()?;
+    kept.write(&made.token)?;
+    let listed = &made.listed;
+    screen.answer(&json!({ "listed": listed, "file": path }), || {
+        format!("token {}: in {}, it opens nothing after {}", listed.id, path.display(), listed.expires_at)
+    })
 }
 
 fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
@@ -137,6 +194,46 @@ fn table(header: &[&str]) -> Table {
     table.load_style(ASCII_MARKDOWN);
     table.set_header(header);
     table
+}
+
+fn tokens_table(tokens: &[TokenRecord]) -> String {
+    let mut table = table(&["token", "of", "state", "expires", "last used", "label"]);
+    for token in tokens {
+        let of = match (&token.site, &token.role) {
+            (Some(site), _) => format!("site {site}"),
+            (None, role) => role.clone().unwrap_or_default(),
+        };
+        table.add_row([
+            &token.id,
+            &of,
+            &token.state,
+            &token.expires_at,
+            token.last_used_at.as_deref().unwrap_or("never"),
+            &token.label,
+        ]);
+    }
+    table.to_string()
+}
+
+fn certificates_table(all: &Certificates) -> String {
+    let mut table = table(&["certificate", "of", "state", "days left", "expires", "last used"]);
+    if let Some(own) = &all.server {
+        let state = if own.days_left < 0 { "expired" } else { "alive" };
+        table.add_row(["", "the server", state, &own.days_left.to_string(), &own.expires_at, ""]);
+    }
+    for certificate in &all.certificates {
+        let site =
+            certificate.site.as_ref().map_or("nobody seen yet".to_owned(), |site| format!("site {site}"));
+        table.add_row([
+            &certificate.fingerprint,
+            &site,
+            &certificate.state,
+            &certificate.days_left.map(|days| days.to_string()).unwrap_or_default(),
+            certificate.expires_at.as_deref().unwrap_or_default(),
+            certificate.last_used_at.as_deref().unwrap_or("never"),
+        ]);
+    }
+    table.to_string()
 }
 
 fn sites_table(sites: &[Site]) -> String {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Strategy};
+pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Role, Strategy, TokenArgs};
 
 /// Federated learning for models that never shared a starting point.
 #[derive(Debug, Parser)]
@@ -287,9 +287,10 @@ pub(super) struct AddressArgs {
         value_name = "URL",
         env = "FEDBASIN_SERVER",
         hide_env_values = true,
+        required_unless_present = "kit",
         help_heading = "Server"
     )]
-    pub(super) server: String,
+    pub(super) server: Option<String>,
     /// Authority that signed the server's certificate (PEM); by default the well-known ones
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub(super) ca: Option<PathBuf>,
@@ -303,6 +304,9 @@ pub(super) struct AddressArgs {
 pub(super) struct SiteServerArgs {
     #[command(flatten)]
     pub(super) address: AddressArgs,
+    /// Folder that the server's operator made for this site: certificate, key, authority, server and run
+    #[arg(long, value_name = "DIR", help_heading = "Server")]
+    pub(super) kit: Option<PathBuf>,
     /// File that holds the site's token; by default the token is in the variable FEDBASIN_TOKEN
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub(super) token_file: Option<PathBuf>,
@@ -319,6 +323,15 @@ pub(super) enum SiteCommand {
     /// checkpoint to start from (empty in a founding round); FEDBASIN_OUTPUT, where it must write a safetensors file;
     /// FEDBASIN_METRICS, where it may write JSON: {"num_examples": 1000, "metrics": {"loss": 0.5}}.
     Run(SiteRunArgs),
+    /// Make a key here and a request for its certificate, so that no key travels
+    Request {
+        /// The site's id
+        #[arg(value_name = "SITE")]
+        site: String,
+        /// Where both go; the kit's files belong there, too
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+    },
     /// Show the runs that this site belongs to
     Status {
         #[command(flatten)]
@@ -352,9 +365,9 @@ pub(super) enum SiteCommand {
 pub(super) struct SiteRunArgs {
     #[command(flatten)]
     pub(super) server: SiteServerArgs,
-    /// The run
-    #[arg(long, value_name = "ID", value_parser = run_id)]
-    pub(super) run: String,
+    /// The run; may be left out where the kit names it
+    #[arg(long, value_name = "ID", value_parser = run_id, required_unless_present = "kit")]
+    pub(super) run: Option<String>,
     /// The trainer, run by `sh -c`
     #[arg(long, value_name = "COMMAND")]
     pub(super) train: String,
@@ -376,9 +389,9 @@ pub(super) struct SiteRunArgs {
 pub(super) struct SiteUploadArgs {
     #[command(flatten)]
     pub(super) server: SiteServerArgs,
-    /// The run
-    #[arg(long, value_name = "ID", value_parser = run_id)]
-    pub(super) run: String,
+    /// The run; may be left out where the kit names it
+    #[arg(long, value_name = "ID", value_parser = run_id, required_unless_present = "kit")]
+    pub(super) run: Option<String>,
     /// The round; by default the newest
     #[arg(long, value_name = "N")]
     pub(super) round: Option<u32>,

@@ -13,14 +13,16 @@ use serde_json::{Value, json};
 use tonic::Request;
 
 use super::{
+    Contact,
     args::{SiteCommand, SiteRunArgs, SiteServerArgs, SiteUploadArgs},
-    token,
+    named_run,
 };
 use crate::{
-    connect::{Address, Client, connect},
+    connect::{Client, connect},
     download::download,
     error::{Error, Result, does_not_answer},
     files::check_checkpoint,
+    kit,
     progress::Screen,
     retry::{Backoff, Patience, verdict},
     site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
@@ -32,6 +34,16 @@ const TOKEN_VARIABLE: &str = "FEDBASIN_TOKEN";
 pub(super) fn dispatch(command: SiteCommand, screen: &Screen) -> Result<()> {
     match command {
         SiteCommand::Run(args) => block_on(run(args, screen)),
+        SiteCommand::Request { site, output } => {
+            let path = kit::request(&site, &output)?;
+            let value = json!({ "site": site, "request": path });
+            screen.answer(&value, || {
+                format!(
+                    "{}: send it to whoever runs the server; the key beside it stays here, and what comes back belongs beside it",
+                    path.display()
+                )
+            })
+        }
         SiteCommand::Status { server, run } => block_on(status(server, run, screen)),
         SiteCommand::Upload(args) => block_on(upload_one(args, screen)),
         SiteCommand::Download { server, run, reference, digest, output } => {
@@ -87,17 +99,17 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
 /// A connection, its patience, and where waiting is said.
 struct Server<'a> {
     client: Client,
+    /// The run that the kit names.
+    run: Option<String>,
     patience: Patience,
     screen: &'a Screen,
 }
 
 impl<'a> Server<'a> {
-    fn of(args: SiteServerArgs, screen: &'a Screen) -> Result<Self> {
+    fn of(args: &SiteServerArgs, screen: &'a Screen) -> Result<Self> {
         let patience = Patience::lasting(Duration::from_secs(args.patience_seconds));
-        let address = Address::from(args.address);
-        address.check()?;
-        let token = token(args.token_file.as_deref(), TOKEN_VARIABLE)?;
-        Ok(Self { client: connect(&address, &token)?, patience, screen })
+        let Contact { address, token, run } = Contact::of(args, TOKEN_VARIABLE)?;
+        Ok(Self { client: connect(&address, token.as_ref())?, run, patience, screen })
     }
 
     async fn runs(&self) -> Result<Vec<RunStatus>> {
@@ -139,13 +151,13 @@ impl<'a> Server<'a> {
 }
 
 async fn run(args: SiteRunArgs, screen: &Screen) -> Result<()> {
-    let address = Address::from(args.server.address);
-    address.check()?;
+    let contact = Contact::of(&args.server, TOKEN_VARIABLE)?;
+    let run_id = named_run(args.run, contact.run.as_ref())?;
     let options = SiteOptions {
-        address,
-        token: token(args.server.token_file.as_deref(), TOKEN_VARIABLE)?,
-        work_dir: args.work_dir.unwrap_or_else(|| default_work_dir(&args.run)),
-        run_id: args.run,
+        address: contact.address,
+        token: contact.token,
+        work_dir: args.work_dir.unwrap_or_else(|| default_work_dir(&run_id)),
+        run_id,
         train: args.train,
         num_examples: args.num_examples,
         patience: Patience::lasting(Duration::from_secs(args.server.patience_seconds)),
@@ -178,7 +190,7 @@ fn default_work_dir(run: &str) -> PathBuf {
 }
 
 async fn status(args: SiteServerArgs, only: Option<String>, screen: &Screen) -> Result<()> {
-    let server = Server::of(args, screen)?;
+    let server = Server::of(&args, screen)?;
     let runs = match only {
         Some(id) => vec![server.run(&id).await?],
         None => server.runs().await?,
@@ -303,11 +315,12 @@ async fn newest_round(read: impl AsyncFn() -> Result<RunStatus>, wait: Duration)
 }
 
 async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
-    let server = Server::of(args.server, screen)?;
+    let server = Server::of(&args.server, screen)?;
+    let run_id = named_run(args.run, server.run.as_ref())?;
     let checked = check_checkpoint(&args.file, None)?;
     let round = match args.round {
         Some(round) => round,
-        None => newest_round(async || server.run(&args.run).await, FIRST_ROUND_WAIT).await?,
+        None => newest_round(async || server.run(&run_id).await, FIRST_ROUND_WAIT).await?,
     };
     let mut metrics: site::MetricMap = args.metrics.into_iter().collect();
     if let Some(name) = bad_metric_name(&metrics) {
@@ -317,7 +330,7 @@ async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
         return Err(Error::usage("more than 64 metrics", "--metric", "give fewer"));
     }
     let update = Announcement {
-        run_id: args.run,
+        run_id,
         round,
         digest: checked.digest,
         size: checked.size,
@@ -362,7 +375,7 @@ async fn download_one(
         })?),
         None => None,
     };
-    let server = Server::of(args, screen)?;
+    let server = Server::of(&args, screen)?;
     let digest: Digest = match (digest, run) {
         (Some(digest), _) => digest,
         (None, Some(id)) => newest(&server.run(&id).await?, reference)?,

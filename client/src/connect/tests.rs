@@ -1,7 +1,7 @@
 use super::*;
 
 fn address(url: &str) -> Address {
-    Address { url: url.to_owned(), ca: None, insecure: false }
+    Address { url: url.to_owned(), ca: None, insecure: false, identity: None }
 }
 
 #[test]

@@ -58,8 +58,13 @@ fn a_restart_forgets_everything() {
 #[tokio::test]
 async fn a_download_that_gives_up_names_the_address() {
     let folder = tempfile::tempdir().unwrap();
-    let address = crate::connect::Address { url: "http://127.0.0.1:1".into(), ca: None, insecure: false };
-    let client = crate::connect::connect(&address, &crate::connect::Token::new("t")).unwrap();
+    let address = crate::connect::Address {
+        url: "http://127.0.0.1:1".into(),
+        ca: None,
+        insecure: false,
+        identity: None,
+    };
+    let client = crate::connect::connect(&address, Some(&crate::connect::Token::new("t"))).unwrap();
     let (digest, patience) = (Digest::of(b"x"), Patience::lasting(std::time::Duration::ZERO));
     let path = folder.path().join("m");
     let result = download(&client, digest, &path, 9, patience, &Screen::silent(), "m").await;

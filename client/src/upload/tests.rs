@@ -134,8 +134,13 @@ fn a_receipt_about_something_else_is_refused() {
 
 #[tokio::test]
 async fn an_upload_that_gives_up_names_the_address() {
-    let address = crate::connect::Address { url: "http://127.0.0.1:1".into(), ca: None, insecure: false };
-    let client = crate::connect::connect(&address, &crate::connect::Token::new("t")).unwrap();
+    let address = crate::connect::Address {
+        url: "http://127.0.0.1:1".into(),
+        ca: None,
+        insecure: false,
+        identity: None,
+    };
+    let client = crate::connect::connect(&address, Some(&crate::connect::Token::new("t"))).unwrap();
     let patience = Patience::lasting(Duration::ZERO);
     let update = announcement(1);
     let result = upload(&client, &update, Path::new("x"), patience, &Screen::silent(), |_| Ok(())).await;

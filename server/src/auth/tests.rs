@@ -28,3 +28,19 @@ fn a_short_admin_token_is_refused() {
     let config = Config { admin_token: Some(Secret::new("short")), ..Config::default() };
     assert!(Admin::from_config(&config).expect_err("short").message().contains("16 characters"));
 }
+
+#[test]
+fn a_mistyped_token_is_known_by_its_checksum() {
+    let token = new_token(SITE_PREFIX).expect("random");
+    let token = token.expose();
+    assert!(is_whole(token, SITE_PREFIX));
+    assert!(!is_whole(token, ADMIN_PREFIX), "a site's is no person's");
+    for place in 0..token.len() {
+        let mut other = token.as_bytes().to_vec();
+        other[place] = if other[place] == b'A' { b'B' } else { b'A' };
+        assert!(!is_whole(std::str::from_utf8(&other).expect("ASCII"), SITE_PREFIX), "character {place}");
+    }
+    for bad in ["", SITE_PREFIX, &token[..token.len() - 1], &format!("{token}A"), &"ä".repeat(27)] {
+        assert!(!is_whole(bad, SITE_PREFIX), "{bad}");
+    }
+}

@@ -7,6 +7,7 @@ use rebasin::Digest;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::sessions;
 use crate::{
     error::{Code, Error, Result},
     store::Store,
@@ -19,12 +20,13 @@ struct Cursor {
     total: u64,
 }
 
-/// The bytes from `offset` on; one empty chunk that tells the size where nothing is left.
+/// The bytes from `offset` on, until the server stops or the caller's token ends; one empty chunk that tells the size where nothing is left.
 pub(super) async fn stream(
     store: &Store,
     digest: Digest,
     offset: u64,
     stop: CancellationToken,
+    ended: CancellationToken,
 ) -> Result<impl Stream<Item = std::result::Result<v1::DownloadChunk, Status>> + Send + use<>, Status> {
     let object = store.object(&digest, offset..u64::MAX).await?;
     if offset > object.size {
@@ -49,14 +51,22 @@ pub(super) async fn stream(
             }
         });
     // A long download must not keep the process from ending; what is held already need not be sent again.
-    let told = stop.clone();
-    let stopped = futures::stream::once(async move {
-        told.is_cancelled().then(|| {
-            Err(Error::new(Code::Unavailable, "the server is stopping; go on from the bytes already held")
-                .into())
-        })
+    let (stopping, over) = (stop.clone(), ended.clone());
+    let last = futures::stream::once(async move {
+        let stopped = "the server is stopping; go on from the bytes already held";
+        match (over.is_cancelled(), stopping.is_cancelled()) {
+            (true, _) => Some(Err(sessions::ended().into())),
+            (_, true) => Some(Err(Error::new(Code::Unavailable, stopped).into())),
+            _ => None,
+        }
     });
-    Ok(chunks.take_until(stop.cancelled_owned()).chain(stopped.filter_map(std::future::ready)))
+    let until = async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = ended.cancelled() => {}
+        }
+    };
+    Ok(chunks.take_until(Box::pin(until)).chain(last.filter_map(std::future::ready)))
 }
 
 impl Cursor {

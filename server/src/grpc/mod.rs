@@ -3,6 +3,7 @@
 mod convert;
 mod download;
 mod service;
+mod sessions;
 mod upload;
 mod watch;
 
@@ -15,24 +16,36 @@ use tonic::{
     Status,
     body::Body,
     service::LayerExt as _,
-    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
+    transport::{
+        Server,
+        server::{TcpConnectInfo, TcpIncoming, TlsConnectInfo},
+    },
 };
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
-use self::{service::Sites, upload::Uploads};
+use self::{service::Sites, sessions::Sessions, upload::Uploads};
 use crate::{
     auth,
     config::{Limits, Tls},
     error::{Code, Error, RETRY_AFTER, Result},
-    store::Store,
+    model::Holder,
+    store::{Alive, Store},
+    tls::{self, Peer},
 };
+
+/// What the edge speaks.
+const ALPN: &[&[u8]] = &[b"h2"];
 
 /// How long connections may take to end once the server is to stop.
 const DRAIN: Duration = Duration::from_secs(7);
 
 /// The calling site, put into a request's extensions once its token is known.
 #[derive(Debug, Clone)]
-struct SiteId(Arc<str>);
+struct Caller {
+    site: Arc<str>,
+    /// Cancelled when its token ceases to open anything.
+    ended: CancellationToken,
+}
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
@@ -64,13 +77,18 @@ pub(crate) async fn serve(
         let (uploads, stop) = (uploads.clone(), stop.clone());
         async move { stop.run_until_cancelled(uploads.keep_swept()).await }
     });
+    let sessions = Sessions::default();
+    tokio::spawn({
+        let (sessions, store, stop) = (sessions.clone(), store.clone(), stop.clone());
+        async move { stop.run_until_cancelled(sessions.keep_current(&store)).await }
+    });
     let sites = Sites::new(store.clone(), limits.clone(), uploads, stop.clone());
     let service = v1::fed_basin_server::FedBasinServer::new(sites)
         .max_decoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES);
     let service = tower::ServiceBuilder::new()
         .layer(AsyncRequireAuthorizationLayer::new(move |request: http::Request<Body>| {
-            authorize(store.clone(), request)
+            authorize(store.clone(), sessions.clone(), request)
         }))
         .named_layer(service);
 
@@ -102,31 +120,32 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .tcp_nodelay(true);
-    if let Some(tls) = tls {
-        let read = |what: &str, path: &std::path::Path| {
-            std::fs::read(path)
-                .map_err(|error| Error::invalid(format!("{what}: cannot read {}: {error}", path.display())))
-        };
-        let identity =
-            Identity::from_pem(read("tls.cert_file", &tls.cert_file)?, read("tls.key_file", &tls.key_file)?);
-        server = server
-            .tls_config(ServerTlsConfig::new().identity(identity).timeout(Duration::from_secs(5)))
-            .map_err(|error| {
-                Error::invalid(format!("tls: the certificate or key cannot be used: {error}"))
-            })?;
-    }
     let drained = stop.clone();
-    let serving =
-        server.add_service(health).add_service(reflection).add_service(service).serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stop.cancelled_owned(),
-        );
+    let server = server.add_service(health).add_service(reflection).add_service(service);
+    let serving = async {
+        match tls {
+            Some(tls) => {
+                let (send, config) = tokio::sync::watch::channel(tls::server_config(tls, ALPN, true)?);
+                let incoming = tls::incoming(listener, config, stop.clone());
+                let serving = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+                tokio::select! {
+                    served = serving => served,
+                    () = tls::keep_current(tls.clone(), ALPN, true, |config| _ = send.send(config)) => Ok(()),
+                }
+            }
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
+            }
+        }
+        .map_err(|error| Error::internal(format_args!("grpc: {error}")))
+    };
     let too_long = async {
         drained.cancelled().await;
         tokio::time::sleep(DRAIN).await;
     };
     tokio::select! {
-        served = serving => served.map_err(|error| Error::internal(format_args!("grpc: {error}"))),
+        served = serving => served,
         // A connection that asks nothing, or a watched health, would never end.
         () = too_long => {
             tracing::warn!("gRPC connections that did not end in time are cut");
@@ -138,24 +157,82 @@ pub(crate) async fn serve(
 /// Finds the site by the token, before the body is read.
 async fn authorize(
     store: Store,
-    mut request: http::Request<Body>,
+    sessions: Sessions,
+    request: http::Request<Body>,
 ) -> std::result::Result<http::Request<Body>, http::Response<Body>> {
-    let outcome = match auth::bearer(request.headers().get(http::header::AUTHORIZATION)) {
-        Some(token) => store.site_by_token_hash(&auth::hash(token)).await,
-        None => Ok(None),
-    };
-    match outcome {
-        Ok(Some(site)) => {
-            request.extensions_mut().insert(SiteId(site.into()));
-            Ok(request)
-        }
-        Ok(None) => {
-            let error = Error::new(
-                Code::Unauthenticated,
-                "no token, or one that this server does not know; send `authorization: Bearer <the site's token>`",
-            );
-            Err(Status::from(error).into_http())
+    let (mut parts, body) = request.into_parts();
+    match caller(&store, &sessions, &parts).await {
+        Ok(caller) => {
+            parts.extensions.insert(caller);
+            Ok(http::Request::from_parts(parts, body))
         }
         Err(error) => Err(Status::from(error).into_http()),
     }
+}
+
+async fn caller(store: &Store, sessions: &Sessions, request: &http::request::Parts) -> Result<Caller> {
+    let token = auth::bearer(request.headers.get(http::header::AUTHORIZATION));
+    let by_token = match token {
+        Some(token) => Some(by_token(store, token).await?),
+        None => None,
+    };
+    let by_certificate = match certificate(request) {
+        Some(certificate) => Some(by_certificate(store, &certificate).await?),
+        None => None,
+    };
+    let (site, credential) = match (by_token, by_certificate) {
+        (Some((of_token, _)), Some((of_certificate, _))) if of_token != of_certificate => {
+            return Err(Error::new(
+                Code::Forbidden,
+                format!(
+                    "the certificate is site {of_certificate}'s and the token another one's; send one of them"
+                ),
+            ));
+        }
+        (_, Some(known)) | (Some(known), None) => known,
+        (None, None) => {
+            return Err(Error::new(
+                Code::Unauthenticated,
+                "neither a certificate nor a token; send `authorization: Bearer <the site's token>`",
+            ));
+        }
+    };
+    if !auth::access::site_may(request.uri.path()) {
+        return Err(Error::new(Code::Forbidden, "no site may call this"));
+    }
+    Ok(Caller { site: site.into(), ended: sessions.of(&credential) })
+}
+
+/// The certificate that the connection was opened with.
+fn certificate(request: &http::request::Parts) -> Option<Vec<u8>> {
+    let info = request.extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?;
+    Some(info.peer_certs()?.first()?.as_ref().to_vec())
+}
+
+/// A site, and the id of what it showed.
+async fn by_token(store: &Store, token: &str) -> Result<(String, String)> {
+    if auth::is_whole(token, auth::SITE_PREFIX)
+        && let Some(Alive { id, holder: Holder::Site(site) }) =
+            store.token_by_hash(&auth::hash(token)).await?
+    {
+        return Ok((site, id));
+    }
+    Err(Error::new(
+        Code::Unauthenticated,
+        "the token opens nothing here (unknown, expired or revoked); send `authorization: Bearer <the site's token>`",
+    ))
+}
+
+async fn by_certificate(store: &Store, certificate: &[u8]) -> Result<(String, String)> {
+    let peer = Peer::of(certificate)?;
+    if store.certificate_opens(&peer.fingerprint, &peer.site, peer.expires_at_ms).await? {
+        return Ok((peer.site, peer.fingerprint));
+    }
+    Err(Error::new(
+        Code::Unauthenticated,
+        format!(
+            "the certificate {} opens nothing here: it was revoked, has expired, or its site is not enrolled",
+            peer.fingerprint
+        ),
+    ))
 }

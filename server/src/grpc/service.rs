@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    SiteId, convert, download,
+    Caller, convert, download, sessions,
     upload::Uploads,
     watch::{Watches, status_of},
 };
@@ -40,9 +40,13 @@ impl Sites {
 }
 
 /// The caller, known since the token was checked.
+fn caller<T>(request: &Request<T>) -> Result<Caller> {
+    let caller = request.extensions().get::<Caller>();
+    caller.cloned().ok_or_else(|| Error::internal("a call passed without a site"))
+}
+
 fn site<T>(request: &Request<T>) -> Result<String> {
-    let site = request.extensions().get::<SiteId>();
-    site.map(|site| site.0.to_string()).ok_or_else(|| Error::internal("a call passed without a site"))
+    caller(request).map(|caller| caller.site.to_string())
 }
 
 #[tonic::async_trait]
@@ -59,7 +63,8 @@ impl v1::fed_basin_server::FedBasin for Sites {
     type WatchRunStream = AnswerStream<v1::RunStatus>;
 
     async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Answer<Self::WatchRunStream> {
-        let site = site(&request)?;
+        let Caller { site, ended: token_ended } = caller(&request)?;
+        let site = site.to_string();
         let run_id = request.into_inner().run_id;
         self.store.run_of_site(&site, &run_id).await?;
         let (send, receive) = mpsc::channel(2);
@@ -71,6 +76,10 @@ impl v1::fed_basin_server::FedBasin for Sites {
                     // The client may be gone already.
                     let _ = send.try_send(Err(error.into()));
                 }
+                () = token_ended.cancelled() => {
+                    // The client may be gone already.
+                    let _ = send.try_send(Err(sessions::ended().into()));
+                }
                 () = watches.watch(&site, &run_id, &send) => {}
                 () = send.closed() => {}
             }
@@ -81,7 +90,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
     type DownloadStream = AnswerStream<v1::DownloadChunk>;
 
     async fn download(&self, request: Request<v1::DownloadRequest>) -> Answer<Self::DownloadStream> {
-        let site = site(&request)?;
+        let Caller { site, ended: token_ended } = caller(&request)?;
         let request = request.into_inner();
         let digest = convert::digest(&request.digest)?;
         if !self.store.site_may_read(&site, &digest).await? {
@@ -90,7 +99,8 @@ impl v1::fed_basin_server::FedBasin for Sites {
             ))
             .into());
         }
-        let chunks = download::stream(&self.store, digest, request.offset, self.stop.clone()).await?;
+        let (stop, offset) = (self.stop.clone(), request.offset);
+        let chunks = download::stream(&self.store, digest, offset, stop, token_ended).await?;
         Ok(Response::new(Box::pin(chunks)))
     }
 
@@ -120,7 +130,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
         &self,
         request: Request<Streaming<v1::UpdateChunk>>,
     ) -> Answer<Self::SendUpdateStream> {
-        let site = site(&request)?;
+        let Caller { site, ended: token_ended } = caller(&request)?;
         let chunks = request.into_inner();
         let (send, receive) = mpsc::channel(4);
         let uploads = self.uploads.clone();
@@ -130,6 +140,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
             let outcome = tokio::select! {
                 outcome = uploads.receive(&store, &site, chunks, &send) => outcome,
                 () = stop.cancelled() => Err(Error::new(Code::Unavailable, "the server is stopping; go on elsewhere")),
+                () = token_ended.cancelled() => Err(sessions::ended()),
                 () = send.closed() => return,
             };
             if let Err(error) = outcome {

@@ -29,10 +29,11 @@ pub(super) struct Checkpoint {
 }
 
 /// Stores a checkpoint (the body: a safetensors file, with its `content-length`), to seed a run with.
-#[utoipa::path(post, path = "/v1/checkpoints", tag = "checkpoints", security(("admin_token" = [])),
+#[utoipa::path(post, path = "/v1/checkpoints", tag = "checkpoints", security(("token" = [])),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
     (status = 201, body = Checkpoint),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(

@@ -57,10 +57,11 @@ impl Graph {
 
 /// Takes a network's graph (the body: an ONNX file, with its `content-length`), derives which axes move together, proves it by
 /// running the network, and keeps spec and certificate; the file itself is not kept. May be asked again.
-#[utoipa::path(post, path = "/v1/graphs", tag = "graphs", security(("admin_token" = [])),
+#[utoipa::path(post, path = "/v1/graphs", tag = "graphs", security(("token" = [])),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
     (status = 201, body = Graph),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json", description = "`invalid-graph`: it is refused")))]
 pub(super) async fn create(
@@ -108,9 +109,10 @@ async fn receive(scratch: &Scratch, size: u64, mut parts: BodyDataStream) -> Res
 }
 
 /// One graph.
-#[utoipa::path(get, path = "/v1/graphs/{digest}", tag = "graphs", security(("admin_token" = [])),
+#[utoipa::path(get, path = "/v1/graphs/{digest}", tag = "graphs", security(("token" = [])),
     params(("digest" = String, Path)), responses((status = 200, body = Graph),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(State(api): State<Api>, Path(digest): Path<String>) -> Result<Json<Graph>, Problem> {
     let unknown = || Error::not_found("there is no graph of that digest; send it to /v1/graphs first");

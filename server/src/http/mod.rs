@@ -1,6 +1,7 @@
 //! The HTTP edge, for operators: JSON, `application/problem+json` errors, OpenAPI at `/openapi.json`.
 
 mod auth;
+mod certificates;
 mod checkpoints;
 mod graphs;
 mod health;
@@ -9,6 +10,7 @@ mod rounds;
 mod runs;
 mod sites;
 mod time;
+mod tokens;
 
 use std::net::TcpListener;
 
@@ -30,7 +32,11 @@ use crate::{
     error::{Code, Error, Result},
     graphs::Graphs,
     store::Store,
+    tls,
 };
+
+/// What the edge speaks.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// How long a connection may take to send a request's headers.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -38,6 +44,8 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
+    /// For the server's own certificate.
+    tls: Option<Tls>,
     store: Store,
     admin: Admin,
     limits: Limits,
@@ -49,7 +57,7 @@ struct Api {
     info(
         title = "fedbasin admin API",
         description = "Enrol sites, create runs, see how rounds stand, fetch global models. Every call but the health \
-                       checks and this document carries `authorization: Bearer <admin token>`. Errors are \
+                       checks and this document carries `authorization: Bearer <token>`; what a token may do goes by its role: viewer, operator, admin. Errors are \
                        `application/problem+json` with a stable `code`."
     ),
     modifiers(&BearerToken)
@@ -60,12 +68,11 @@ struct BearerToken;
 
 impl Modify for BearerToken {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let scheme =
-            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The admin token.")).build();
-        openapi
-            .components
-            .get_or_insert_default()
-            .add_security_scheme("admin_token", SecurityScheme::Http(scheme));
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The admin token, or one made at /v1/tokens."))
+            .build();
+        openapi.components.get_or_insert_default().add_security_scheme("token", SecurityScheme::Http(scheme));
     }
 }
 
@@ -87,6 +94,11 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(rounds::show))
         .routes(routes!(rounds::model))
         .routes(routes!(graphs::show))
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::create_for_site))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(certificates::list))
+        .routes(routes!(certificates::revoke))
 }
 
 /// Calls whose body streams in and is limited as it is counted.
@@ -109,7 +121,7 @@ fn router(api: Api) -> Result<Router> {
     let guarded = json_routes()
         .layer(DefaultBodyLimit::max(api.limits.max_json_bytes))
         .merge(stream_routes().layer(DefaultBodyLimit::disable()))
-        .layer(axum::middleware::from_fn_with_state(api.clone(), auth::require_admin));
+        .layer(axum::middleware::from_fn_with_state(api.clone(), auth::require_role));
     let (router, _) = open_routes().merge(guarded).split_for_parts();
     let document =
         move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()));
@@ -137,9 +149,11 @@ pub(crate) async fn serve(
     limits: &Limits,
     stop: CancellationToken,
 ) -> Result<()> {
-    let service = router(Api { store, admin, limits: limits.clone(), graphs: Graphs::new(limits) })?
-        .into_make_service();
+    let service =
+        router(Api { tls: tls.cloned(), store, admin, limits: limits.clone(), graphs: Graphs::new(limits) })?
+            .into_make_service();
     let handle = Handle::new();
+    let stopped = stop.clone();
     tokio::spawn({
         let handle = handle.clone();
         async move {
@@ -150,10 +164,14 @@ pub(crate) async fn serve(
     let failed = |error: std::io::Error| Error::new(Code::Unavailable, format!("http: {error}"));
     match tls {
         Some(tls) => {
-            let config =
-                RustlsConfig::from_pem_file(&tls.cert_file, &tls.key_file).await.map_err(|error| {
-                    Error::invalid(format!("tls: the certificate or key cannot be used: {error}"))
-                })?;
+            let config = RustlsConfig::from_config(tls::server_config(tls, ALPN, false)?);
+            tokio::spawn({
+                let (tls, config, stop) = (tls.clone(), config.clone(), stopped);
+                async move {
+                    let apply = |newer| config.reload_from_config(newer);
+                    stop.run_until_cancelled(tls::keep_current(tls, ALPN, false, apply)).await
+                }
+            });
             let mut server = axum_server::from_tcp_rustls(listener, config)
                 .map_err(failed)?
                 .first_request_timeout(PATIENCE);

@@ -86,9 +86,10 @@ pub(super) struct RoundList {
 }
 
 /// A run's rounds, oldest first.
-#[utoipa::path(get, path = "/v1/runs/{run}/rounds", tag = "rounds", security(("admin_token" = [])),
+#[utoipa::path(get, path = "/v1/runs/{run}/rounds", tag = "rounds", security(("token" = [])),
     params(("run" = String, Path)), responses((status = 200, body = RoundList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -104,9 +105,10 @@ pub(super) async fn list(
 }
 
 /// One round, with every site of the cohort.
-#[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}", tag = "rounds", security(("admin_token" = [])),
+#[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}", tag = "rounds", security(("token" = [])),
     params(("run" = String, Path), ("number" = u32, Path)), responses((status = 200, body = Round),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(
     State(api): State<Api>,
@@ -119,11 +121,12 @@ pub(super) async fn show(
 }
 
 /// The model that a round published, a safetensors file. Single ranges are answered with 206.
-#[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}/model", tag = "rounds", security(("admin_token" = [])),
+#[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}/model", tag = "rounds", security(("token" = [])),
     params(("run" = String, Path), ("number" = u32, Path)), responses(
     (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
     (status = 206, body = Vec<u8>, content_type = "application/octet-stream"),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "Not published"),
     (status = 416, body = Problem, content_type = "application/problem+json")))]

@@ -135,9 +135,10 @@ impl NewRun {
 }
 
 /// Creates a run; its first round opens at once.
-#[utoipa::path(post, path = "/v1/runs", tag = "runs", security(("admin_token" = [])), request_body = NewRun, responses(
+#[utoipa::path(post, path = "/v1/runs", tag = "runs", security(("token" = [])), request_body = NewRun, responses(
     (status = 201, body = Run),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json", description = "A site or the seed is unknown"),
     (status = 409, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
@@ -156,27 +157,30 @@ pub(super) async fn create(
 }
 
 /// All runs, newest first.
-#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("admin_token" = [])), responses(
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("token" = [])), responses(
     (status = 200, body = RunList),
-    (status = 401, body = Problem, content_type = "application/problem+json")))]
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<RunList>, Problem> {
     let runs = api.store.runs().await?.into_iter().map(Run::of).collect::<Result<_>>()?;
     Ok(Json(RunList { runs }))
 }
 
 /// One run.
-#[utoipa::path(get, path = "/v1/runs/{run}", tag = "runs", security(("admin_token" = [])), params(("run" = String, Path)),
+#[utoipa::path(get, path = "/v1/runs/{run}", tag = "runs", security(("token" = [])), params(("run" = String, Path)),
     responses((status = 200, body = Run),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
     Ok(Json(Run::of(find(&api, &run).await?)?))
 }
 
 /// Cancels a run and its open round; updates already merged into published models stay.
-#[utoipa::path(post, path = "/v1/runs/{run}/cancel", tag = "runs", security(("admin_token" = [])),
+#[utoipa::path(post, path = "/v1/runs/{run}/cancel", tag = "runs", security(("token" = [])),
     params(("run" = String, Path)), responses((status = 200, body = Run),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
 pub(super) async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
@@ -187,9 +191,10 @@ pub(super) async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> R
 }
 
 /// Pauses an open run: the round that is open goes on, no further one opens. Pausing twice changes nothing.
-#[utoipa::path(post, path = "/v1/runs/{run}/pause", tag = "runs", security(("admin_token" = [])),
+#[utoipa::path(post, path = "/v1/runs/{run}/pause", tag = "runs", security(("token" = [])),
     params(("run" = String, Path)), responses((status = 200, body = Run),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
 pub(super) async fn pause(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
@@ -197,9 +202,10 @@ pub(super) async fn pause(State(api): State<Api>, Path(run): Path<String>) -> Re
 }
 
 /// Resumes a paused run: its next round opens.
-#[utoipa::path(post, path = "/v1/runs/{run}/resume", tag = "runs", security(("admin_token" = [])),
+#[utoipa::path(post, path = "/v1/runs/{run}/resume", tag = "runs", security(("token" = [])),
     params(("run" = String, Path)), responses((status = 200, body = Run),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
 pub(super) async fn resume(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {

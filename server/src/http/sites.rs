@@ -8,6 +8,7 @@ use super::{
     Api,
     problem::{Body, Problem},
     time::iso,
+    tokens::life,
 };
 use crate::{auth, model};
 
@@ -17,6 +18,9 @@ use crate::{auth, model};
 pub(super) struct NewSite {
     /// 1 to 63 of `a-z 0-9 -`.
     id: String,
+    /// Days until its token opens nothing, 1 to 366; absent: 90.
+    #[serde(default)]
+    token_expires_in_days: Option<u32>,
 }
 
 /// A site with its token, which is shown this once.
@@ -25,6 +29,10 @@ pub(super) struct EnrolledSite {
     id: String,
     /// What the site's client authenticates with. Only its hash is kept here.
     token: String,
+    /// By which the token is revoked.
+    token_id: String,
+    /// From then on it opens nothing; another one can be made before.
+    token_expires_at: String,
     created_at: String,
 }
 
@@ -44,9 +52,10 @@ pub(super) struct SiteList {
 }
 
 /// Enrols a site and gives its token once.
-#[utoipa::path(post, path = "/v1/sites", tag = "sites", security(("admin_token" = [])), request_body = NewSite, responses(
+#[utoipa::path(post, path = "/v1/sites", tag = "sites", security(("token" = [])), request_body = NewSite, responses(
     (status = 201, body = EnrolledSite),
     (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(
@@ -54,18 +63,25 @@ pub(super) async fn create(
     Body(new): Body<NewSite>,
 ) -> Result<(StatusCode, Json<EnrolledSite>), Problem> {
     model::check_id("id", &new.id)?;
-    let token = auth::new_token(auth::SITE_PREFIX)?;
-    let site = api.store.create_site(&new.id, &auth::hash(token.expose())).await?;
-    tracing::info!(site.id = site.id, "site enrolled");
-    let body =
-        EnrolledSite { id: site.id, token: token.expose().to_owned(), created_at: iso(site.created_at_ms) };
+    let life = life(new.token_expires_in_days)?;
+    let secret = auth::new_token(auth::SITE_PREFIX)?;
+    let (site, token) = api.store.create_site(&new.id, &auth::hash(secret.expose()), life).await?;
+    tracing::info!(site.id = site.id, token.id = token.id, "site enrolled");
+    let body = EnrolledSite {
+        id: site.id,
+        token: secret.expose().to_owned(),
+        token_id: token.id,
+        token_expires_at: iso(token.expires_at_ms),
+        created_at: iso(site.created_at_ms),
+    };
     Ok((StatusCode::CREATED, Json(body)))
 }
 
 /// All sites, by id.
-#[utoipa::path(get, path = "/v1/sites", tag = "sites", security(("admin_token" = [])), responses(
+#[utoipa::path(get, path = "/v1/sites", tag = "sites", security(("token" = [])), responses(
     (status = 200, body = SiteList),
-    (status = 401, body = Problem, content_type = "application/problem+json")))]
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<SiteList>, Problem> {
     let sites = api.store.sites().await?.into_iter().map(|site| Site {
         id: site.id,

@@ -5,6 +5,7 @@
 //! one writer at a time, and every transaction here begins as that writer).
 
 mod bytes;
+mod certificates;
 mod checkpoints;
 mod fsck;
 mod graphs;
@@ -17,6 +18,7 @@ mod runs;
 mod schema;
 mod sites;
 mod staging;
+mod tokens;
 mod updates;
 mod work;
 
@@ -43,6 +45,7 @@ pub use self::{
     graphs::StoredGraph,
     rounds::Reconciled,
     staging::{Kind, Scratch, Sealed, Staging},
+    tokens::Alive,
     work::{AlignWork, Lease, MergeInput, MergeWork},
 };
 use crate::{

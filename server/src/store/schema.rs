@@ -28,8 +28,7 @@ macro_rules! steps {
     };
 }
 
-const STEPS: &[Step] =
-    &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping"];
+const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping", "0004_access.sql" "access"];
 
 impl Store {
     /// Brings the schema up to date.

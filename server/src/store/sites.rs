@@ -1,19 +1,23 @@
-//! Sites and their tokens.
+//! Sites.
 
 use sqlx::Row as _;
 
 use super::Store;
 use crate::{
     error::{Code, Error, Result},
-    model::{Site, check_id},
+    model::{Holder, Site, Token, check_id},
+    round::Millis,
 };
 
+/// What is said of the token that a site is enrolled with.
+const FIRST_TOKEN: &str = "made when the site was enrolled";
+
 impl Store {
-    /// Enrols a site.
+    /// Enrols a site, with a first token, known by its hash, for `life` milliseconds.
     ///
     /// # Errors
     /// [`Code::InvalidArgument`] for the id, [`Code::Conflict`] if it is taken.
-    pub async fn create_site(&self, id: &str, token_hash: &str) -> Result<Site> {
+    pub async fn create_site(&self, id: &str, token_hash: &str, life: Millis) -> Result<(Site, Token)> {
         check_id("id", id)?;
         let mut tx = self.begin().await?;
         let now = self.now_in(&mut tx).await?;
@@ -29,35 +33,10 @@ impl Store {
                 }
                 _ => error.into(),
             })?;
+        let holder = Holder::Site(id.to_owned());
+        let token = self.insert_token(&mut tx, token_hash, &holder, FIRST_TOKEN, life).await?;
         self.commit(tx).await?;
-        Ok(Site { id: id.to_owned(), created_at_ms: now, last_seen_at_ms: None })
-    }
-
-    /// The site whose token has this hash; notes that it was seen, at most twice a minute.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub async fn site_by_token_hash(&self, token_hash: &str) -> Result<Option<String>> {
-        let row = sqlx::query(self.sql(
-            "SELECT id, CAST(CASE WHEN COALESCE(last_seen_at_ms, 0) < {now} - 30000 THEN 1 ELSE 0 END AS BIGINT) AS stale
-             FROM sites WHERE token_hash = $1",
-        ))
-        .bind(token_hash)
-        .fetch_optional(&self.pool)
-        .await?;
-        let Some(row) = row else { return Ok(None) };
-        let id: String = row.try_get("id")?;
-        let stale =
-            row.try_get::<i64, _>("stale").or_else(|_| row.try_get::<i32, _>("stale").map(i64::from))?;
-        if stale != 0 {
-            let mut tx = self.begin().await?;
-            sqlx::query(self.sql("UPDATE sites SET last_seen_at_ms = {now} WHERE id = $1"))
-                .bind(&id)
-                .execute(&mut *tx)
-                .await?;
-            self.commit_quietly(tx).await?;
-        }
-        Ok(Some(id))
+        Ok((Site { id: id.to_owned(), created_at_ms: now, last_seen_at_ms: None }, token))
     }
 
     /// All sites, by id.

@@ -6,6 +6,7 @@ mod retention;
 mod runs;
 mod simulation;
 mod storage;
+mod tokens;
 mod uploads;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::Secret,
-    model::{NewRun, NewUpdate, Receipt, RunState, Strategy, Update, UpdateState},
+    model::{Holder, NewRun, NewUpdate, Receipt, Role, RunState, Strategy, Update, UpdateState},
     round::{Goal, KeepBest, Policy, State},
 };
 
@@ -25,6 +26,9 @@ struct World {
     config: Config,
     _folder: TempDir,
 }
+
+/// Of a token, in milliseconds.
+const YEAR: i64 = 365 * 86_400_000;
 
 const LEASE: Duration = Duration::from_secs(60);
 
@@ -104,7 +108,7 @@ fn checkpoint(value: f32) -> Vec<u8> {
 impl World {
     async fn run(&self, cohort: &[&str], policy: Policy) -> crate::model::Run {
         for site in cohort {
-            self.store.create_site(site, &format!("hash-{site}")).await.expect("enrolled");
+            self.store.create_site(site, &format!("hash-{site}"), YEAR).await.expect("enrolled");
         }
         let new = NewRun {
             id: "run".into(),

@@ -60,8 +60,8 @@ impl Scene {
         let ids: Vec<String> = (0..sites).map(|site| format!("site-{site:04}")).collect();
         let mut clients = Vec::with_capacity(sites);
         for id in &ids {
-            let address = Address { url: server.grpc.clone(), ca: None, insecure: false };
-            clients.push(connect(&address, &Token::new(admin.enrol(id)))?);
+            let address = Address { url: server.grpc.clone(), ca: None, insecure: false, identity: None };
+            clients.push(connect(&address, Some(&Token::new(admin.enrol(id))))?);
         }
         let mut seed = Vec::with_capacity(usize::try_from(model.size())?);
         model.write(Author::SEED, &mut seed)?;

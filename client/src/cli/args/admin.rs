@@ -42,9 +42,30 @@ pub(in crate::cli) enum AdminCommand {
         /// Where the token goes instead, a new file that only its owner may read
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Days until the token opens nothing, 1 to 366 [default: 90]
+        #[arg(long, value_name = "N")]
+        days: Option<u32>,
     },
     /// List the enrolled sites
     Sites,
+    /// Make a token for a person, or a further one for a site, and print it; it is shown this once
+    Token(TokenArgs),
+    /// List all tokens, without what would open anything
+    Tokens,
+    /// Revoke a token: it opens nothing from now on, and what it opened ends within seconds
+    Revoke {
+        /// The token's id, from the list
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// List the certificates of the server and its sites, and the days that each has left
+    Certificates,
+    /// Revoke a site's certificate, whether it was ever seen or not
+    RevokeCertificate {
+        /// SHA-256 of its DER form, as `certificates` and `fedbasin-server pki issue` show it
+        #[arg(value_name = "FINGERPRINT")]
+        fingerprint: String,
+    },
     /// Store a checkpoint and print its digest
     Checkpoint {
         /// The checkpoint
@@ -112,6 +133,37 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+}
+
+/// A token to be made.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct TokenArgs {
+    /// A further token for this site: two open at the same time, so that one takes the other's place without a pause
+    #[arg(long, value_name = "SITE", conflicts_with = "role", required_unless_present = "role")]
+    pub(in crate::cli) site: Option<String>,
+    /// A token for a person who may do this
+    #[arg(long)]
+    pub(in crate::cli) role: Option<Role>,
+    /// Whose it is, in words; shown in the list
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(in crate::cli) label: String,
+    /// Days until it opens nothing, 1 to 366 [default: 90]
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) days: Option<u32>,
+    /// Where it goes instead, a new file that only its owner may read
+    #[arg(short, long, value_name = "FILE")]
+    pub(in crate::cli) output: Option<PathBuf>,
+}
+
+/// What a person may do; each may what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Role {
+    /// See how runs and sites stand
+    Viewer,
+    /// Create and end runs, send seeds and graphs, fetch models
+    Operator,
+    /// Enrol sites, make and revoke tokens
+    Admin,
 }
 
 /// How a server merges.

@@ -162,7 +162,7 @@ fn when_each_site_was_last_seen_is_told() {
     on_both(async |world| {
         world.run(&["a", "b"], policy(1, 1)).await;
         assert!(world.store.cohort_last_seen("run").await.expect("read").is_empty(), "never");
-        world.store.site_by_token_hash("hash-a").await.expect("asked").expect("known");
+        world.store.token_by_hash("hash-a").await.expect("asked").expect("known");
         let seen = world.store.cohort_last_seen("run").await.expect("read");
         let now = world.store.now().await.expect("a time");
         assert!(seen.len() == 1 && (now - 60_000..=now).contains(&seen["a"]), "{seen:?}");

@@ -5,13 +5,20 @@ use super::*;
 #[test]
 fn a_site_is_known_by_its_token_and_enrolled_once() {
     on_both(async |world| {
-        world.store.create_site("a", "hash-a").await.expect("enrolled");
-        assert_eq!(world.store.create_site("a", "other").await.expect_err("taken").code(), Code::Conflict);
+        world.store.create_site("a", "hash-a", YEAR).await.expect("enrolled");
+        assert_eq!(
+            world.store.create_site("a", "other", YEAR).await.expect_err("taken").code(),
+            Code::Conflict
+        );
         for bad in ["", "A", "-a", "a b", "a/b", &"a".repeat(64)] {
-            assert_eq!(world.store.create_site(bad, "h").await.expect_err(bad).code(), Code::InvalidArgument);
+            assert_eq!(
+                world.store.create_site(bad, "h", YEAR).await.expect_err(bad).code(),
+                Code::InvalidArgument
+            );
         }
-        assert_eq!(world.store.site_by_token_hash("hash-a").await.expect("read").as_deref(), Some("a"));
-        assert_eq!(world.store.site_by_token_hash("hash-b").await.expect("read"), None);
+        let found = world.store.token_by_hash("hash-a").await.expect("read").expect("known");
+        assert_eq!(found.holder, Holder::Site("a".to_owned()));
+        assert_eq!(world.store.token_by_hash("hash-b").await.expect("read"), None);
         assert!(world.store.sites().await.expect("read")[0].last_seen_at_ms.is_some(), "the call was noted");
     });
 }
@@ -118,7 +125,7 @@ fn a_layout_that_takes_too_much_memory_to_align_is_refused_with_the_figures() {
 fn a_layout_is_free_again_when_its_founding_round_fails_and_a_refusal_names_who_fixed_it() {
     on_both(async |world| {
         for site in ["a", "b"] {
-            world.store.create_site(site, &format!("hash-{site}")).await.expect("enrolled");
+            world.store.create_site(site, &format!("hash-{site}"), YEAR).await.expect("enrolled");
         }
         let policy = Policy { deadline_seconds: 1, failed_rounds_allowed: 1, ..policy(1, 2) };
         let (strategy, cohort) = (Strategy::Mean, vec!["a".into(), "b".into()]);
@@ -206,7 +213,7 @@ fn both_databases_have_the_same_schema() {
 #[test]
 fn a_graph_is_kept_once_and_gives_runs_its_spec() {
     on_both(async |world| {
-        world.store.create_site("a", "hash-a").await.expect("enrolled");
+        world.store.create_site("a", "hash-a", YEAR).await.expect("enrolled");
         let (digest, spec) = (Digest::of(b"a graph"), Spec::mlp(&layout()).expect("a chain"));
         assert!(world.store.graph(&digest).await.expect("read").is_none());
         let (certificate, pinned) = (serde_json::json!({"residual": 1e-7}), serde_json::json!([]));

@@ -29,7 +29,7 @@ fn what_a_killed_process_left_in_the_staging_folder_is_swept_and_what_is_in_use_
 #[test]
 fn a_site_reads_references_and_global_models_but_not_anothers_update() {
     on_both(async |world| {
-        world.store.create_site("stranger", "hash-stranger").await.expect("enrolled");
+        world.store.create_site("stranger", "hash-stranger", YEAR).await.expect("enrolled");
         world.run(&["a", "b"], policy(2, 2)).await;
         world.upload("a", 1, 1.0).await.expect("accepted");
         world.upload("b", 1, 2.0).await.expect("accepted");

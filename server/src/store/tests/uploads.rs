@@ -136,7 +136,7 @@ fn too_few_too_many_and_other_bytes_are_told_apart() {
 #[test]
 fn a_closed_or_full_round_and_a_stranger_are_refused() {
     on_both(async |world| {
-        world.store.create_site("stranger", "hash-stranger").await.expect("enrolled");
+        world.store.create_site("stranger", "hash-stranger", YEAR).await.expect("enrolled");
         world.run(&["a", "b", "c"], Policy { max_updates: Some(1), ..policy(1, 1) }).await;
         let b = world.begin("b", 1, &checkpoint(2.0)).await.expect("room yet");
         world.upload("a", 1, 1.0).await.expect("accepted");

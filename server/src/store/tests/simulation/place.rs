@@ -48,7 +48,7 @@ impl Place {
         let hand = AnyPoolOptions::new().max_connections(1).connect(&url).await.expect("the database");
         let place = Self { replicas, configs, hand, objects, lengths: BTreeMap::new(), _folder: folder };
         for site in SITES {
-            place.replicas[0].create_site(site, &format!("hash-{site}")).await.expect("enrolled");
+            place.replicas[0].create_site(site, &format!("hash-{site}"), YEAR).await.expect("enrolled");
         }
         place.neighbour().await.expect("another run");
         place

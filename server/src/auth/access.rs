@@ -1,0 +1,56 @@
+//! Who may call what: the one table of both edges. What stands nowhere in it, nobody may call.
+
+use crate::model::Role;
+
+/// The calls of the HTTP edge that need a token: method, path, and the least role that may.
+pub const ROUTES: &[(&str, &str, Role)] = &[
+    ("GET", "/v1/sites", Role::Viewer),
+    ("GET", "/v1/runs", Role::Viewer),
+    ("GET", "/v1/runs/{run}", Role::Viewer),
+    ("GET", "/v1/runs/{run}/rounds", Role::Viewer),
+    ("GET", "/v1/runs/{run}/rounds/{number}", Role::Viewer),
+    ("GET", "/v1/graphs/{digest}", Role::Viewer),
+    ("GET", "/v1/certificates", Role::Viewer),
+    // A model may tell of the data that it was trained on.
+    ("GET", "/v1/runs/{run}/rounds/{number}/model", Role::Operator),
+    ("POST", "/v1/runs", Role::Operator),
+    ("POST", "/v1/runs/{run}/cancel", Role::Operator),
+    ("POST", "/v1/runs/{run}/pause", Role::Operator),
+    ("POST", "/v1/runs/{run}/resume", Role::Operator),
+    ("POST", "/v1/checkpoints", Role::Operator),
+    ("POST", "/v1/graphs", Role::Operator),
+    ("POST", "/v1/sites", Role::Admin),
+    ("POST", "/v1/sites/{site}/tokens", Role::Admin),
+    ("GET", "/v1/tokens", Role::Admin),
+    ("POST", "/v1/tokens", Role::Admin),
+    ("POST", "/v1/tokens/{token}/revoke", Role::Admin),
+    ("POST", "/v1/certificates/{fingerprint}/revoke", Role::Admin),
+];
+
+/// The calls of the HTTP edge that need none: health, and the description of the others.
+pub const OPEN_ROUTES: &[(&str, &str)] = &[("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")];
+
+/// The rpcs that a site may call. No person may call one, and no site a route.
+pub const RPCS: &[&str] = &[
+    "/fedbasin.v1.FedBasin/ListRuns",
+    "/fedbasin.v1.FedBasin/WatchRun",
+    "/fedbasin.v1.FedBasin/Download",
+    "/fedbasin.v1.FedBasin/BeginUpdate",
+    "/fedbasin.v1.FedBasin/SendUpdate",
+    "/fedbasin.v1.FedBasin/FinishUpdate",
+    "/fedbasin.v1.FedBasin/GetUpdate",
+];
+
+/// The least role that may call a route, as the router names it; nothing where nobody may. What answers GET answers HEAD.
+#[must_use]
+pub fn least_role(method: &str, route: &str) -> Option<Role> {
+    let method = if method == "HEAD" { "GET" } else { method };
+    let found = ROUTES.iter().find(|(known, path, _)| *known == method && *path == route);
+    found.map(|(_, _, role)| *role)
+}
+
+/// Whether a site may call an rpc, by its path.
+#[must_use]
+pub fn site_may(rpc: &str) -> bool {
+    RPCS.contains(&rpc)
+}

@@ -1,0 +1,117 @@
+//! Certificates: the server's own and those of sites, and how long they last.
+
+use axum::{Json, extract::State};
+use serde::Serialize;
+
+use super::{
+    Api,
+    problem::{Path, Problem},
+    time::iso,
+};
+use crate::{
+    error::{Error, Result},
+    model,
+    round::Millis,
+    tls,
+};
+
+const DAY_MS: Millis = 86_400_000;
+
+/// A certificate.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Certificate {
+    /// SHA-256 of its DER form, hex.
+    fingerprint: String,
+    /// Whom it names; absent where it was revoked before it was seen.
+    site: Option<String>,
+    /// `alive`, `expired` or `revoked`.
+    state: &'static str,
+    expires_at: Option<String>,
+    /// Whole days until it expires; below 0 once it has.
+    days_left: Option<i64>,
+    first_seen_at: String,
+    /// To about half a minute.
+    last_used_at: Option<String>,
+    revoked_at: Option<String>,
+}
+
+/// The server's own certificate.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct OwnCertificate {
+    expires_at: String,
+    /// Whole days until it expires; below 0 once it has.
+    days_left: i64,
+}
+
+/// All certificates.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct CertificateList {
+    /// The server's own; absent where it speaks clear text.
+    server: Option<OwnCertificate>,
+    /// Those that sites came with, the one that expires first at the beginning.
+    certificates: Vec<Certificate>,
+}
+
+impl Certificate {
+    fn of(certificate: model::Certificate, now: Millis) -> Self {
+        let state = match (certificate.revoked_at_ms, certificate.expires_at_ms) {
+            (Some(_), _) => "revoked",
+            (None, Some(expires)) if expires <= now => "expired",
+            _ => "alive",
+        };
+        Self {
+            fingerprint: certificate.fingerprint,
+            site: certificate.site,
+            state,
+            expires_at: certificate.expires_at_ms.map(iso),
+            days_left: certificate.expires_at_ms.map(|expires| days(expires, now)),
+            first_seen_at: iso(certificate.first_seen_at_ms),
+            last_used_at: certificate.last_used_at_ms.map(iso),
+            revoked_at: certificate.revoked_at_ms.map(iso),
+        }
+    }
+}
+
+fn days(expires: Millis, now: Millis) -> i64 {
+    (expires - now).div_euclid(DAY_MS)
+}
+
+/// The certificates of the server and of sites, and how many days each has left.
+#[utoipa::path(get, path = "/v1/certificates", tag = "certificates", security(("token" = [])), responses(
+    (status = 200, body = CertificateList),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<CertificateList>, Problem> {
+    let now = api.store.now().await?;
+    let server = api.tls.as_ref().map(tls::expires_at).transpose()?;
+    let certificates = api.store.certificates().await?;
+    Ok(Json(CertificateList {
+        server: server
+            .map(|expires| OwnCertificate { expires_at: iso(expires), days_left: days(expires, now) }),
+        certificates: certificates.into_iter().map(|certificate| Certificate::of(certificate, now)).collect(),
+    }))
+}
+
+/// Revokes a site's certificate, whether it was ever seen here or not: it opens nothing from now on, and streams that it opened end
+/// within five seconds, at every replica.
+#[utoipa::path(post, path = "/v1/certificates/{fingerprint}/revoke", tag = "certificates", security(("token" = [])),
+    params(("fingerprint" = String, Path, description = "SHA-256 of its DER form, hex.")), responses(
+    (status = 200, body = Certificate),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn revoke(
+    State(api): State<Api>,
+    Path(fingerprint): Path<String>,
+) -> Result<Json<Certificate>, Problem> {
+    let is_one =
+        fingerprint.len() == 64 && fingerprint.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_one {
+        let what = "fingerprint: not a SHA-256 in lower-case hex, 64 characters; `pki issue` prints it";
+        return Err(Error::invalid(what).into());
+    }
+    let revoked = api.store.revoke_certificate(&fingerprint).await?;
+    tracing::info!(certificate.fingerprint = fingerprint, "certificate revoked");
+    let now = api.store.now().await?;
+    Ok(Json(Certificate::of(revoked, now)))
+}

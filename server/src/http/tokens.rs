@@ -1,0 +1,197 @@
+//! Tokens: make, list, revoke.
+
+use axum::{Json, extract::State};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Api,
+    problem::{Body, Path, Problem},
+    time::iso,
+};
+use crate::{
+    auth,
+    error::{Error, Result},
+    model::{self, Holder, Role},
+    round::Millis,
+};
+
+/// How long a token opens something, in days, where nothing else is asked for.
+const DAYS: u32 = 90;
+/// And at the most.
+const MOST_DAYS: u32 = 366;
+const DAY_MS: Millis = 86_400_000;
+const MOST_LABEL_BYTES: usize = 200;
+
+/// A token to be made for a person.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewToken {
+    role: Role,
+    /// Whose it is, in words; shown in the list.
+    #[serde(default)]
+    label: String,
+    /// Days until it opens nothing, 1 to 366; absent: 90.
+    #[serde(default)]
+    expires_in_days: Option<u32>,
+}
+
+/// A token to be made for a site.
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewSiteToken {
+    /// In words; shown in the list.
+    #[serde(default)]
+    label: String,
+    /// Days until it opens nothing, 1 to 366; absent: 90.
+    #[serde(default)]
+    expires_in_days: Option<u32>,
+}
+
+/// A token, shown this once.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct MadeToken {
+    /// What its holder authenticates with. Only its hash is kept here.
+    token: String,
+    #[serde(flatten)]
+    listed: Token,
+}
+
+/// A token as it is listed.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Token {
+    /// By which it is revoked.
+    id: String,
+    /// Whose it is, if a site's.
+    site: Option<String>,
+    /// What its holder may do, if a person's.
+    role: Option<Role>,
+    label: String,
+    /// `alive`, `expired` or `revoked`.
+    state: &'static str,
+    created_at: String,
+    expires_at: String,
+    revoked_at: Option<String>,
+    /// To about half a minute.
+    last_used_at: Option<String>,
+}
+
+/// All tokens, the newest first.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct TokenList {
+    tokens: Vec<Token>,
+}
+
+impl Token {
+    fn of(token: model::Token, now: Millis) -> Self {
+        let (site, role) = match token.holder {
+            Holder::Site(site) => (Some(site), None),
+            Holder::Person(role) => (None, Some(role)),
+        };
+        let state = match token.revoked_at_ms {
+            Some(_) => "revoked",
+            None if token.expires_at_ms <= now => "expired",
+            None => "alive",
+        };
+        Self {
+            id: token.id,
+            site,
+            role,
+            label: token.label,
+            state,
+            created_at: iso(token.created_at_ms),
+            expires_at: iso(token.expires_at_ms),
+            revoked_at: token.revoked_at_ms.map(iso),
+            last_used_at: token.last_used_at_ms.map(iso),
+        }
+    }
+}
+
+/// How long a token is to open something, in milliseconds.
+pub(super) fn life(days: Option<u32>) -> Result<Millis> {
+    match days.unwrap_or(DAYS) {
+        days @ 1..=MOST_DAYS => Ok(Millis::from(days) * DAY_MS),
+        days => Err(Error::invalid(format!("expires_in_days: {days} is not within 1 and {MOST_DAYS}"))),
+    }
+}
+
+fn check_label(label: &str) -> Result<()> {
+    if label.len() > MOST_LABEL_BYTES || label.chars().any(char::is_control) {
+        return Err(Error::invalid(format!(
+            "label: at most {MOST_LABEL_BYTES} bytes, without control characters"
+        )));
+    }
+    Ok(())
+}
+
+async fn make(api: &Api, prefix: &str, holder: Holder, label: &str, days: Option<u32>) -> Result<MadeToken> {
+    check_label(label)?;
+    let life = life(days)?;
+    let secret = auth::new_token(prefix)?;
+    let made = api.store.create_token(&auth::hash(secret.expose()), &holder, label, life).await?;
+    tracing::info!(token.id = made.id, token.holder = ?made.holder, "token made");
+    let now = made.created_at_ms;
+    Ok(MadeToken { token: secret.expose().to_owned(), listed: Token::of(made, now) })
+}
+
+/// Makes a token for a person and gives it once.
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", security(("token" = [])), request_body = NewToken, responses(
+    (status = 201, body = MadeToken),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn create(
+    State(api): State<Api>,
+    Body(new): Body<NewToken>,
+) -> Result<(StatusCode, Json<MadeToken>), Problem> {
+    let holder = Holder::Person(new.role);
+    let made = make(&api, auth::ADMIN_PREFIX, holder, &new.label, new.expires_in_days).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// Makes a further token for a site and gives it once: two may open something at the same time, so that one takes the other's place
+/// without a pause.
+#[utoipa::path(post, path = "/v1/sites/{site}/tokens", tag = "tokens", security(("token" = [])),
+    params(("site" = String, Path, description = "The site's id.")), request_body = NewSiteToken, responses(
+    (status = 201, body = MadeToken),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 409, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn create_for_site(
+    State(api): State<Api>,
+    Path(site): Path<String>,
+    Body(new): Body<NewSiteToken>,
+) -> Result<(StatusCode, Json<MadeToken>), Problem> {
+    let made = make(&api, auth::SITE_PREFIX, Holder::Site(site), &new.label, new.expires_in_days).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// All tokens, the newest first, without what would open anything.
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", security(("token" = [])), responses(
+    (status = 200, body = TokenList),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<TokenList>, Problem> {
+    let now = api.store.now().await?;
+    let tokens = api.store.tokens().await?.into_iter().map(|token| Token::of(token, now)).collect();
+    Ok(Json(TokenList { tokens }))
+}
+
+/// Revokes a token: it opens nothing from now on, and streams that it opened end within five seconds, at every replica.
+#[utoipa::path(post, path = "/v1/tokens/{token}/revoke", tag = "tokens", security(("token" = [])),
+    params(("token" = String, Path, description = "The token's id, from the list.")), responses(
+    (status = 200, body = Token),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn revoke(
+    State(api): State<Api>,
+    Path(token): Path<String>,
+) -> Result<Json<Token>, Problem> {
+    let revoked = api.store.revoke_token(&token).await?;
+    tracing::info!(token.id = revoked.id, "token revoked");
+    let now = api.store.now().await?;
+    Ok(Json(Token::of(revoked, now)))
+}

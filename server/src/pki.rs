@@ -1,0 +1,246 @@
+//! A private authority, as files: it signs the server's certificate and one for each site. Nothing here is asked while the server
+//! runs; the authority's key need not lie on its machine.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::DnsName;
+use sha2::{Digest as _, Sha256};
+use time::{Duration, OffsetDateTime};
+
+use crate::{
+    error::{Error, Result},
+    model::check_id,
+};
+
+/// An authority lives so long, in days; what it signs, much shorter.
+const AUTHORITY_DAYS: i64 = 3650;
+
+/// Clocks of machines differ: what is signed now was valid a little before.
+const BEFORE: Duration = Duration::minutes(10);
+
+/// A folder that holds an authority.
+#[derive(Debug)]
+pub struct Authority {
+    folder: PathBuf,
+}
+
+/// What a site is told besides its certificate.
+#[derive(Debug, Clone)]
+pub struct Kit {
+    /// The server's gRPC address, `https://…`.
+    pub server: String,
+    /// The run that the site takes part in.
+    pub run: Option<String>,
+}
+
+impl Authority {
+    /// Makes an authority in a folder that has none.
+    ///
+    /// # Errors
+    /// One is there already, or the folder cannot be written.
+    pub fn init(folder: &Path, name: &str) -> Result<Self> {
+        let authority = Self { folder: folder.to_owned() };
+        if authority.certificate().exists() || authority.key().exists() {
+            return Err(Error::invalid(format!(
+                "--dir: {} holds an authority already; what it signed would be worth nothing with another one",
+                folder.display()
+            )));
+        }
+        private_folder(folder)?;
+        let mut params = params(name, AUTHORITY_DAYS)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = new_key()?;
+        let certificate = params.self_signed(&key).map_err(Error::internal)?;
+        write_new(&authority.key(), &key.serialize_pem(), true)?;
+        write_new(&authority.certificate(), &certificate.pem(), false)?;
+        Ok(authority)
+    }
+
+    /// Takes the authority of a folder.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let authority = Self { folder: folder.to_owned() };
+        if !authority.certificate().exists() {
+            return Err(Error::invalid(format!(
+                "--dir: there is no authority in {}; `fedbasin-server pki init` makes one",
+                folder.display()
+            )));
+        }
+        Ok(authority)
+    }
+
+    /// Where its certificate is.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.join("authority.pem")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.folder.join("authority.key")
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>> {
+        let bad = |path: PathBuf| {
+            move |error: rcgen::Error| Error::invalid(format!("{}: cannot be used: {error}", path.display()))
+        };
+        let key = KeyPair::from_pem(&read(&self.key())?).map_err(bad(self.key()))?;
+        Issuer::from_ca_cert_pem(&read(&self.certificate())?, key).map_err(bad(self.certificate()))
+    }
+
+    /// Signs a certificate for a server that is reached by these names or addresses, and writes it and its key into the authority's
+    /// folder, in the place of earlier ones. Gives both paths.
+    ///
+    /// # Errors
+    /// A name that is none, or files that cannot be written.
+    pub fn issue_server(&self, hosts: &[String], days: i64) -> Result<(PathBuf, PathBuf)> {
+        let mut params = params(hosts.first().map_or("fedbasin-server", String::as_str), days)?;
+        for host in hosts {
+            params.subject_alt_names.push(match host.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) => {
+                    let bad = || Error::invalid(format!("--host: {host:?} is neither a name nor an address"));
+                    DnsName::try_from(host.as_str()).map_err(|_| bad())?;
+                    SanType::DnsName(host.as_str().try_into().map_err(|_| bad())?)
+                }
+            });
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = new_key()?;
+        let certificate = params.signed_by(&key, &self.issuer()?).map_err(Error::internal)?;
+        let (cert_file, key_file) = (self.folder.join("server.pem"), self.folder.join("server.key"));
+        replace(&key_file, &key.serialize_pem(), true)?;
+        replace(&cert_file, &certificate.pem(), false)?;
+        Ok((cert_file, key_file))
+    }
+
+    /// Makes a folder that holds all that a site needs: its certificate, its key (unless the site made one and sent a request), the
+    /// authority, and where the server is. Gives the certificate's fingerprint, by which it is revoked.
+    ///
+    /// # Errors
+    /// A malformed id or request, or a folder that is there already.
+    pub fn issue_site(
+        &self,
+        site: &str,
+        kit: &Kit,
+        request: Option<&str>,
+        days: i64,
+        folder: &Path,
+    ) -> Result<String> {
+        check_id("site", site)?;
+        if folder.exists() {
+            return Err(Error::invalid(format!("--output: {} is there already", folder.display())));
+        }
+        let mut own = params(site, days)?;
+        own.subject_alt_names =
+            vec![SanType::URI(identity_uri(site).as_str().try_into().map_err(Error::internal)?)];
+        own.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let issuer = self.issuer()?;
+        let (certificate, key): (Certificate, Option<KeyPair>) = match request {
+            Some(request) => {
+                // Of the request only the key counts: what the certificate says is decided here.
+                let mut request = CertificateSigningRequestParams::from_pem(request)
+                    .map_err(|error| Error::invalid(format!("--request: cannot be used: {error}")))?;
+                request.params = own;
+                (request.signed_by(&issuer).map_err(Error::internal)?, None)
+            }
+            None => {
+                let key = new_key()?;
+                (own.signed_by(&key, &issuer).map_err(Error::internal)?, Some(key))
+            }
+        };
+        private_folder(folder)?;
+        let authority = read(&self.certificate())?;
+        write_new(&folder.join("authority.pem"), &authority, false)?;
+        write_new(&folder.join("site.pem"), &certificate.pem(), false)?;
+        if let Some(key) = key {
+            write_new(&folder.join("site.key"), &key.serialize_pem(), true)?;
+        }
+        write_new(&folder.join("kit.toml"), &kit.to_toml(site), false)?;
+        Ok(hex::encode(Sha256::digest(certificate.der())))
+    }
+}
+
+impl Kit {
+    fn to_toml(&self, site: &str) -> String {
+        // TOML's basic strings are quoted as JSON's are.
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        let mut text = format!("site = {}\nserver = {}\n", quoted(site), quoted(&self.server));
+        if let Some(run) = &self.run {
+            text.push_str(&format!("run = {}\n", quoted(run)));
+        }
+        text
+    }
+}
+
+/// How a certificate names a site.
+#[must_use]
+pub fn identity_uri(site: &str) -> String {
+    format!("spiffe://fedbasin/site/{site}")
+}
+
+fn new_key() -> Result<KeyPair> {
+    KeyPair::generate().map_err(Error::internal)
+}
+
+fn params(name: &str, days: i64) -> Result<CertificateParams> {
+    if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
+        return Err(Error::invalid(format!("{name:?} is not a name of 1 to 64 bytes")));
+    }
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - BEFORE;
+    params.not_after = now + Duration::days(days);
+    params.use_authority_key_identifier_extension = true;
+    Ok(params)
+}
+
+fn private_folder(folder: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| Error::invalid(format!("{}: cannot be made: {error}", folder.display())))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path)
+        .map_err(|error| Error::invalid(format!("{}: cannot be read: {error}", path.display())))
+}
+
+fn write_new(path: &Path, text: &str, secret: bool) -> Result<()> {
+    let mode = if secret { 0o600 } else { 0o644 };
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| Error::invalid(format!("{}: cannot be written: {error}", path.display())))
+}
+
+/// A server that reads the file meanwhile finds the old one or the new one.
+fn replace(path: &Path, text: &str, secret: bool) -> Result<()> {
+    let beside = path.with_extension(format!("new-{}", uuid::Uuid::now_v7().simple()));
+    write_new(&beside, text, secret)?;
+    fs::rename(&beside, path)
+        .map_err(|error| Error::invalid(format!("{}: cannot be replaced: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+use x509_parser::prelude::{FromDer as _, Pem, X509Certificate};
+
+use super::*;
+use crate::tls::Peer;
+
+fn kit() -> Kit {
+    Kit { server: "https://fed.example:50051".to_owned(), run: Some("pilot".to_owned()) }
+}
+
+fn der(path: &Path) -> Vec<u8> {
+    let text = fs::read(path).expect("a file");
+    let pem = Pem::iter_from_buffer(&text).next().expect("one").expect("PEM");
+    pem.contents
+}
+
+#[test]
+fn a_site_gets_all_it_needs_signed_by_the_authority_and_readable_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = tempfile::tempdir().expect("a folder");
+    let authority = Authority::init(&place.path().join("pki"), "test").expect("made");
+    let folder = place.path().join("a");
+    let fingerprint = authority.issue_site("a", &kit(), None, 90, &folder).expect("issued");
+
+    let certificate = der(&folder.join("site.pem"));
+    let (_, parsed) = X509Certificate::from_der(&certificate).expect("a certificate");
+    let signer = der(&authority.certificate());
+    let (_, signer) = X509Certificate::from_der(&signer).expect("a certificate");
+    parsed.verify_signature(Some(signer.public_key())).expect("signed by it");
+    assert!(signer.is_ca() && !parsed.is_ca());
+    let usage = parsed.extended_key_usage().expect("one").expect("said").value;
+    assert!(usage.client_auth && !usage.server_auth);
+    let peer = Peer::of(&certificate).expect("a site's");
+    assert_eq!((peer.site.as_str(), peer.fingerprint), ("a", fingerprint));
+
+    let mode = |path: &str| fs::metadata(folder.join(path)).expect("a file").permissions().mode() & 0o777;
+    assert_eq!((mode(""), mode("site.key")), (0o700, 0o600));
+    let text = fs::read_to_string(folder.join("kit.toml")).expect("a file");
+    assert_eq!(text, "site = \"a\"\nserver = \"https://fed.example:50051\"\nrun = \"pilot\"\n");
+}
+
+#[test]
+fn of_a_request_only_the_key_counts() {
+    let place = tempfile::tempdir().expect("a folder");
+    let authority = Authority::init(&place.path().join("pki"), "test").expect("made");
+    let key = KeyPair::generate().expect("a key");
+    let mut wish = CertificateParams::new(["other.example".to_owned()]).expect("names");
+    wish.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    wish.subject_alt_names.push(SanType::URI(identity_uri("b").as_str().try_into().expect("ASCII")));
+    let request = wish.serialize_request(&key).expect("a request").pem().expect("PEM");
+    let folder = place.path().join("a");
+    authority.issue_site("a", &kit(), Some(&request), 1, &folder).expect("issued");
+    let certificate = der(&folder.join("site.pem"));
+    assert_eq!(Peer::of(&certificate).expect("a site's").site, "a");
+    let (_, parsed) = X509Certificate::from_der(&certificate).expect("a certificate");
+    assert!(!parsed.is_ca());
+    assert!(!folder.join("site.key").exists(), "the key stays where it was made");
+    let bad = authority.issue_site("b", &kit(), Some("no request"), 1, &place.path().join("b"));
+    assert!(bad.expect_err("no request").message().contains("--request"));
+}
+
+#[test]
+fn nothing_that_is_there_is_overwritten_but_the_servers_certificate() {
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path().join("pki");
+    assert!(Authority::open(&folder).expect_err("none yet").message().contains("pki init"));
+    let authority = Authority::init(&folder, "test").expect("made");
+    assert!(Authority::init(&folder, "test").expect_err("again").message().contains("already"));
+    authority.issue_site("a", &kit(), None, 1, &place.path().join("a")).expect("issued");
+    assert!(authority.issue_site("a", &kit(), None, 1, &place.path().join("a")).is_err());
+    assert!(authority.issue_site("../a", &kit(), None, 1, &place.path().join("c")).is_err());
+    let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let (cert, _) = authority.issue_server(&hosts, 1).expect("issued");
+    let first = fs::read(&cert).expect("a file");
+    authority.issue_server(&hosts, 1).expect("issued");
+    assert_ne!(fs::read(&cert).expect("a file"), first);
+    assert!(authority.issue_server(&["a b".to_owned()], 1).is_err());
+    assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 4, "nothing is left beside them");
+}

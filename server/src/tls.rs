@@ -1,0 +1,217 @@
+//! TLS of both edges: 1.3 alone; certificates are read again when their files change; sites may show one of their own.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
+
+use crate::{
+    config::{ClientCertificates, Tls},
+    error::{Code, Error, Result},
+    pki,
+    round::Millis,
+};
+
+/// How often files are looked at, for a certificate that took another's place.
+const LOOK: Duration = Duration::from_secs(10);
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes at once; who comes later waits.
+const HANDSHAKES: usize = 256;
+
+/// An edge's TLS settings, as the files stand now.
+///
+/// # Errors
+/// Which file cannot be used, and why.
+pub(crate) fn server_config(tls: &Tls, alpn: &[&[u8]], sites: bool) -> Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = certificates("tls.cert_file", &tls.cert_file)?;
+    let key = PrivateKeyDer::from_pem_file(&tls.key_file)
+        .map_err(|error| unusable("tls.key_file", &tls.key_file, &error))?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(Error::internal)?;
+    let builder = match &tls.client_ca_file {
+        Some(path) if sites => builder.with_client_cert_verifier(verifier(tls, path, provider)?),
+        _ => builder.with_no_client_auth(),
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| Error::invalid(format!("tls: the certificate or key cannot be used: {error}")))?;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
+fn verifier(
+    tls: &Tls,
+    path: &Path,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("tls.client_ca_file", path)? {
+        roots.add(certificate).map_err(|error| unusable("tls.client_ca_file", path, &error))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = match tls.client_certificates {
+        ClientCertificates::Accepted => builder.allow_unauthenticated(),
+        ClientCertificates::Required => builder,
+    };
+    builder.build().map_err(|error| unusable("tls.client_ca_file", path, &error))
+}
+
+fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let found: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| unusable(setting, path, &error))?;
+    if found.is_empty() {
+        return Err(unusable(setting, path, &"no certificate in it"));
+    }
+    Ok(found)
+}
+
+fn unusable(setting: &str, path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::invalid(format!("{setting}: cannot use {}: {error}", path.display()))
+}
+
+/// Gives the newest settings to an edge whenever a file changed; a file that cannot be used is said in the log, and the settings
+/// before it stay.
+pub(crate) async fn keep_current(tls: Tls, alpn: &[&[u8]], sites: bool, apply: impl Fn(Arc<ServerConfig>)) {
+    let mut seen = stamp(&tls);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = stamp(&tls);
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        match server_config(&tls, alpn, sites) {
+            Ok(config) => {
+                apply(config);
+                tracing::info!(tls.cert_file = %tls.cert_file.display(), "the certificate was read again");
+            }
+            Err(error) => tracing::error!(
+                error.message = error.message(),
+                "a certificate changed and cannot be used; the one before stays in use"
+            ),
+        }
+    }
+}
+
+/// What changes when a file does.
+fn stamp(tls: &Tls) -> Vec<Option<(std::time::SystemTime, u64)>> {
+    let files = [Some(&tls.cert_file), Some(&tls.key_file), tls.client_ca_file.as_ref()];
+    files
+        .into_iter()
+        .flatten()
+        .map(|path| std::fs::metadata(path).and_then(|found| Ok((found.modified()?, found.len()))).ok())
+        .collect()
+}
+
+/// Connections whose handshake is done. One that takes its time delays no other.
+pub(crate) fn incoming(
+    listener: TcpListener,
+    config: watch::Receiver<Arc<ServerConfig>>,
+    stop: CancellationToken,
+) -> ReceiverStream<std::io::Result<TlsStream<TcpStream>>> {
+    let (send, receive) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(HANDSHAKES));
+        loop {
+            let place = tokio::select! {
+                () = stop.cancelled() => return,
+                place = Arc::clone(&places).acquire_owned() => place,
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Mostly: no file is left. Some end soon.
+                    tracing::warn!(error.message = %error, "a connection could not be taken");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
+            let send = send.clone();
+            tokio::spawn(async move {
+                let _place = place;
+                // Without it only small answers come later.
+                let _ = stream.set_nodelay(true);
+                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    // The edge is gone where nobody takes it.
+                    Ok(Ok(stream)) => _ = send.send(Ok(stream)).await,
+                    Ok(Err(error)) => tracing::debug!(error.message = %error, "a handshake failed"),
+                    Err(_) => tracing::debug!("a handshake took too long"),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(receive)
+}
+
+/// A site's certificate, which a known authority signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Whom it names.
+    pub(crate) site: String,
+    /// SHA-256 of its DER form, hex.
+    pub(crate) fingerprint: String,
+    /// When it expires.
+    pub(crate) expires_at_ms: Millis,
+}
+
+impl Peer {
+    /// What a certificate says of its holder.
+    ///
+    /// # Errors
+    /// [`Code::Unauthenticated`] where it names no site, or several.
+    pub(crate) fn of(certificate: &[u8]) -> Result<Self> {
+        let refused = |what: &str| {
+            let advice = "take the one that `fedbasin-server pki issue` made";
+            Error::new(Code::Unauthenticated, format!("the client certificate {what}; {advice}"))
+        };
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate)
+            .map_err(|_| refused("cannot be read"))?;
+        let names = parsed.subject_alternative_name().map_err(|_| refused("names several lists of names"))?;
+        let names = names.map_or(&[][..], |names| names.value.general_names.as_slice());
+        let mut sites = names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) => uri.strip_prefix(&pki::identity_uri("")),
+            _ => None,
+        });
+        let (Some(site), None) = (sites.next(), sites.next()) else {
+            return Err(refused("does not name one site"));
+        };
+        Ok(Self {
+            site: site.to_owned(),
+            fingerprint: hex::encode(Sha256::digest(certificate)),
+            expires_at_ms: parsed.validity().not_after.timestamp().saturating_mul(1000),
+        })
+    }
+}
+
+/// When the certificate of a PEM file expires.
+///
+/// # Errors
+/// The file cannot be used.
+pub(crate) fn expires_at(tls: &Tls) -> Result<Millis> {
+    let chain = certificates("tls.cert_file", &tls.cert_file)?;
+    let leaf = chain.first().map_or(&[][..], |leaf| leaf);
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|error| unusable("tls.cert_file", &tls.cert_file, &error))?;
+    Ok(parsed.validity().not_after.timestamp().saturating_mul(1000))
+}

@@ -1,0 +1,266 @@
+//! Who may call what: every cell of the table, on both edges; and what happens to what a token opened when it ends.
+
+use std::collections::BTreeSet;
+
+use fedbasin_proto::v1;
+use fedbasin_server::{
+    auth::access::{OPEN_ROUTES, ROUTES, RPCS},
+    model::Role,
+};
+use fedbasin_tests::{
+    Admin, Database, Options, PATIENCE, Server, Site, assert_refused,
+    checkpoint::{f32s, file, one_hot_spec},
+    chunks,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+/// A made token, and its public id.
+fn made(admin: &Admin, path: &str, body: &Value) -> (String, String) {
+    let answer = admin.post(path, body);
+    assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+    let text = |name: &str| answer.json()[name].as_str().expect("a text").to_owned();
+    (text("token"), text("id"))
+}
+
+fn person(admin: &Admin, role: Role) -> (String, String) {
+    made(admin, "/v1/tokens", &json!({ "role": role.name(), "label": format!("a {}", role.name()) }))
+}
+
+fn run(server: &Server, sites: &[&str]) -> String {
+    server.admin().create_run(&json!({
+        "spec": one_hot_spec(), "strategy": "aligned", "cohort": sites,
+        "policy": { "rounds": 1, "quorum": sites.len(), "deadline_seconds": 600 },
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_route_answers_who_the_table_says_and_nobody_else() {
+    let server = Server::start(Database::sqlite());
+    let admin = server.admin();
+
+    // The table and the description name the same calls.
+    let document = admin.with_token(None).get("/openapi.json").json();
+    let described: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .expect("paths")
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().expect("methods");
+            methods.keys().map(|method| (method.to_uppercase(), path.clone()))
+        })
+        .collect();
+    let open = OPEN_ROUTES.iter().map(|(method, path)| (*method, *path));
+    let known: BTreeSet<(String, String)> = open
+        .clone()
+        .filter(|(_, path)| *path != "/openapi.json")
+        .chain(ROUTES.iter().map(|(method, path, _)| (*method, *path)))
+        .map(|(method, path)| (method.to_owned(), path.to_owned()))
+        .collect();
+    assert_eq!(described, known);
+
+    let site = admin.enrol("a");
+    let (revoked, id) = person(&admin, Role::Admin);
+    assert_eq!(admin.post(&format!("/v1/tokens/{id}/revoke"), &json!({})).status, 200);
+    let mut wrong = revoked.clone();
+    wrong.replace_range(10..11, if wrong.as_bytes()[10] == b'A' { "B" } else { "A" });
+    let people: Vec<(Role, String)> =
+        Role::ALL.into_iter().map(|role| (role, person(&admin, role).0)).collect();
+
+    let strangers =
+        [None, Some(""), Some("x"), Some(site.as_str()), Some(revoked.as_str()), Some(wrong.as_str())];
+    let mut cells = 0;
+    for (method, path, least) in ROUTES {
+        // Nothing has these names and no body says anything: who is let in meets 200 or a fault, and changes nothing.
+        let path = path
+            .replace("{number}", "1")
+            .replace("{digest}", &"0".repeat(64))
+            .replace("{run}", "none")
+            .replace("{site}", "none")
+            .replace("{token}", "none");
+        let ask = |token: Option<&str>| {
+            let json = [("content-type", "application/json")];
+            admin.with_token(token).request(method, &path, &json, b"{}")
+        };
+        for stranger in strangers {
+            let answer = ask(stranger);
+            answer.assert_problem(401, "unauthenticated");
+            cells += 1;
+        }
+        for (role, token) in &people {
+            let answer = ask(Some(token));
+            if *role < *least {
+                let detail = answer.assert_problem(403, "forbidden");
+                assert!(detail.contains(least.name()) && detail.contains(role.name()), "{detail}");
+            } else {
+                assert!(
+                    !matches!(answer.status, 401 | 403 | 405 | 500..),
+                    "{method} {path} as {}: {}",
+                    role.name(),
+                    answer.status
+                );
+            }
+            cells += 1;
+        }
+    }
+    assert_eq!(cells, ROUTES.len() * 9);
+    for (method, path) in open {
+        for token in [None, Some(site.as_str()), Some(revoked.as_str())] {
+            assert_eq!(admin.with_token(token).request(method, path, &[], &[]).status, 200, "{path}");
+        }
+    }
+    let sites = admin.get("/v1/sites").json();
+    assert_eq!(sites["sites"].as_array().expect("a list").len(), 1, "nothing was enrolled by the way");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_rpc_answers_sites_and_nobody_else() {
+    let server = Server::start(Database::sqlite());
+    let admin = server.admin();
+    let site = server.site("a");
+    let (revoked, id) = made(&admin, "/v1/sites/a/tokens", &json!({ "label": "the next" }));
+    assert_eq!(admin.post(&format!("/v1/tokens/{id}/revoke"), &json!({})).status, 200);
+    let mut strangers = vec![None, Some("x".to_owned()), Some(revoked), Some(server.admin_token())];
+    strangers.extend(Role::ALL.map(|role| Some(person(&admin, role).0)));
+
+    let mut called = BTreeSet::new();
+    for rpc in RPCS {
+        let name = rpc.rsplit('/').next().expect("a path");
+        called.insert(name);
+        for token in &strangers {
+            let stranger = site.with_token(&server.grpc, token.as_deref());
+            let refused = call(&stranger, name).await.expect_err("a stranger");
+            assert_refused::<()>(Err(refused), Code::Unauthenticated, "unauthenticated");
+        }
+        if let Err(status) = call(&site, name).await {
+            assert!(
+                !matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::Internal),
+                "{name}: {status:?}"
+            );
+        }
+    }
+    let all = ["BeginUpdate", "Download", "FinishUpdate", "GetUpdate", "ListRuns", "SendUpdate", "WatchRun"];
+    assert_eq!(called, BTreeSet::from(all), "all rpcs of the contract");
+}
+
+/// One call that changes nothing, whoever makes it.
+async fn call(site: &Site, name: &str) -> Result<(), tonic::Status> {
+    let (mut client, none) = (site.client.clone(), "none".to_owned());
+    match name {
+        "ListRuns" => client.list_runs(v1::ListRunsRequest {}).await.map(drop),
+        "WatchRun" => client.watch_run(v1::WatchRunRequest { run_id: none }).await.map(drop),
+        "Download" => {
+            let request = v1::DownloadRequest { digest: "0".repeat(64), offset: 0 };
+            client.download(request).await.map(drop)
+        }
+        "BeginUpdate" => client.begin_update(v1::BeginUpdateRequest::default()).await.map(drop),
+        "SendUpdate" => {
+            let chunk = v1::UpdateChunk { update_id: none, ..v1::UpdateChunk::default() };
+            client.send_update(tokio_stream::iter([chunk])).await.map(drop)
+        }
+        "FinishUpdate" => client.finish_update(v1::FinishUpdateRequest { update_id: none }).await.map(drop),
+        "GetUpdate" => client.get_update(v1::GetUpdateRequest { update_id: none }).await.map(drop),
+        _ => panic!("{name} is in the table, and this test does not call it"),
+    }
+}
+
+/// What a stream ends with, in time.
+async fn last<T: std::fmt::Debug>(stream: &mut tonic::Streaming<T>) -> tonic::Status {
+    let end = async {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended as if all were well"),
+                Err(status) => return status,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, end).await.expect("it ends in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_token_ends_what_it_opened_at_every_replica_and_the_next_one_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = Options::in_folder(folder.path()).only_serving("");
+    let first = Server::start_with(Database::postgres().await, options);
+    let second = first.beside(false);
+    let (a, b) = (first.site("a"), first.site("b"));
+    let run = run(&first, &["a", "b"]);
+    first.admin().round_becomes(&run, 1, "collecting").await;
+    let there = Site::new("a", &second.grpc, &a.token);
+
+    // A watch here, an upload there; a site that is not meant watches, too.
+    let watch = v1::WatchRunRequest { run_id: run.clone() };
+    let mut watched = a.client.clone().watch_run(watch.clone()).await.expect("a stream").into_inner();
+    let mut of_b = b.client.clone().watch_run(watch).await.expect("a stream").into_inner();
+    let values: Vec<f32> = (0..3 << 20).map(|i| (i % 1000) as f32).collect();
+    let update = file(&[f32s("counted", &[values.len()], &values)]);
+    let begun = there.begin(&run, 1, &update, 1).await.expect("begun");
+    let mut sending = there.open_stream(&chunks(&begun.update_id, &update, 0)[..9]).await;
+    let held = sending.acknowledged().await.expect("some of it");
+    assert!(held > 0);
+
+    let (next, _) = made(&first.admin(), "/v1/sites/a/tokens", &json!({ "label": "the next" }));
+    let listed = first.admin().get("/v1/tokens").json();
+    let mine = |token: &&Value| token["site"] == "a" && token["label"] != "the next";
+    let id = listed["tokens"].as_array().expect("a list").iter().find(mine).expect("the first")["id"].clone();
+    let revoke = format!("/v1/tokens/{}/revoke", id.as_str().expect("an id"));
+    let revoked = first.admin().post(&revoke, &json!({})).json();
+    assert_eq!(revoked["state"], "revoked");
+
+    let refused = call(&there, "ListRuns").await.expect_err("at once, everywhere");
+    assert_refused::<()>(Err(refused), Code::Unauthenticated, "unauthenticated");
+    assert_refused::<()>(Err(last(&mut watched).await), Code::Unauthenticated, "unauthenticated");
+    let ended = async {
+        loop {
+            if let Err(status) = sending.acknowledged().await {
+                return status;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it ends in time");
+    assert_refused::<()>(Err(ended), Code::Unauthenticated, "unauthenticated");
+
+    // The next token goes on where the other one was.
+    let a = a.with_token(&second.grpc, Some(&next));
+    let again = a.begin(&run, 1, &update, 1).await.expect("begun");
+    assert_eq!(again.update_id, begun.update_id);
+    assert!(again.offset >= held);
+    a.upload(&run, 1, &update, 1).await.expect("a receipt");
+    let seen = of_b.message().await.expect("nobody revoked that one").expect("a state");
+    assert_eq!(seen.run_id, run);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_are_listed_without_what_opens_anything_and_ask_for_sense() {
+    let server = Server::start(Database::sqlite());
+    let admin = server.admin();
+    let site = admin.enrol("a");
+    let (viewer, _) = person(&admin, Role::Viewer);
+    assert_eq!(admin.with_token(Some(&viewer)).get("/v1/runs").status, 200);
+    let listed = admin.get("/v1/tokens");
+    let text = String::from_utf8_lossy(&listed.body).into_owned();
+    assert!(!text.contains(&site) && !text.contains(&viewer), "{text}");
+    let tokens = listed.json()["tokens"].clone();
+    assert_eq!(tokens.as_array().map(Vec::len), Some(2));
+    assert_eq!((&tokens[0]["role"], &tokens[0]["state"]), (&json!("viewer"), &json!("alive")));
+    assert!(tokens[0]["last_used_at"].is_string(), "{text}");
+    assert_eq!(tokens[1]["site"], "a");
+
+    for (body, what) in [
+        (json!({ "role": "god" }), "unknown variant"),
+        (json!({ "role": "viewer", "expires_in_days": 0 }), "expires_in_days"),
+        (json!({ "role": "viewer", "expires_in_days": 367 }), "expires_in_days"),
+        (json!({ "role": "viewer", "label": "a\nb" }), "label"),
+        (json!({ "role": "viewer", "label": "x".repeat(201) }), "label"),
+        (json!({ "role": "viewer", "site": "a" }), "unknown field"),
+    ] {
+        let detail = admin.post("/v1/tokens", &body).assert_problem(422, "invalid-argument");
+        assert!(detail.contains(what), "{body}: {detail}");
+    }
+    made(&admin, "/v1/sites/a/tokens", &json!({}));
+    let third = admin.post("/v1/sites/a/tokens", &json!({}));
+    assert!(third.assert_problem(409, "conflict").contains("revoke"));
+    admin.post("/v1/sites/b/tokens", &json!({})).assert_problem(404, "not-found");
+    admin.post("/v1/tokens/none/revoke", &json!({})).assert_problem(404, "not-found");
+}

@@ -1,0 +1,307 @@
+//! Sites that show certificates of the operator's own authority: kits, requests, revocation, a certificate that takes another's place.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use fedbasin_proto::v1::{self, fed_basin_client::FedBasinClient};
+use fedbasin_tests::{
+    Admin, Database, Options, PATIENCE, Server, assert_refused, checkpoint::one_hot, client_binary,
+    eventually, server_binary,
+};
+use serde_json::{Value, json};
+use tonic::{
+    Code, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+
+/// An authority, the server's certificate, and what else its folder comes to hold.
+struct Pki {
+    folder: tempfile::TempDir,
+}
+
+/// A program's whole answer, where all went well.
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+impl Pki {
+    fn new() -> Self {
+        let pki = Self { folder: tempfile::tempdir().expect("a folder") };
+        let hosts = ["--host", "localhost", "--host", "127.0.0.1"];
+        let text = said(&pki.pki("init", &hosts));
+        assert!(text.contains("[tls]") && text.contains("client_ca_file"), "{text}");
+        pki
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("pki").join(name)
+    }
+
+    fn pki(&self, command: &str, arguments: &[&str]) -> Output {
+        let mut program = Command::new(server_binary());
+        program.args(["pki", command, "--dir"]).arg(self.path("")).args(arguments);
+        program.output().expect("it runs")
+    }
+
+    /// A kit for a site; gives its folder and the certificate's fingerprint.
+    fn issue(&self, site: &str, server: &str, more: &[&str]) -> (PathBuf, String) {
+        let folder = self.folder.path().join(format!("kit-{site}"));
+        let output = folder.to_str().expect("UTF-8");
+        let text =
+            said(&self.pki("issue", &[&[site, "--server", server, "--output", output], more].concat()));
+        let print =
+            text.split("certificate ").nth(1).and_then(|rest| rest.split(',').next()).expect("a fingerprint");
+        (folder, print.to_owned())
+    }
+
+    fn options(&self, required: bool) -> Options {
+        let certificates = if required { "required" } else { "accepted" };
+        Options {
+            tls: Some((self.path("server.pem"), self.path("server.key"))),
+            more_tls: format!(
+                "client_ca_file = {:?}\nclient_certificates = \"{certificates}\"\n",
+                self.path("authority.pem")
+            ),
+            ..Options::default()
+        }
+    }
+
+    fn authority(&self) -> String {
+        fs::read_to_string(self.path("authority.pem")).expect("a file")
+    }
+
+    fn admin(&self, server: &Server) -> Admin {
+        server.admin().trusting(&self.authority())
+    }
+
+    /// The stub of whoever shows these files, or nothing.
+    fn stub(&self, server: &Server, shown: Option<(&Path, &Path)>) -> FedBasinClient<Channel> {
+        let authority = Certificate::from_pem(self.authority());
+        let mut tls = ClientTlsConfig::new().ca_certificate(authority).domain_name("localhost");
+        if let Some((cert, key)) = shown {
+            let read = |path| fs::read(path).expect("a file");
+            tls = tls.identity(Identity::from_pem(read(cert), read(key)));
+        }
+        let endpoint = Endpoint::from_shared(server.grpc.clone()).expect("a URL").connect_timeout(PATIENCE);
+        FedBasinClient::new(endpoint.tls_config(tls).expect("settings").connect_lazy())
+    }
+
+    fn kit_stub(&self, server: &Server, kit: &Path) -> FedBasinClient<Channel> {
+        self.stub(server, Some((&kit.join("site.pem"), &kit.join("site.key"))))
+    }
+}
+
+fn client(arguments: &[&str]) -> Output {
+    let mut program = Command::new(client_binary());
+    program.env_remove("FEDBASIN_TOKEN").env_remove("FEDBASIN_SERVER").args(arguments);
+    program.output().expect("it runs")
+}
+
+fn run(admin: &Admin, sites: &[&str]) -> String {
+    admin.create_run(&json!({
+        "id": "pilot", "spec": null, "strategy": "mean", "cohort": sites,
+        "policy": { "rounds": 1, "quorum": sites.len(), "deadline_seconds": 600 },
+    }))
+}
+
+async fn list(stub: &mut FedBasinClient<Channel>, token: Option<&str>) -> Result<usize, Status> {
+    let mut request = tonic::Request::new(v1::ListRunsRequest {});
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().expect("ASCII"));
+    }
+    Ok(stub.list_runs(request).await?.into_inner().runs.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_takes_part_with_its_kit_alone() {
+    let pki = Pki::new();
+    let server = Server::start_with(Database::sqlite(), pki.options(true));
+    let admin = pki.admin(&server);
+    let (_, _) = (admin.enrol("a"), admin.enrol("b"));
+    run(&admin, &["a", "b"]);
+    admin.round_becomes("pilot", 1, "collecting").await;
+    let url = server.grpc.replace("127.0.0.1", "localhost");
+    let (kit_a, _) = pki.issue("a", &url, &["--run", "pilot"]);
+
+    // The second site makes its key itself.
+    let own = pki.folder.path().join("own");
+    let own_text = own.to_str().expect("UTF-8");
+    said(&client(&["site", "request", "b", "--output", own_text]));
+    assert!(
+        client(&["site", "request", "b", "--output", own_text]).status.code() == Some(1),
+        "the key stays"
+    );
+    let request = own.join("site.csr");
+    let (kit_b, _) = pki.issue("b", &url, &["--run", "pilot", "--request", request.to_str().expect("UTF-8")]);
+    assert!(!kit_b.join("site.key").exists());
+    fs::copy(own.join("site.key"), kit_b.join("site.key")).expect("copied");
+
+    for (kit, unit) in [(&kit_a, 0), (&kit_b, 1)] {
+        let update = pki.folder.path().join("update.safetensors");
+        fs::write(&update, one_hot(unit, 3)).expect("a file");
+        let kit = kit.to_str().expect("UTF-8");
+        let train = format!("cp {} \"$FEDBASIN_OUTPUT\"", update.display());
+        let work = pki.folder.path().join(format!("work-{unit}"));
+        let mut program = Command::new(client_binary());
+        program.args(["site", "run", "--kit", kit, "--num-examples", "1", "--train", &train, "--work-dir"]);
+        let mut program = program.arg(&work).env_remove("FEDBASIN_TOKEN").spawn().expect("it runs");
+        if unit == 0 {
+            let accepted = || {
+                let round = admin.get("/v1/runs/pilot/rounds/1").json();
+                let sites = round["sites"].as_array().cloned().unwrap_or_default();
+                sites
+                    .iter()
+                    .any(|site| {
+                        site["site"] == "a" && site["state"] != "silent" && site["state"] != "receiving"
+                    })
+                    .then_some(())
+            };
+            eventually("the update of a is accepted", accepted).await;
+            program.kill().expect("it ran");
+            program.wait().expect("it is gone");
+        } else {
+            assert!(program.wait().expect("it ends").success());
+            assert!(work.join("global.safetensors").exists());
+        }
+    }
+
+    let listed = admin.get("/v1/certificates").json();
+    assert_eq!(listed["server"]["days_left"], 89, "{listed}");
+    let sites: Vec<&Value> =
+        listed["certificates"].as_array().expect("a list").iter().map(|c| &c["site"]).collect();
+    assert!(sites.contains(&&json!("a")) && sites.contains(&&json!("b")), "{listed}");
+    assert_eq!(listed["certificates"][0]["state"], "alive");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_certificate_of_the_authority_for_an_enrolled_site_opens_anything() {
+    let pki = Pki::new();
+    let server = Server::start_with(Database::sqlite(), pki.options(false));
+    let admin = pki.admin(&server);
+    let (token_a, token_b) = (admin.enrol("a"), admin.enrol("b"));
+    run(&admin, &["a"]);
+    let (kit, _) = pki.issue("a", &server.grpc, &[]);
+    let (stranger, _) = pki.issue("stranger", &server.grpc, &[]);
+
+    let mut a = pki.kit_stub(&server, &kit);
+    assert_eq!(list(&mut a, None).await.expect("its certificate is enough"), 1);
+    assert_eq!(list(&mut a, Some(&token_a)).await.expect("both are a's"), 1);
+    assert_refused(list(&mut a, Some(&token_b)).await, Code::PermissionDenied, "forbidden");
+    assert_refused(list(&mut a, Some("x")).await, Code::Unauthenticated, "unauthenticated");
+    let mut nobody = pki.stub(&server, None);
+    assert_eq!(list(&mut nobody, Some(&token_a)).await.expect("a token is enough here"), 1);
+    assert_refused(list(&mut nobody, None).await, Code::Unauthenticated, "unauthenticated");
+    let mut not_enrolled = pki.kit_stub(&server, &stranger);
+    assert_refused(list(&mut not_enrolled, None).await, Code::Unauthenticated, "unauthenticated");
+
+    // The server's own certificate is of the authority, too, and no site's; it is not even for clients.
+    let mut own = pki.stub(&server, Some((&pki.path("server.pem"), &pki.path("server.key"))));
+    list(&mut own, None).await.expect_err("not for clients");
+    // Another authority's, for the same site.
+    let other = Pki::new();
+    let (forged, _) = other.issue("a", &server.grpc, &[]);
+    let mut forged = pki.kit_stub(&server, &forged);
+    list(&mut forged, None).await.expect_err("of another authority");
+
+    // Where a certificate is required there is no call without one, whatever token comes along.
+    let strict = Server::start_with(Database::sqlite(), pki.options(true));
+    let token = pki.admin(&strict).enrol("a");
+    let mut without = pki.stub(&strict, None);
+    let refused = list(&mut without, Some(&token)).await.expect_err("no certificate");
+    assert_ne!(refused.code(), Code::Unauthenticated, "not the call, the connection: {refused:?}");
+    assert!(list(&mut pki.kit_stub(&strict, &kit), None).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_certificate_ends_what_it_opened_and_one_never_seen_can_be_revoked() {
+    let pki = Pki::new();
+    let server = Server::start_with(Database::sqlite(), pki.options(true));
+    let admin = pki.admin(&server);
+    let _ = admin.enrol("a");
+    let run = run(&admin, &["a"]);
+    let (kit, fingerprint) = pki.issue("a", &server.grpc, &[]);
+    let mut a = pki.kit_stub(&server, &kit);
+    let request = v1::WatchRunRequest { run_id: run };
+    let mut watched = a.watch_run(request).await.expect("a stream").into_inner();
+    let revoked = admin.post(&format!("/v1/certificates/{fingerprint}/revoke"), &json!({})).json();
+    assert_eq!((&revoked["state"], &revoked["site"]), (&json!("revoked"), &json!("a")));
+    assert_refused(list(&mut a, None).await, Code::Unauthenticated, "unauthenticated");
+    let end = async {
+        loop {
+            match watched.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended as if all were well"),
+                Err(status) => return status,
+            }
+        }
+    };
+    let end = tokio::time::timeout(PATIENCE, end).await.expect("it ends in time");
+    assert_refused::<()>(Err(end), Code::Unauthenticated, "unauthenticated");
+
+    fs::remove_dir_all(&kit).expect("gone");
+    let (kit, fingerprint) = pki.issue("a", &server.grpc, &[]);
+    let revoked = admin.post(&format!("/v1/certificates/{fingerprint}/revoke"), &json!({})).json();
+    assert_eq!((&revoked["state"], &revoked["site"]), (&json!("revoked"), &Value::Null));
+    assert_refused(
+        list(&mut pki.kit_stub(&server, &kit), None).await,
+        Code::Unauthenticated,
+        "unauthenticated",
+    );
+    admin.post("/v1/certificates/none/revoke", &json!({})).assert_problem(422, "invalid-argument");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_certificate_of_the_server_is_taken_while_it_runs() {
+    let pki = Pki::new();
+    let server = Server::start_with(Database::sqlite(), pki.options(false));
+    let admin = pki.admin(&server);
+    let _ = admin.enrol("a");
+    let run = run(&admin, &["a"]);
+    let (kit, _) = pki.issue("a", &server.grpc, &[]);
+    let mut a = pki.kit_stub(&server, &kit);
+    let request = v1::WatchRunRequest { run_id: run };
+    let mut watched = a.watch_run(request).await.expect("a stream").into_inner();
+    watched.message().await.expect("a state").expect("a state");
+
+    said(&pki.pki("server", &["--host", "localhost", "--host", "127.0.0.1", "--days", "7"]));
+    let renewed = || {
+        // A connection of its own each time: an old one keeps the old certificate.
+        let days = pki.admin(&server).get("/v1/certificates").json()["server"]["days_left"].clone();
+        (days == 6).then_some(())
+    };
+    eventually("the file is read", renewed).await;
+    eventually("the edges took it", || {
+        server.log().matches("the certificate was read again").count().ge(&2).then_some(())
+    })
+    .await;
+    assert_eq!(list(&mut pki.kit_stub(&server, &kit), None).await.expect("a new connection"), 1);
+    assert_eq!(list(&mut a, None).await.expect("the old one goes on"), 1);
+    let _ = admin.post("/v1/runs/pilot/cancel", &json!({}));
+    let next = tokio::time::timeout(PATIENCE, watched.message()).await.expect("in time");
+    next.expect("the stream goes on").expect("a state");
+
+    fs::write(pki.path("server.pem"), "nonsense").expect("written");
+    eventually("the server says so", || server.log().contains("cannot be used").then_some(())).await;
+    assert_eq!(list(&mut pki.kit_stub(&server, &kit), None).await.expect("the one before stays"), 1);
+}
+
+#[test]
+fn a_kit_that_lacks_a_file_says_which() {
+    let pki = Pki::new();
+    let (kit, _) = pki.issue("a", "https://localhost:1", &[]);
+    let path = kit.to_str().expect("UTF-8");
+    let ask = || {
+        let output = client(&["site", "status", "--kit", path, "--patience-seconds", "0"]);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(ask().contains("does not answer") || ask().contains("https://localhost:1"), "{}", ask());
+    fs::remove_file(kit.join("site.key")).expect("gone");
+    assert!(ask().contains("site.key"), "{}", ask());
+    let run = client(&["site", "run", "--kit", path, "--train", "true"]);
+    assert!(String::from_utf8_lossy(&run.stderr).contains("site.key"));
+}
