@@ -137,7 +137,7 @@ fn environment(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|text| !text.is_empty())
 }
 
-/// What a site's command line says of the server, and of the run: the kit's words where it says nothing itself.
+/// What a site's command line says of the server: what the kit says, where one is named.
 struct Contact {
     address: Address,
     token: Option<Token>,
@@ -161,13 +161,7 @@ impl Contact {
                 run: None,
             });
         };
-        let Kit { mut address, run, .. } = Kit::read(folder)?;
-        if let Some(url) = &own.server {
-            address.url.clone_from(url);
-        }
-        if own.ca.is_some() {
-            address.ca.clone_from(&own.ca);
-        }
+        let Kit { address, run, .. } = Kit::read(folder)?;
         address.check()?;
         let token = args.token_file.as_deref().map(read_token).transpose()?.map(Token::new);
         Ok(Self { address, token, run })

@@ -62,7 +62,9 @@ impl Error {
     /// The answer of a server to a gRPC call, at the end of all retries. `place` says which call, and where.
     pub fn from_status(status: &Status, place: impl fmt::Display) -> Self {
         let remedy = match status.code() {
-            Code::Unauthenticated => "check the token (--token-file or FEDBASIN_TOKEN)",
+            Code::Unauthenticated => {
+                "check the token (--token-file or FEDBASIN_TOKEN), or the certificate of the kit"
+            }
             Code::PermissionDenied => "this token may not do that; ask whoever runs the server",
             Code::NotFound => "check the name, and that this site is in the run's cohort",
             Code::InvalidArgument => "correct it and try again",

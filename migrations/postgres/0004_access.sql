@@ -15,14 +15,15 @@ CREATE TABLE tokens (
 );
 CREATE INDEX tokens_by_site ON tokens (site_id);
 
--- Sites' tokens so far; they had no end. sites.token_hash stays as it was written, and decides nothing any more.
+-- Sites' tokens so far; they had no end and get a year from their last call. sites.token_hash stays as it was written, and decides nothing any more.
 INSERT INTO tokens (id, hash, site_id, label, created_at_ms, expires_at_ms, last_used_at_ms)
-SELECT 'first-' || id, token_hash, id, 'made when the site was enrolled', created_at_ms, created_at_ms + 31622400000, last_seen_at_ms
+SELECT 'first-' || id, token_hash, id, 'made when the site was enrolled', created_at_ms,
+       COALESCE(last_seen_at_ms, created_at_ms) + 31622400000, last_seen_at_ms
 FROM sites;
 
 -- Sites' certificates, as they were seen.
 CREATE TABLE certificates (
-  fingerprint      TEXT PRIMARY KEY,           -- SHA-256 of its DER form, hex
+  fingerprint      TEXT PRIMARY KEY,           -- SHA-256 of its signed part, hex
   site_id          TEXT REFERENCES sites (id), -- whom it names; null: revoked before it was seen
   expires_at_ms    BIGINT,
   first_seen_at_ms BIGINT NOT NULL,

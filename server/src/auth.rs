@@ -35,12 +35,15 @@ fn checksum(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(crc32c::crc32c(text.as_bytes()).to_be_bytes())
 }
 
-/// Whether a text can be a token that [`new_token`] made with this prefix.
+/// Whether a text can be a token that was made with this prefix: by [`new_token`], or before tokens had a checksum.
 #[must_use]
 pub fn is_whole(token: &str, prefix: &str) -> bool {
-    token.starts_with(prefix)
-        && token.len() == prefix.len() + 49
-        && token.split_at_checked(token.len() - 6).is_some_and(|(text, end)| checksum(text) == end)
+    let Some(rest) = token.strip_prefix(prefix) else { return false };
+    match rest.len() {
+        43 => true,
+        49 => token.split_at_checked(token.len() - 6).is_some_and(|(text, end)| checksum(text) == end),
+        _ => false,
+    }
 }
 
 /// What of a token is stored: its SHA-256 in hex. The token has 256 random bits, so no salt is needed.

@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
     graphs,
     healthcheck::healthcheck,
-    pki::{Authority, Kit},
+    pki::{self, Authority, Kit},
     serve,
     store::Store,
 };
@@ -114,12 +114,14 @@ impl PkiCommand {
     fn run(self) -> Result<()> {
         match self {
             Self::Init { dir, name, server } => {
+                // Before anything is made that a second call would not make again.
+                pki::names(&server.host)?;
                 let authority = Authority::init(&dir, &name)?;
                 let (cert, key) = authority.issue_server(&server.host, server.days)?;
                 let ca = authority.certificate();
                 println!(
                     "authority in {}; for the server's settings:\n\n[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n\
-                     client_ca_file = {ca:?}\n\noperators trust it by --ca {}",
+                     client_ca_file = {ca:?}\n\noperators trust it by --ca {}; authority.key makes whoever has it any site: keep it off the server's machine",
                     dir.display(),
                     ca.display(),
                 );

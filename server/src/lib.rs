@@ -17,6 +17,7 @@ pub mod model;
 pub mod pki;
 pub mod round;
 pub mod serve;
+mod sessions;
 pub mod store;
 mod tls;
 mod worker;

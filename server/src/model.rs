@@ -101,7 +101,7 @@ pub struct Token {
 /// A site's certificate, as it was seen.
 #[derive(Debug, Clone)]
 pub struct Certificate {
-    /// SHA-256 of its DER form, hex.
+    /// SHA-256 of its signed part, hex.
     pub fingerprint: String,
     /// Whom it names; absent: it was revoked before it was seen.
     pub site: Option<String>,

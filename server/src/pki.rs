@@ -14,12 +14,12 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::DnsName;
-use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use crate::{
     error::{Error, Result},
     model::check_id,
+    tls::Peer,
 };
 
 /// An authority lives so long, in days; what it signs, much shorter.
@@ -92,6 +92,18 @@ impl Authority {
         self.folder.join("authority.key")
     }
 
+    /// Keeps a line of each certificate, so that one that no server ever saw can be revoked, too.
+    fn note(&self, site: &str, fingerprint: &str, days: i64) -> Result<()> {
+        let path = self.folder.join("issued.txt");
+        let expires = OffsetDateTime::now_utc() + Duration::days(days);
+        let write = || {
+            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+            writeln!(file, "{fingerprint} {site} expires {}", expires.date())?;
+            file.sync_all()
+        };
+        write().map_err(|error| Error::invalid(format!("{}: cannot be written: {error}", path.display())))
+    }
+
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>> {
         let bad = |path: PathBuf| {
             move |error: rcgen::Error| Error::invalid(format!("{}: cannot be used: {error}", path.display()))
@@ -106,17 +118,8 @@ impl Authority {
     /// # Errors
     /// A name that is none, or files that cannot be written.
     pub fn issue_server(&self, hosts: &[String], days: i64) -> Result<(PathBuf, PathBuf)> {
-        let mut params = params(hosts.first().map_or("fedbasin-server", String::as_str), days)?;
-        for host in hosts {
-            params.subject_alt_names.push(match host.parse::<IpAddr>() {
-                Ok(address) => SanType::IpAddress(address),
-                Err(_) => {
-                    let bad = || Error::invalid(format!("--host: {host:?} is neither a name nor an address"));
-                    DnsName::try_from(host.as_str()).map_err(|_| bad())?;
-                    SanType::DnsName(host.as_str().try_into().map_err(|_| bad())?)
-                }
-            });
-        }
+        let mut params = params("fedbasin-server", days)?;
+        params.subject_alt_names = names(hosts)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = new_key()?;
@@ -141,6 +144,8 @@ impl Authority {
         folder: &Path,
     ) -> Result<String> {
         check_id("site", site)?;
+        kit.check()?;
+        let authority = read(&self.certificate())?;
         if folder.exists() {
             return Err(Error::invalid(format!("--output: {} is there already", folder.display())));
         }
@@ -163,19 +168,45 @@ impl Authority {
                 (own.signed_by(&key, &issuer).map_err(Error::internal)?, Some(key))
             }
         };
-        private_folder(folder)?;
-        let authority = read(&self.certificate())?;
+        let fingerprint = Peer::of(certificate.der())?.fingerprint;
+        self.note(site, &fingerprint, days)?;
+        new_private_folder(folder)?;
         write_new(&folder.join("authority.pem"), &authority, false)?;
         write_new(&folder.join("site.pem"), &certificate.pem(), false)?;
         if let Some(key) = key {
             write_new(&folder.join("site.key"), &key.serialize_pem(), true)?;
         }
         write_new(&folder.join("kit.toml"), &kit.to_toml(site), false)?;
-        Ok(hex::encode(Sha256::digest(certificate.der())))
+        Ok(fingerprint)
     }
 }
 
+/// Names and addresses of a server, as a certificate holds them.
+///
+/// # Errors
+/// One that is neither.
+pub fn names(hosts: &[String]) -> Result<Vec<SanType>> {
+    let name = |host: &String| {
+        let bad = || Error::invalid(format!("--host: {host:?} is neither a name nor an address"));
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(SanType::IpAddress(address));
+        }
+        DnsName::try_from(host.as_str()).map_err(|_| bad())?;
+        Ok(SanType::DnsName(host.as_str().try_into().map_err(|_| bad())?))
+    };
+    hosts.iter().map(name).collect()
+}
+
 impl Kit {
+    /// Whether a site can do anything with it.
+    fn check(&self) -> Result<()> {
+        let host = self.server.strip_prefix("https://").unwrap_or_default();
+        if host.is_empty() || host.starts_with(['/', ':']) {
+            return Err(Error::invalid(format!("--server: {:?} is not https://HOST:PORT", self.server)));
+        }
+        self.run.as_ref().map_or(Ok(()), |run| check_id("run", run))
+    }
+
     fn to_toml(&self, site: &str) -> String {
         // TOML's basic strings are quoted as JSON's are.
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
@@ -214,6 +245,17 @@ fn params(name: &str, days: i64) -> Result<CertificateParams> {
 fn private_folder(folder: &Path) -> Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| Error::invalid(format!("{}: cannot be made: {error}", folder.display())))
+}
+
+/// One that nobody else can have made in the meantime.
+fn new_private_folder(folder: &Path) -> Result<()> {
+    if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        private_folder(parent)?;
+    }
+    fs::DirBuilder::new()
         .mode(0o700)
         .create(folder)
         .map_err(|error| Error::invalid(format!("{}: cannot be made: {error}", folder.display())))

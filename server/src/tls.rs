@@ -1,6 +1,12 @@
 //! TLS of both edges: 1.3 alone; certificates are read again when their files change; sites may show one of their own.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -10,7 +16,7 @@ use rustls::{
 use sha2::{Digest as _, Sha256};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,8 +34,9 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(10);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes at once; who comes later waits.
-const HANDSHAKES: usize = 256;
+/// Handshakes at once, and of them from one address; who comes then is turned away. An idle one costs some kilobytes, for five seconds.
+const HANDSHAKES: usize = 4096;
+const HANDSHAKES_OF_ONE: usize = 256;
 
 /// An edge's TLS settings, as the files stand now.
 ///
@@ -43,6 +50,11 @@ pub(crate) fn server_config(tls: &Tls, alpn: &[&[u8]], sites: bool) -> Result<Ar
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(Error::internal)?;
+    if tls.client_certificates == ClientCertificates::Required && tls.client_ca_file.is_none() {
+        return Err(Error::invalid(
+            "tls.client_certificates: \"required\" needs tls.client_ca_file, the authority that signs them",
+        ));
+    }
     let builder = match &tls.client_ca_file {
         Some(path) if sites => builder.with_client_cert_verifier(verifier(tls, path, provider)?),
         _ => builder.with_no_client_auth(),
@@ -88,23 +100,29 @@ fn unusable(setting: &str, path: &Path, error: &dyn std::fmt::Display) -> Error 
 /// Gives the newest settings to an edge whenever a file changed; a file that cannot be used is said in the log, and the settings
 /// before it stay.
 pub(crate) async fn keep_current(tls: Tls, alpn: &[&[u8]], sites: bool, apply: impl Fn(Arc<ServerConfig>)) {
-    let mut seen = stamp(&tls);
+    let mut taken = stamp(&tls);
+    let mut refused = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let now = stamp(&tls);
-        if now == seen {
+        if now == taken {
             continue;
         }
-        seen = now;
         match server_config(&tls, alpn, sites) {
             Ok(config) => {
                 apply(config);
+                (taken, refused) = (now, None);
                 tracing::info!(tls.cert_file = %tls.cert_file.display(), "the certificate was read again");
             }
-            Err(error) => tracing::error!(
-                error.message = error.message(),
-                "a certificate changed and cannot be used; the one before stays in use"
-            ),
+            // Tried at each look, for a file may become readable without being written; said once.
+            Err(error) if refused.as_ref() != Some(&now) => {
+                tracing::error!(
+                    error.message = error.message(),
+                    "a certificate changed and cannot be used; the one before stays in use"
+                );
+                refused = Some(now);
+            }
+            Err(_) => {}
         }
     }
 }
@@ -127,24 +145,24 @@ pub(crate) fn incoming(
 ) -> ReceiverStream<std::io::Result<TlsStream<TcpStream>>> {
     let (send, receive) = mpsc::channel(16);
     tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(HANDSHAKES));
+        let places = Places::default();
         loop {
-            let place = tokio::select! {
-                () = stop.cancelled() => return,
-                place = Arc::clone(&places).acquire_owned() => place,
-            };
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Mostly: no file is left. Some end soon.
                     tracing::warn!(error.message = %error, "a connection could not be taken");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
+            };
+            let Some(place) = places.take(peer.ip()) else {
+                tracing::debug!(peer.address = %peer, "too many handshakes under way");
+                continue;
             };
             let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
             let send = send.clone();
@@ -164,12 +182,47 @@ pub(crate) fn incoming(
     ReceiverStream::new(receive)
 }
 
+/// Handshakes under way, by address.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One handshake's place, free again when it is dropped.
+struct Place(Places, IpAddr);
+
+impl Places {
+    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place, if one is left for this address.
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let mut open = self.open();
+        let (all, own) = (open.values().sum::<usize>(), open.get(&address).copied().unwrap_or_default());
+        if all >= HANDSHAKES || own >= HANDSHAKES_OF_ONE {
+            return None;
+        }
+        open.insert(address, own + 1);
+        Some(Place(self.clone(), address))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.0.open();
+        match open.get_mut(&self.1) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => _ = open.remove(&self.1),
+        }
+    }
+}
+
 /// A site's certificate, which a known authority signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
     /// Whom it names.
     pub(crate) site: String,
-    /// SHA-256 of its DER form, hex.
+    /// SHA-256 of the part that its authority signed, hex. Not of the whole: an ECDSA signature can be written in two ways, so that its
+    /// holder could give a revoked certificate another one.
     pub(crate) fingerprint: String,
     /// When it expires.
     pub(crate) expires_at_ms: Millis,
@@ -198,7 +251,7 @@ impl Peer {
         };
         Ok(Self {
             site: site.to_owned(),
-            fingerprint: hex::encode(Sha256::digest(certificate)),
+            fingerprint: hex::encode(Sha256::digest(parsed.tbs_certificate.as_ref())),
             expires_at_ms: parsed.validity().not_after.timestamp().saturating_mul(1000),
         })
     }

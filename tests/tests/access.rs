@@ -69,7 +69,6 @@ async fn each_route_answers_who_the_table_says_and_nobody_else() {
 
     let strangers =
         [None, Some(""), Some("x"), Some(site.as_str()), Some(revoked.as_str()), Some(wrong.as_str())];
-    let mut cells = 0;
     for (method, path, least) in ROUTES {
         // Nothing has these names and no body says anything: who is let in meets 200 or a fault, and changes nothing.
         let path = path
@@ -79,13 +78,13 @@ async fn each_route_answers_who_the_table_says_and_nobody_else() {
             .replace("{site}", "none")
             .replace("{token}", "none");
         let ask = |token: Option<&str>| {
-            let json = [("content-type", "application/json")];
-            admin.with_token(token).request(method, &path, &json, b"{}")
+            // A body that nobody reads ends its connection: the next call takes another one.
+            let headers = [("content-type", "application/json"), ("connection", "close")];
+            admin.with_token(token).request(method, &path, &headers, b"{}")
         };
         for stranger in strangers {
             let answer = ask(stranger);
             answer.assert_problem(401, "unauthenticated");
-            cells += 1;
         }
         for (role, token) in &people {
             let answer = ask(Some(token));
@@ -100,10 +99,8 @@ async fn each_route_answers_who_the_table_says_and_nobody_else() {
                     answer.status
                 );
             }
-            cells += 1;
         }
     }
-    assert_eq!(cells, ROUTES.len() * 9);
     for (method, path) in open {
         for token in [None, Some(site.as_str()), Some(revoked.as_str())] {
             assert_eq!(admin.with_token(token).request(method, path, &[], &[]).status, 200, "{path}");

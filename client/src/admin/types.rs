@@ -68,7 +68,7 @@ pub struct MadeToken {
 /// A site's certificate, as the server saw it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SiteCertificate {
-    /// SHA-256 of its DER form, hex; it is revoked by it.
+    /// SHA-256 of its signed part, hex; it is revoked by it.
     pub fingerprint: String,
     /// Whom it names; absent where it was revoked before it was seen.
     pub site: Option<String>,

@@ -304,10 +304,11 @@ pub(super) struct AddressArgs {
 pub(super) struct SiteServerArgs {
     #[command(flatten)]
     pub(super) address: AddressArgs,
-    /// Folder that the server's operator made for this site: certificate, key, authority, server and run
+    /// Folder that the server's operator made for this site: certificate, key, authority, server and run; it goes before `--server`,
+    /// `--ca` and their variables
     #[arg(long, value_name = "DIR", help_heading = "Server")]
     pub(super) kit: Option<PathBuf>,
-    /// File that holds the site's token; by default the token is in the variable FEDBASIN_TOKEN
+    /// File that holds the site's token; without it and a kit the token is in the variable FEDBASIN_TOKEN
     #[arg(long, value_name = "FILE", help_heading = "Server")]
     pub(super) token_file: Option<PathBuf>,
     /// How long to go on trying while the server is away
@@ -347,10 +348,10 @@ pub(super) enum SiteCommand {
         #[command(flatten)]
         server: SiteServerArgs,
         /// The run
-        #[arg(long, value_name = "ID", value_parser = run_id, required_unless_present = "digest")]
+        #[arg(long, value_name = "ID", value_parser = run_id, required_unless_present_any = ["digest", "kit"])]
         run: Option<String>,
         /// The reference of the run's newest round instead of the global model
-        #[arg(long, conflicts_with = "digest", requires = "run")]
+        #[arg(long, conflicts_with = "digest")]
         reference: bool,
         /// This checkpoint
         #[arg(long, value_name = "HEX")]

@@ -376,7 +376,7 @@ async fn download_one(
         None => None,
     };
     let server = Server::of(&args, screen)?;
-    let digest: Digest = match (digest, run) {
+    let digest: Digest = match (digest, run.or_else(|| server.run.clone())) {
         (Some(digest), _) => digest,
         (None, Some(id)) => newest(&server.run(&id).await?, reference)?,
         (None, None) => {

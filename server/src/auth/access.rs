@@ -1,4 +1,5 @@
-//! Who may call what: the one table of both edges. What stands nowhere in it, nobody may call.
+//! Who may call what: the one table of both edges. What stands nowhere in it, nobody may call, but for the gRPC edge's health and
+//! reflection, which tell nothing of runs or sites.
 
 use crate::model::Role;
 

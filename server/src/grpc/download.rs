@@ -7,9 +7,9 @@ use rebasin::Digest;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::sessions;
 use crate::{
     error::{Code, Error, Result},
+    sessions,
     store::Store,
 };
 

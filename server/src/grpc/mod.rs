@@ -3,7 +3,6 @@
 mod convert;
 mod download;
 mod service;
-mod sessions;
 mod upload;
 mod watch;
 
@@ -23,12 +22,13 @@ use tonic::{
 };
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
-use self::{service::Sites, sessions::Sessions, upload::Uploads};
+use self::{service::Sites, upload::Uploads};
 use crate::{
     auth,
     config::{Limits, Tls},
     error::{Code, Error, RETRY_AFTER, Result},
     model::Holder,
+    sessions::Sessions,
     store::{Alive, Store},
     tls::{self, Peer},
 };

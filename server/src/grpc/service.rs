@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Caller, convert, download, sessions,
+    Caller, convert, download,
     upload::Uploads,
     watch::{Watches, status_of},
 };
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
+    sessions,
     store::Store,
 };
 
@@ -42,7 +43,9 @@ impl Sites {
 /// The caller, known since the token was checked.
 fn caller<T>(request: &Request<T>) -> Result<Caller> {
     let caller = request.extensions().get::<Caller>();
-    caller.cloned().ok_or_else(|| Error::internal("a call passed without a site"))
+    let caller = caller.cloned().ok_or_else(|| Error::internal("a call passed without a site"))?;
+    // A call may wait for its message for long after its headers were looked at.
+    if caller.ended.is_cancelled() { Err(sessions::ended()) } else { Ok(caller) }
 }
 
 fn site<T>(request: &Request<T>) -> Result<String> {

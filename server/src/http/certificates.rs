@@ -20,7 +20,7 @@ const DAY_MS: Millis = 86_400_000;
 /// A certificate.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Certificate {
-    /// SHA-256 of its DER form, hex.
+    /// SHA-256 of its signed part, hex.
     fingerprint: String,
     /// Whom it names; absent where it was revoked before it was seen.
     site: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct OwnCertificate {
 /// All certificates.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct CertificateList {
-    /// The server's own; absent where it speaks clear text.
+    /// The server's own, as its file is now; absent where it speaks clear text or the file cannot be read.
     server: Option<OwnCertificate>,
     /// Those that sites came with, the one that expires first at the beginning.
     certificates: Vec<Certificate>,
@@ -83,7 +83,13 @@ fn days(expires: Millis, now: Millis) -> i64 {
     (status = 403, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<CertificateList>, Problem> {
     let now = api.store.now().await?;
-    let server = api.tls.as_ref().map(tls::expires_at).transpose()?;
+    let server = api.tls.as_ref().and_then(|tls| match tls::expires_at(tls) {
+        Ok(expires) => Some(expires),
+        Err(error) => {
+            tracing::warn!(error.message = error.message(), "the server's certificate cannot be read");
+            None
+        }
+    });
     let certificates = api.store.certificates().await?;
     Ok(Json(CertificateList {
         server: server
@@ -95,7 +101,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<CertificateList>
 /// Revokes a site's certificate, whether it was ever seen here or not: it opens nothing from now on, and streams that it opened end
 /// within five seconds, at every replica.
 #[utoipa::path(post, path = "/v1/certificates/{fingerprint}/revoke", tag = "certificates", security(("token" = [])),
-    params(("fingerprint" = String, Path, description = "SHA-256 of its DER form, hex.")), responses(
+    params(("fingerprint" = String, Path, description = "SHA-256 of its signed part, hex.")), responses(
     (status = 200, body = Certificate),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),

@@ -31,6 +31,7 @@ use crate::{
     config::{Limits, Tls},
     error::{Code, Error, Result},
     graphs::Graphs,
+    sessions::Sessions,
     store::Store,
     tls,
 };
@@ -48,6 +49,7 @@ struct Api {
     tls: Option<Tls>,
     store: Store,
     admin: Admin,
+    sessions: Sessions,
     limits: Limits,
     graphs: Graphs,
 }
@@ -149,9 +151,20 @@ pub(crate) async fn serve(
     limits: &Limits,
     stop: CancellationToken,
 ) -> Result<()> {
-    let service =
-        router(Api { tls: tls.cloned(), store, admin, limits: limits.clone(), graphs: Graphs::new(limits) })?
-            .into_make_service();
+    let sessions = Sessions::default();
+    tokio::spawn({
+        let (sessions, store, stop) = (sessions.clone(), store.clone(), stop.clone());
+        async move { stop.run_until_cancelled(sessions.keep_current(&store)).await }
+    });
+    let service = router(Api {
+        tls: tls.cloned(),
+        store,
+        admin,
+        sessions,
+        limits: limits.clone(),
+        graphs: Graphs::new(limits),
+    })?
+    .into_make_service();
     let handle = Handle::new();
     let stopped = stop.clone();
     tokio::spawn({

@@ -179,7 +179,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<TokenList>, Prob
     Ok(Json(TokenList { tokens }))
 }
 
-/// Revokes a token: it opens nothing from now on, and streams that it opened end within five seconds, at every replica.
+/// Revokes a token: it opens nothing from now on, at every replica; a site's streams that it opened end within five seconds.
 #[utoipa::path(post, path = "/v1/tokens/{token}/revoke", tag = "tokens", security(("token" = [])),
     params(("token" = String, Path, description = "The token's id, from the list.")), responses(
     (status = 200, body = Token),

@@ -30,7 +30,13 @@ fn a_site_gets_all_it_needs_signed_by_the_authority_and_readable_by_its_owner_al
     let usage = parsed.extended_key_usage().expect("one").expect("said").value;
     assert!(usage.client_auth && !usage.server_auth);
     let peer = Peer::of(&certificate).expect("a site's");
-    assert_eq!((peer.site.as_str(), peer.fingerprint), ("a", fingerprint));
+    assert_eq!((peer.site.as_str(), &peer.fingerprint), ("a", &fingerprint));
+    // The signature's other way of being written gives no other name.
+    let mut rewritten = certificate.clone();
+    *rewritten.last_mut().expect("bytes") ^= 1;
+    assert_eq!(Peer::of(&rewritten).expect("a site's").fingerprint, fingerprint);
+    let issued = fs::read_to_string(place.path().join("pki/issued.txt")).expect("a file");
+    assert!(issued.starts_with(&format!("{fingerprint} a expires ")), "{issued}");
 
     let mode = |path: &str| fs::metadata(folder.join(path)).expect("a file").permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("site.key")), (0o700, 0o600));
@@ -73,6 +79,18 @@ fn nothing_that_is_there_is_overwritten_but_the_servers_certificate() {
     let first = fs::read(&cert).expect("a file");
     authority.issue_server(&hosts, 1).expect("issued");
     assert_ne!(fs::read(&cert).expect("a file"), first);
-    assert!(authority.issue_server(&["a b".to_owned()], 1).is_err());
-    assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 4, "nothing is left beside them");
+    for bad in ["a b", "https://fed.example", "", "fed.example:1"] {
+        let refused = authority.issue_server(&[bad.to_owned()], 1).expect_err(bad);
+        assert!(refused.message().contains("--host"), "{}", refused.message());
+    }
+    authority.issue_server(&[format!("{}.example", "a".repeat(63))], 1).expect("a long name");
+    for (server, run) in
+        [("http://fed.example:1", None), ("https://", None), ("https://fed.example:1", Some("My Run"))]
+    {
+        let kit = Kit { server: server.to_owned(), run: run.map(str::to_owned) };
+        let folder = place.path().join("bad");
+        authority.issue_site("a", &kit, None, 1, &folder).expect_err(server);
+        assert!(!folder.exists(), "nothing is left of {server}");
+    }
+    assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 5, "nothing is left beside them");
 }

@@ -82,13 +82,12 @@ impl Store {
     /// Those of the database.
     pub async fn revoke_certificate(&self, fingerprint: &str) -> Result<Certificate> {
         let mut tx = self.begin().await?;
-        let now = self.now_in(&mut tx).await?;
-        sqlx::query(
-            "INSERT INTO certificates (fingerprint, first_seen_at_ms, revoked_at_ms) VALUES ($1, $2, $2)
-             ON CONFLICT (fingerprint) DO UPDATE SET revoked_at_ms = COALESCE(certificates.revoked_at_ms, $2)",
-        )
+        // The time is taken once the row is held.
+        sqlx::query(self.sql(
+            "INSERT INTO certificates (fingerprint, first_seen_at_ms, revoked_at_ms) VALUES ($1, {now}, {now})
+             ON CONFLICT (fingerprint) DO UPDATE SET revoked_at_ms = COALESCE(certificates.revoked_at_ms, {now})",
+        ))
         .bind(fingerprint)
-        .bind(now)
         .execute(&mut *tx)
         .await?;
         let text = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM certificates WHERE fingerprint = $1"));

@@ -142,7 +142,14 @@ impl Store {
         let alive = Alive { id: row.try_get("id")?, holder: holder(&row)? };
         let (used, now): (Millis, Millis) = (row.try_get("used_at_ms")?, row.try_get("now_ms")?);
         if now - used > NOTED_AGAIN_MS {
-            self.note_use(&alive).await?;
+            // For people to look at: no reason to turn anybody away.
+            if let Err(error) = self.note_use(&alive).await {
+                tracing::warn!(
+                    error.message = error.message(),
+                    token.id = alive.id,
+                    "a token's use could not be noted"
+                );
+            }
         }
         Ok(Some(alive))
     }
@@ -173,8 +180,8 @@ impl Store {
         rows.iter().map(token).collect()
     }
 
-    /// Revokes a token; again changes nothing. Other processes see it at their next look, streams that it opened end within
-    /// seconds.
+    /// Revokes a token; again changes nothing. Other processes see it at the next call; a site's streams that it opened end
+    /// within seconds.
     ///
     /// # Errors
     /// [`Code::NotFound`] for an id that no token has.

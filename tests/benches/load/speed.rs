@@ -130,7 +130,7 @@ impl Case {
              | not in it: digests (SHA-256) of the updates and the model as each arrives, and of the model as it is made | {digests:.3} |\n\
              | **all of these** | {all:.3} |\n\
              | not in any figure: a site reads, checks and hashes its file before it announces it | {check:.3} |\n\n\
-             | strategy | seconds | budget | times disk and loopback | times all of these | budget |\n\
+             | strategy | seconds | budget | times disk and loopback | budget | times all of these |\n\
              |---|---|---|---|---|---|\n",
             outcomes.iter().map(|outcome| outcome.floors.len()).sum::<usize>(),
         );
@@ -138,20 +138,20 @@ impl Case {
             let seconds = outcome.middle().times.downloaded;
             let _ = writeln!(
                 text,
-                "| {} | {seconds:.3} | {} | {:.2} | {:.2} | {} |",
+                "| {} | {seconds:.3} | {} | {:.2} | {} | {:.2} |",
                 outcome.strategy,
                 budgets[0],
                 seconds / both,
-                seconds / all,
                 budgets[1],
+                seconds / all,
             );
         }
         if self.budget.is_some() {
             let _ = writeln!(
                 text,
-                "\nThe digests are no choice of a server's: bytes are known by theirs, and each side looks. With them and the sites' own \
-                 files the floor is {:.2} times disk and loopback before anything else is done, on processors that server and sites share; \
-                 the budget of {TIMES_THE_FLOOR} is held against **all of these**.",
+                "\nThe budget of {TIMES_THE_FLOOR} times disk and loopback is missed by what nobody can leave out: bytes are known by their digests, \
+                 and each side looks. With these and the sites' own files the floor alone is {:.2} times disk and loopback, on processors \
+                 that server and sites share. The last column compares with that.",
                 all / both,
             );
         }

@@ -52,7 +52,7 @@ pub(in crate::cli) enum AdminCommand {
     Token(TokenArgs),
     /// List all tokens, without what would open anything
     Tokens,
-    /// Revoke a token: it opens nothing from now on, and what it opened ends within seconds
+    /// Revoke a token: it opens nothing from now on, and a site's streams that it opened end within seconds
     Revoke {
         /// The token's id, from the list
         #[arg(value_name = "ID")]
@@ -62,7 +62,7 @@ pub(in crate::cli) enum AdminCommand {
     Certificates,
     /// Revoke a site's certificate, whether it was ever seen or not
     RevokeCertificate {
-        /// SHA-256 of its DER form, as `certificates` and `fedbasin-server pki issue` show it
+        /// SHA-256 of its signed part, as `certificates` and `fedbasin-server pki issue` show it
         #[arg(value_name = "FINGERPRINT")]
         fingerprint: String,
     },

@@ -1,4 +1,4 @@
-//! Streams that a token opened end when it opens nothing any more.
+//! What a token or a certificate opened ends when it opens nothing any more.
 
 use std::{
     collections::HashMap,
@@ -17,12 +17,13 @@ use crate::{
 /// How often the rows are read. With one query's time it stays below the five seconds that are promised.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Rows may become visible a little after the time that stands in them.
-const OVERLAP_MS: Millis = 10_000;
+/// Rows become visible after the time that stands in them, and calls are noted here after they were looked up: by the longest that a
+/// database may make either wait, and more. Ending something again is harmless.
+const OVERLAP_MS: Millis = 120_000;
 
 /// The tokens that calls under way came with. Cheap to clone; all clones are one.
 #[derive(Clone, Default)]
-pub(super) struct Sessions(Arc<Mutex<HashMap<String, CancellationToken>>>);
+pub(crate) struct Sessions(Arc<Mutex<HashMap<String, CancellationToken>>>);
 
 impl Sessions {
     fn open(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
@@ -30,13 +31,13 @@ impl Sessions {
     }
 
     /// What is cancelled when the token of this id ends.
-    pub(super) fn of(&self, token_id: &str) -> CancellationToken {
+    pub(crate) fn of(&self, token_id: &str) -> CancellationToken {
         self.open().entry(token_id.to_owned()).or_default().clone()
     }
 
     /// Reads again and again which tokens ended, and ends what they opened. While the database does not answer, nothing is known of
     /// them; the next look covers that time, too.
-    pub(super) async fn keep_current(&self, store: &Store) {
+    pub(crate) async fn keep_current(&self, store: &Store) {
         let mut since = None;
         loop {
             let from = match since {
@@ -63,9 +64,9 @@ impl Sessions {
 }
 
 /// What a stream ends with then.
-pub(super) fn ended() -> Error {
+pub(crate) fn ended() -> Error {
     Error::new(
         Code::Unauthenticated,
-        "the site's token was revoked or has expired; ask whoever runs the server for another one",
+        "what this call was opened with was revoked or has expired; ask whoever runs the server for another one",
     )
 }
