@@ -1,9 +1,12 @@
 //! What the store holds, as checked types.
 
+mod access;
+
 use fedbasin_proto::{MAX_METRIC_NAME_BYTES, MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name};
 use rebasin::{AlignReport, Digest, Layout, Spec};
 use serde::{Deserialize, Serialize};
 
+pub use self::access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing};
 use crate::{
     error::{Error, Result},
     round::{Millis, Policy, Round},
@@ -35,84 +38,6 @@ pub struct Site {
     pub created_at_ms: Millis,
     /// Its last authenticated call.
     pub last_seen_at_ms: Option<Millis>,
-}
-
-/// What a person may do; each may what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    /// See how runs and sites stand.
-    Viewer,
-    /// Create and end runs, send seeds and graphs, fetch models.
-    Operator,
-    /// Enrol sites, make and revoke tokens.
-    Admin,
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
-
-    /// The name, as stored and shown.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
-
-    /// Reads a stored name.
-    pub(crate) fn from_name(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|role| role.name() == name);
-        found.ok_or_else(|| Error::internal(format_args!("tokens.role holds {name:?}")))
-    }
-}
-
-/// Whose a token is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Holder {
-    /// A site's, by id.
-    Site(String),
-    /// A person's.
-    Person(Role),
-}
-
-/// A token, as it is listed: without what would open anything.
-#[derive(Debug, Clone)]
-pub struct Token {
-    /// Its public id.
-    pub id: String,
-    /// Whose it is.
-    pub holder: Holder,
-    /// The administrator's words.
-    pub label: String,
-    /// When it was made.
-    pub created_at_ms: Millis,
-    /// From when on it opens nothing.
-    pub expires_at_ms: Millis,
-    /// Since when it was revoked, if it was.
-    pub revoked_at_ms: Option<Millis>,
-    /// Its last use, to about half a minute.
-    pub last_used_at_ms: Option<Millis>,
-}
-
-/// A site's certificate, as it was seen.
-#[derive(Debug, Clone)]
-pub struct Certificate {
-    /// SHA-256 of its signed part, hex.
-    pub fingerprint: String,
-    /// Whom it names; absent: it was revoked before it was seen.
-    pub site: Option<String>,
-    /// When it expires, where that is known.
-    pub expires_at_ms: Option<Millis>,
-    /// When it was first seen, or revoked.
-    pub first_seen_at_ms: Millis,
-    /// Its last use, to about half a minute.
-    pub last_used_at_ms: Option<Millis>,
-    /// Since when it was revoked, if it was.
-    pub revoked_at_ms: Option<Millis>,
 }
 
 /// The merge rule of a run.

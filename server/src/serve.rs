@@ -16,6 +16,8 @@ use crate::{
     config::{Config, Log, Tls},
     error::{Code, Error, Result},
     grpc, http,
+    model::days_left,
+    sessions::Sessions,
     store::{Store, make_folder},
     tls, worker,
 };
@@ -115,11 +117,10 @@ const WARNED_DAYS: i64 = 30;
 
 /// Says once a day which certificates, of the server or of a site, have few days left.
 async fn warn_of_expiry(store: &Store, tls: &Tls) {
-    const DAY_MS: i64 = 86_400_000;
     loop {
         match (store.now().await, store.certificates().await, tls::expires_at(tls)) {
             (Ok(now), Ok(of_sites), Ok(own)) => {
-                let left = |expires: i64| (expires - now).div_euclid(DAY_MS);
+                let left = |expires| days_left(expires, now);
                 if left(own) < WARNED_DAYS {
                     tracing::warn!(
                         tls.days_left = left(own),
@@ -163,9 +164,11 @@ async fn edges(
         }
     };
     let (tls, limits) = (config.tls.as_ref(), &config.limits);
-    let grpc = grpc::serve(store.clone(), grpc_listener, tls, limits, stop.clone());
-    let http = http::serve(store.clone(), admin, http_listener, tls, limits, stop.clone());
-    tokio::join!(async { watched("grpc", grpc.await) }, async { watched("http", http.await) });
+    let sessions = Sessions::default();
+    let current = stop.run_until_cancelled(sessions.keep_current(store));
+    let grpc = grpc::serve(store.clone(), sessions.clone(), grpc_listener, tls, limits, stop.clone());
+    let http = http::serve(store.clone(), admin, sessions.clone(), http_listener, tls, limits, stop.clone());
+    tokio::join!(async { watched("grpc", grpc.await) }, async { watched("http", http.await) }, current);
 }
 
 /// Works until the process is told to end: closes and opens rounds, aligns, merges, publishes. Has no edges.

@@ -20,7 +20,7 @@ pub use process::{is_stopped, tell};
 pub use program::SiteProgram;
 pub use proxy::{Fault, Proxy, Way};
 pub use server::{Options, Server, client_binary, server_binary};
-pub use site::{Bearer, Client, Refusal, Sending, Site, assert_refused, chunks, digest};
+pub use site::{Bearer, Client, Refusal, Sending, Site, assert_refused, chunks, digest, last};
 pub use wait::{PATIENCE, eventually};
 
 /// Makes of each `async fn claim(database: Database)` two tests, `claim::on_sqlite` and `claim::on_postgres`.

@@ -64,6 +64,23 @@ pub fn assert_refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code,
     refusal.message
 }
 
+/// What a stream ends with.
+///
+/// # Panics
+/// Where it ends as if all were well, or not in time.
+pub async fn last<T: std::fmt::Debug>(stream: &mut tonic::Streaming<T>) -> Status {
+    let end = async {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended as if all were well"),
+                Err(status) => return status,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, end).await.expect("it ends in time")
+}
+
 /// An open stream of chunks.
 #[derive(Debug)]
 pub struct Sending {

@@ -10,7 +10,7 @@ use fedbasin_server::{
 use fedbasin_tests::{
     Admin, Database, Options, PATIENCE, Server, Site, assert_refused,
     checkpoint::{f32s, file, one_hot_spec},
-    chunks,
+    chunks, last,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -159,20 +159,6 @@ async fn call(site: &Site, name: &str) -> Result<(), tonic::Status> {
         "GetUpdate" => client.get_update(v1::GetUpdateRequest { update_id: none }).await.map(drop),
         _ => panic!("{name} is in the table, and this test does not call it"),
     }
-}
-
-/// What a stream ends with, in time.
-async fn last<T: std::fmt::Debug>(stream: &mut tonic::Streaming<T>) -> tonic::Status {
-    let end = async {
-        loop {
-            match stream.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended as if all were well"),
-                Err(status) => return status,
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE, end).await.expect("it ends in time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use std::{
 use fedbasin_proto::v1::{self, fed_basin_client::FedBasinClient};
 use fedbasin_tests::{
     Admin, Database, Options, PATIENCE, Server, assert_refused, checkpoint::one_hot, client_binary,
-    eventually, server_binary,
+    eventually, last, server_binary,
 };
 use serde_json::{Value, json};
 use tonic::{
@@ -231,17 +231,7 @@ async fn a_revoked_certificate_ends_what_it_opened_and_one_never_seen_can_be_rev
     let revoked = admin.post(&format!("/v1/certificates/{fingerprint}/revoke"), &json!({})).json();
     assert_eq!((&revoked["state"], &revoked["site"]), (&json!("revoked"), &json!("a")));
     assert_refused(list(&mut a, None).await, Code::Unauthenticated, "unauthenticated");
-    let end = async {
-        loop {
-            match watched.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended as if all were well"),
-                Err(status) => return status,
-            }
-        }
-    };
-    let end = tokio::time::timeout(PATIENCE, end).await.expect("it ends in time");
-    assert_refused::<()>(Err(end), Code::Unauthenticated, "unauthenticated");
+    assert_refused::<()>(Err(last(&mut watched).await), Code::Unauthenticated, "unauthenticated");
 
     fs::remove_dir_all(&kit).expect("gone");
     let (kit, fingerprint) = pki.issue("a", &server.grpc, &[]);

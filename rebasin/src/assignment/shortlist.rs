@@ -67,8 +67,8 @@ impl Shortlist {
         let place = worths.iter().position(|&other| other == worth)?;
         worths[place] = f64::NEG_INFINITY;
         let next = most(worths);
-        let lead = if next.is_finite() { worth - next } else { 0.0 };
-        (next >= self.bound).then(|| Best { column: self.entries[place].column as usize, worth, lead })
+        let column = self.entries[place].column as usize;
+        (next >= self.bound).then(|| Best { column, worth, lead: lead(worth, next) })
     }
 
     /// Whether so many columns fell below the bound that the list says little.
@@ -182,19 +182,20 @@ pub(super) fn best_column(gains: &[f32], bonus: &[f64]) -> usize {
 /// The best column of a whole row, the lowest among equals.
 #[inline(always)]
 fn best_of_all(gains: &[f32], bonus: &[f64]) -> Best {
-    best_two(gains.iter().zip(bonus).map(|(&gain, bonus)| f64::from(gain) + bonus).enumerate()).0
-}
-
-/// The best of some columns by what they are worth, the first among equals, and what the second best is worth.
-#[inline(always)]
-fn best_two(candidates: impl Iterator<Item = (usize, f64)>) -> (Best, f64) {
     let (mut column, mut worth, mut next) = (0, f64::NEG_INFINITY, f64::NEG_INFINITY);
-    for (candidate, value) in candidates {
+    for (candidate, (&gain, bonus)) in gains.iter().zip(bonus).enumerate() {
+        let value = f64::from(gain) + bonus;
         if value > worth {
             (column, worth, next) = (candidate, value, worth);
         } else if value > next {
             next = value;
         }
     }
-    (Best { column, worth, lead: if next.is_finite() { worth - next } else { 0.0 } }, next)
+    Best { column, worth, lead: lead(worth, next) }
+}
+
+/// By how much the best is worth more than the next one; nothing if there is none.
+#[inline(always)]
+fn lead(worth: f64, next: f64) -> f64 {
+    if next.is_finite() { worth - next } else { 0.0 }
 }

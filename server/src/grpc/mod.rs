@@ -67,6 +67,7 @@ impl From<Error> for Status {
 /// Says what of the certificate cannot be used, or why the listener failed.
 pub(crate) async fn serve(
     store: Store,
+    sessions: Sessions,
     listener: TcpListener,
     tls: Option<&Tls>,
     limits: &Limits,
@@ -76,11 +77,6 @@ pub(crate) async fn serve(
     tokio::spawn({
         let (uploads, stop) = (uploads.clone(), stop.clone());
         async move { stop.run_until_cancelled(uploads.keep_swept()).await }
-    });
-    let sessions = Sessions::default();
-    tokio::spawn({
-        let (sessions, store, stop) = (sessions.clone(), store.clone(), stop.clone());
-        async move { stop.run_until_cancelled(sessions.keep_current(&store)).await }
     });
     let sites = Sites::new(store.clone(), limits.clone(), uploads, stop.clone());
     let service = v1::fed_basin_server::FedBasinServer::new(sites)

@@ -10,12 +10,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model,
+    model::{self, days_left, standing},
     round::Millis,
     tls,
 };
-
-const DAY_MS: Millis = 86_400_000;
 
 /// A certificate.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -54,26 +52,17 @@ pub(super) struct CertificateList {
 
 impl Certificate {
     fn of(certificate: model::Certificate, now: Millis) -> Self {
-        let state = match (certificate.revoked_at_ms, certificate.expires_at_ms) {
-            (Some(_), _) => "revoked",
-            (None, Some(expires)) if expires <= now => "expired",
-            _ => "alive",
-        };
         Self {
             fingerprint: certificate.fingerprint,
             site: certificate.site,
-            state,
+            state: standing(certificate.revoked_at_ms, certificate.expires_at_ms, now),
             expires_at: certificate.expires_at_ms.map(iso),
-            days_left: certificate.expires_at_ms.map(|expires| days(expires, now)),
+            days_left: certificate.expires_at_ms.map(|expires| days_left(expires, now)),
             first_seen_at: iso(certificate.first_seen_at_ms),
             last_used_at: certificate.last_used_at_ms.map(iso),
             revoked_at: certificate.revoked_at_ms.map(iso),
         }
     }
-}
-
-fn days(expires: Millis, now: Millis) -> i64 {
-    (expires - now).div_euclid(DAY_MS)
 }
 
 /// The certificates of the server and of sites, and how many days each has left.
@@ -93,7 +82,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<CertificateList>
     let certificates = api.store.certificates().await?;
     Ok(Json(CertificateList {
         server: server
-            .map(|expires| OwnCertificate { expires_at: iso(expires), days_left: days(expires, now) }),
+            .map(|expires| OwnCertificate { expires_at: iso(expires), days_left: days_left(expires, now) }),
         certificates: certificates.into_iter().map(|certificate| Certificate::of(certificate, now)).collect(),
     }))
 }

@@ -146,16 +146,12 @@ fn router(api: Api) -> Result<Router> {
 pub(crate) async fn serve(
     store: Store,
     admin: Admin,
+    sessions: Sessions,
     listener: TcpListener,
     tls: Option<&Tls>,
     limits: &Limits,
     stop: CancellationToken,
 ) -> Result<()> {
-    let sessions = Sessions::default();
-    tokio::spawn({
-        let (sessions, store, stop) = (sessions.clone(), store.clone(), stop.clone());
-        async move { stop.run_until_cancelled(sessions.keep_current(&store)).await }
-    });
     let service = router(Api {
         tls: tls.cloned(),
         store,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     auth,
     error::{Error, Result},
-    model::{self, Holder, Role},
+    model::{self, DAY_MS, Holder, Role, standing},
     round::Millis,
 };
 
@@ -20,7 +20,6 @@ use crate::{
 const DAYS: u32 = 90;
 /// And at the most.
 const MOST_DAYS: u32 = 366;
-const DAY_MS: Millis = 86_400_000;
 const MOST_LABEL_BYTES: usize = 200;
 
 /// A token to be made for a person.
@@ -88,17 +87,12 @@ impl Token {
             Holder::Site(site) => (Some(site), None),
             Holder::Person(role) => (None, Some(role)),
         };
-        let state = match token.revoked_at_ms {
-            Some(_) => "revoked",
-            None if token.expires_at_ms <= now => "expired",
-            None => "alive",
-        };
         Self {
             id: token.id,
             site,
             role,
             label: token.label,
-            state,
+            state: standing(token.revoked_at_ms, Some(token.expires_at_ms), now),
             created_at: iso(token.created_at_ms),
             expires_at: iso(token.expires_at_ms),
             revoked_at: token.revoked_at_ms.map(iso),

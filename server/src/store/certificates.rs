@@ -2,11 +2,8 @@
 
 use sqlx::{Row as _, any::AnyRow};
 
-use super::Store;
+use super::{Store, sites::NOTED_AGAIN_MS};
 use crate::{error::Result, model::Certificate, round::Millis};
-
-/// A certificate's last use is noted again after so long.
-const NOTED_AGAIN_MS: Millis = 30_000;
 
 const COLUMNS: &str = "fingerprint, site_id, expires_at_ms, first_seen_at_ms, last_used_at_ms, revoked_at_ms";
 
@@ -54,11 +51,7 @@ impl Store {
             .bind(now)
             .execute(&mut *tx)
             .await?;
-            sqlx::query("UPDATE sites SET last_seen_at_ms = $1 WHERE id = $2")
-                .bind(now)
-                .bind(site)
-                .execute(&mut *tx)
-                .await?;
+            self.note_seen(&mut tx, site).await?;
             self.commit_quietly(tx).await?;
         }
         Ok(true)

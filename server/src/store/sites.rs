@@ -2,12 +2,15 @@
 
 use sqlx::Row as _;
 
-use super::Store;
+use super::{Store, Tx};
 use crate::{
     error::{Code, Error, Result},
     model::{Holder, Site, Token, check_id},
     round::Millis,
 };
+
+/// When a site was last here, or a token or certificate last used, is noted again after so long.
+pub(super) const NOTED_AGAIN_MS: Millis = 30_000;
 
 /// What is said of the token that a site is enrolled with.
 const FIRST_TOKEN: &str = "made when the site was enrolled";
@@ -37,6 +40,15 @@ impl Store {
         let token = self.insert_token(&mut tx, token_hash, &holder, FIRST_TOKEN, life).await?;
         self.commit(tx).await?;
         Ok((Site { id: id.to_owned(), created_at_ms: now, last_seen_at_ms: None }, token))
+    }
+
+    /// Notes that a site was here.
+    pub(super) async fn note_seen(&self, tx: &mut Tx, site: &str) -> Result<()> {
+        sqlx::query(self.sql("UPDATE sites SET last_seen_at_ms = {now} WHERE id = $1"))
+            .bind(site)
+            .execute(&mut **tx)
+            .await?;
+        Ok(())
     }
 
     /// All sites, by id.

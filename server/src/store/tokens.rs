@@ -2,7 +2,7 @@
 
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, Tx};
+use super::{Store, Tx, sites::NOTED_AGAIN_MS};
 use crate::{
     error::{Code, Error, Result},
     model::{Holder, Role, Token},
@@ -11,9 +11,6 @@ use crate::{
 
 /// So many tokens of one site open anything at once: the one in use, and the one that is to take its place.
 const ALIVE: i64 = 2;
-
-/// A token's last use is noted again after so long.
-const NOTED_AGAIN_MS: Millis = 30_000;
 
 /// A token that opens something now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,10 +158,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         if let Holder::Site(site) = &alive.holder {
-            sqlx::query(self.sql("UPDATE sites SET last_seen_at_ms = {now} WHERE id = $1"))
-                .bind(site)
-                .execute(&mut *tx)
-                .await?;
+            self.note_seen(&mut tx, site).await?;
         }
         self.commit_quietly(tx).await
     }

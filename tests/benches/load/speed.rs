@@ -172,7 +172,8 @@ impl Case {
                 (0..self.sites).map(|site| scene.sites.part(site, round)).collect::<Result<_>>()?;
             let (size, check) = (parts[0].size(), parts[0].check_seconds);
             // The updates twice (here and there), the model once more, and what is on its way.
-            floors::touch(folder, size * (3 * self.sites as u64 + 2))?;
+            let touched = size * (3 * self.sites as u64 + 2);
+            floors::touch(folder, touched)?;
             let taken = self.round(&scene, round, parts, &tally).await?;
             if strategy == "aligned" {
                 scene.check_alignments(round)?;
@@ -184,7 +185,7 @@ impl Case {
             if round > WARM_UP {
                 times.push(taken);
                 checks.push(check);
-                floors::touch(folder, size * (3 * self.sites as u64 + 2))?;
+                floors::touch(folder, touched)?;
                 floors.push(Floors::measure(folder, size, self.sites)?);
             }
         }
