@@ -1,5 +1,6 @@
 //! The HTTP admin API, typed and blocking.
 
+pub mod audit;
 pub mod types;
 
 use std::{

@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod audit;
 mod site;
 
 use std::{
@@ -21,8 +22,9 @@ use crate::{
     kit::Kit,
     offline,
     progress::Screen,
+    trust::TrustOptions,
 };
-use args::{Cli, Command, SpecCommand};
+use args::{AuditCommand, Cli, Command, SpecCommand};
 
 /// Runs the whole command line; `args` begins with the program's name. Exit code 0: done; 2: wrong usage; 1: anything else,
 /// with one line on standard error that says what, where, and what to do.
@@ -62,6 +64,12 @@ fn dispatch(command: Command, screen: &Screen) -> Result<()> {
         Command::Align(args) => offline::align(&args.into(), screen),
         Command::Merge(args) => offline::merge(&args.into(), screen),
         Command::Barrier(args) => offline::barrier(&args.into(), screen),
+        Command::Audit { command: AuditCommand::Verify { export, keys, seen } } => {
+            audit::verify_export(&export, keys.as_deref(), seen.as_deref(), screen)
+        }
+        Command::VerifyModel { model, signature, keys } => {
+            audit::verify_model(&model, signature.as_deref(), &keys, screen)
+        }
     }
 }
 
@@ -142,6 +150,7 @@ struct Contact {
     address: Address,
     token: Option<Token>,
     run: Option<String>,
+    trust: TrustOptions,
 }
 
 impl Contact {
@@ -159,12 +168,13 @@ impl Contact {
                 address,
                 token: Some(token(args.token_file.as_deref(), variable)?),
                 run: None,
+                trust: args.trust(None),
             });
         };
-        let Kit { address, run, .. } = Kit::read(folder)?;
+        let Kit { address, run, server_keys, .. } = Kit::read(folder)?;
         address.check()?;
         let token = args.token_file.as_deref().map(read_token).transpose()?.map(Token::new);
-        Ok(Self { address, token, run })
+        Ok(Self { address, token, run, trust: args.trust(server_keys) })
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Kit {
     pub address: Address,
     /// The run, if one is named.
     pub run: Option<String>,
+    /// The server's public keys, where the kit has them.
+    pub server_keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,6 +54,7 @@ impl Kit {
         Ok(Self {
             site: file.site,
             run: file.run,
+            server_keys: Some(folder.join("server-keys.pem")).filter(|path| path.is_file()),
             address: Address {
                 url: file.server,
                 ca: Some(there("authority.pem", whole)?),

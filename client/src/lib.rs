@@ -18,6 +18,7 @@ pub mod offline;
 pub mod progress;
 pub mod retry;
 pub mod site;
+pub mod trust;
 pub mod upload;
 
 pub use cli::main_with;

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use fedbasin_proto::v1::{RoundState, RoundStatus, RunState, RunStatus, Update, UpdateState};
+use fedbasin_proto::v1::{Receipt, RoundState, RoundStatus, RunState, RunStatus, Update, UpdateState};
 use rebasin::{Digest, Source as _};
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     offline::{self, AlignJob},
     progress::Screen,
     retry::Patience,
+    trust::{Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
 };
 
@@ -57,6 +58,8 @@ pub struct SiteOptions {
     pub wait_for_run: Duration,
     /// A spec's file: what was trained is aligned to the reference here, before it is sent.
     pub align: Option<PathBuf>,
+    /// How the server is trusted.
+    pub trust: TrustOptions,
 }
 
 /// How a run ended that is complete.
@@ -86,8 +89,12 @@ pub async fn run(options: SiteOptions, screen: &Screen) -> Result<Completed> {
     let mut status = watch.next().await?;
     let dir = WorkDir::open(&options.work_dir, &options.run_id)?;
     let unsettled = dir.rounds()?;
+    let mut trust =
+        Trust::establish(&client, &options.trust, Some(&options.work_dir), options.patience, screen).await?;
+    trust.log(&client, None).await?;
     let (screen, told) = (screen.clone(), Told::default());
-    let mut site = Site { options, client, dir, screen, told, passed: None, unsettled };
+    let mut site =
+        Site { options, client, dir, trust, unproved: None, screen, told, passed: None, unsettled };
     loop {
         site.tell(&status).await?;
         site.settle().await?;
@@ -111,6 +118,9 @@ struct Site {
     options: SiteOptions,
     client: Client,
     dir: WorkDir,
+    trust: Trust,
+    /// A receipt whose record was not looked for in the log yet.
+    unproved: Option<Receipt>,
     screen: Screen,
     told: Told,
     /// The newest round that this site has nothing more to do in.
@@ -131,6 +141,7 @@ impl Site {
     /// One round's work: reference, training, upload.
     async fn work(&mut self, round: &RoundStatus, most: u64) -> Result<()> {
         let number = round.number;
+        self.prove().await?;
         let dir = self.dir.round(number)?;
         let reference = match parse_reference(round)? {
             None => None,
@@ -140,6 +151,7 @@ impl Site {
                 let limit = if most == 0 { u64::MAX } else { most.max(round.reference_size) };
                 download(&self.client, digest, &path, limit, self.options.patience, &self.screen, &label)
                     .await?;
+                self.trust.model(&self.client, digest, &path).await?;
                 Some(path)
             }
         };
@@ -309,6 +321,8 @@ impl Site {
         match result {
             Ok(Outcome::Accepted(receipt)) => {
                 failpoint!("send.receipt");
+                self.trust.receipt(&receipt)?;
+                self.unproved = Some(receipt.clone());
                 self.screen.say(format_args!(
                     "round {number}: accepted, receipt {} digest {} examples {}",
                     receipt.update_id, receipt.digest, receipt.num_examples
@@ -336,12 +350,19 @@ impl Site {
         Ok(())
     }
 
+    /// Looks at the log again: it only grew, and holds the record of the newest receipt.
+    async fn prove(&mut self) -> Result<()> {
+        self.trust.log(&self.client, self.unproved.take().as_ref()).await
+    }
+
     /// The run is complete: keep its last model.
     async fn end(&mut self, status: &RunStatus) -> Result<Completed> {
+        self.prove().await?;
         let mut global = None;
         if let Ok(digest) = status.global_digest.parse::<Digest>() {
             let (path, patience) = (self.dir.global(), self.options.patience);
             download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
+            self.trust.model(&self.client, digest, &path).await?;
             global = Some((digest, path));
         }
         failpoint!("site.ended");

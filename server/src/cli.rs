@@ -1,5 +1,8 @@
 //! The command line `fedbasin-server`.
 
+mod audit;
+mod pki;
+
 use std::{
     ffi::OsString,
     net::SocketAddr,
@@ -9,12 +12,12 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
+use self::{audit::AuditCommand, pki::PkiCommand};
 use crate::{
     config::{Config, Objects, Secret, Tls},
     error::{Error, Result},
     graphs,
     healthcheck::healthcheck,
-    pki::{self, Authority, Kit},
     serve,
     store::Store,
 };
@@ -37,9 +40,12 @@ enum Command {
     /// Do the work only: align, merge, publish. Any number, beside any number of `serve`, on one Postgres and one [objects]
     Work(StorageArgs),
     /// Bring the database's schema up to date, then end
-    Migrate(StorageArgs),
+    Migrate(MigrateArgs),
     /// Compare all rows with all stored bytes, say what is missing, altered or orphaned, and change nothing
     Fsck(FsckArgs),
+    /// Check or export the audit log; needs the database, no running server
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Derive and verify the spec of the graph on standard input, within limits; for the server itself
     #[command(name = graphs::SUBCOMMAND, hide = true)]
     VerifyGraph { memory_bytes: u64, seconds: u64 },
@@ -48,111 +54,6 @@ enum Command {
     Pki(PkiCommand),
     /// Ask a running server whether it is ready; for container health checks
     Healthcheck(HealthArgs),
-}
-
-#[derive(Debug, Subcommand)]
-enum PkiCommand {
-    /// Make an authority, and a certificate for the server
-    Init {
-        /// Folder of the authority; its key signs whoever may call, so keep it where few come
-        #[arg(long, value_name = "DIR", default_value = "pki")]
-        dir: PathBuf,
-        /// Name of the authority
-        #[arg(long, value_name = "TEXT", default_value = "fedbasin authority")]
-        name: String,
-        #[command(flatten)]
-        server: HostArgs,
-    },
-    /// Make a new certificate for the server, in the place of the one before; a running server takes it within seconds
-    Server {
-        /// Folder of the authority
-        #[arg(long, value_name = "DIR", default_value = "pki")]
-        dir: PathBuf,
-        #[command(flatten)]
-        server: HostArgs,
-    },
-    /// Make a folder for a site: certificate, key, authority, server; all that `fedbasin site run --kit FOLDER` needs
-    Issue(IssueArgs),
-}
-
-#[derive(Debug, Args)]
-struct HostArgs {
-    /// A name or address by which sites and operators reach the server; may be given again
-    #[arg(long, value_name = "HOST", required = true)]
-    host: Vec<String>,
-    /// Days until the server's certificate expires
-    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(i64).range(1..=366))]
-    days: i64,
-}
-
-#[derive(Debug, Args)]
-struct IssueArgs {
-    /// The site's id; it must be enrolled, too
-    #[arg(value_name = "SITE")]
-    site: String,
-    /// Folder of the authority
-    #[arg(long, value_name = "DIR", default_value = "pki")]
-    dir: PathBuf,
-    /// The server's gRPC address, as the site reaches it: https://HOST:PORT
-    #[arg(long, value_name = "URL")]
-    server: String,
-    /// The run that the site takes part in
-    #[arg(long, value_name = "ID")]
-    run: Option<String>,
-    /// Signing request of a key that the site made itself, so that no key travels (PEM, by `fedbasin site request`)
-    #[arg(long, value_name = "FILE")]
-    request: Option<PathBuf>,
-    /// Days until the certificate expires
-    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(i64).range(1..=366))]
-    days: i64,
-    /// The folder to make
-    #[arg(short, long, value_name = "DIR")]
-    output: PathBuf,
-}
-
-impl PkiCommand {
-    fn run(self) -> Result<()> {
-        match self {
-            Self::Init { dir, name, server } => {
-                // Before anything is made that a second call would not make again.
-                pki::names(&server.host)?;
-                let authority = Authority::init(&dir, &name)?;
-                let (cert, key) = authority.issue_server(&server.host, server.days)?;
-                let ca = authority.certificate();
-                println!(
-                    "authority in {}; for the server's settings:\n\n[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n\
-                     client_ca_file = {ca:?}\n\noperators trust it by --ca {}; authority.key makes whoever has it any site: keep it off the server's machine",
-                    dir.display(),
-                    ca.display(),
-                );
-                Ok(())
-            }
-            Self::Server { dir, server } => {
-                let (cert, _) = Authority::open(&dir)?.issue_server(&server.host, server.days)?;
-                println!("{}", cert.display());
-                Ok(())
-            }
-            Self::Issue(args) => {
-                let authority = Authority::open(&args.dir)?;
-                let request = args.request.map(|path| {
-                    std::fs::read_to_string(&path).map_err(|error| {
-                        Error::invalid(format!("--request: cannot read {}: {error}", path.display()))
-                    })
-                });
-                let kit = Kit { server: args.server, run: args.run };
-                let request = request.transpose()?;
-                let fingerprint =
-                    authority.issue_site(&args.site, &kit, request.as_deref(), args.days, &args.output)?;
-                println!(
-                    "{}: all that site {} needs; give it to nobody else\ncertificate {fingerprint}, for {} days",
-                    args.output.display(),
-                    args.site,
-                    args.days,
-                );
-                Ok(())
-            }
-        }
-    }
 }
 
 /// Where rows and bytes are.
@@ -176,6 +77,9 @@ struct StorageArgs {
     /// Address of an S3-compatible server [default: Amazon's]
     #[arg(long, value_name = "URL", env = "FEDBASIN_S3_ENDPOINT")]
     s3_endpoint: Option<String>,
+    /// Keys that receipts, models and the audit log are signed with (PEM); all processes of one database need the same [default: made in the data folder]
+    #[arg(long, value_name = "PEM", env = "FEDBASIN_SIGNING_KEY_FILE")]
+    signing_key_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +107,15 @@ struct ServeArgs {
     /// The admin token; give it in the environment, not on the command line, where others can read it
     #[arg(long, value_name = "TOKEN", env = "FEDBASIN_ADMIN_TOKEN", hide_env_values = true, hide = true)]
     admin_token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct MigrateArgs {
+    /// Let this role of Postgres use the database without owning it: it can serve and work, and only append to the audit log
+    #[arg(long, value_name = "ROLE")]
+    grant_to: Option<String>,
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -264,6 +177,9 @@ impl StorageArgs {
         if let (Some(objects), Some(endpoint)) = (&mut config.objects, self.s3_endpoint) {
             objects.endpoint = Some(endpoint);
         }
+        if let Some(path) = self.signing_key_file {
+            config.signing_key_file = Some(path);
+        }
         Ok(config)
     }
 }
@@ -318,8 +234,9 @@ where
         Command::Serve(args) => run(args.into_config(), serve::serve),
         Command::Work(args) => run(args.into_config(), serve::work),
         Command::Migrate(args) => {
-            run(args.into_config(), async |config| Store::open(&config).await.map(drop))
+            run(args.storage.into_config(), async |config| migrate(&config, args.grant_to.as_deref()).await)
         }
+        Command::Audit(command) => command.run(),
         Command::Fsck(args) => {
             run(args.storage.into_config(), async |config| fsck(&config, !args.sizes_only).await)
         }
@@ -342,6 +259,14 @@ fn run(config: Result<Config>, part: impl AsyncFnOnce(Config) -> Result<()>) -> 
     serve::init_logging(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| Error::internal(format_args!("no runtime: {error}")))?.block_on(part(config))
+}
+
+async fn migrate(config: &Config, grant_to: Option<&str>) -> Result<()> {
+    let store = Store::open(config).await?;
+    match grant_to {
+        Some(role) => store.grant_to(role).await,
+        None => Ok(()),
+    }
 }
 
 /// Prints one line a finding, and a summary; an error if anything is damaged.

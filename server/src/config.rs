@@ -25,6 +25,9 @@ pub struct Config {
     /// The admin token itself: from the environment only.
     #[serde(skip)]
     pub admin_token: Option<Secret>,
+    /// The keys that receipts, models and the audit log's head are signed with, PEM; absent: made in the data folder. All processes of
+    /// one database need the same.
+    pub signing_key_file: Option<PathBuf>,
     /// What the server takes at the most.
     pub limits: Limits,
     /// How the worker goes about it.
@@ -44,6 +47,7 @@ impl Default for Config {
             tls: None,
             admin_token_file: None,
             admin_token: None,
+            signing_key_file: None,
             limits: Limits::default(),
             work: Work::default(),
             log: Log::default(),

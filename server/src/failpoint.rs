@@ -62,7 +62,11 @@ pub const POINTS: &[&str] = &[
     "publish.released",
     "publish.checkpoint-recorded",
     "publish.saved",
+    "publish.signed",
     "publish.committed",
+    // the audit log says so
+    "audit.held",
+    "audit.appended",
     // what is left over is swept
     "sweep.upload-found",
     "sweep.upload-removed",

@@ -18,6 +18,7 @@ pub mod pki;
 pub mod round;
 pub mod serve;
 mod sessions;
+pub mod signing;
 pub mod store;
 mod tls;
 mod worker;

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fedbasin_proof::PublicKeys;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -41,6 +42,8 @@ pub struct Kit {
     pub server: String,
     /// The run that the site takes part in.
     pub run: Option<String>,
+    /// The server's public keys, so that the site knows whom to believe.
+    pub keys: Option<PublicKeys>,
 }
 
 impl Authority {
@@ -175,6 +178,9 @@ impl Authority {
         write_new(&folder.join("site.pem"), &certificate.pem(), false)?;
         if let Some(key) = key {
             write_new(&folder.join("site.key"), &key.serialize_pem(), true)?;
+        }
+        if let Some(keys) = &kit.keys {
+            write_new(&folder.join("server-keys.pem"), &keys.to_pem(), false)?;
         }
         write_new(&folder.join("kit.toml"), &kit.to_toml(site), false)?;
         Ok(fingerprint)

@@ -49,6 +49,9 @@ pub struct Policy {
     /// alignments always are. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_updates: Option<u32>,
+    /// Whether a global model's signature names the sites that it was made from, with their digests and shares. False: their number.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub name_participants: bool,
 }
 
 /// The global model of the round whose updates reported the best mean of a metric, weighted by their examples.

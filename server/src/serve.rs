@@ -18,6 +18,7 @@ use crate::{
     grpc, http,
     model::days_left,
     sessions::Sessions,
+    signing::Signer,
     store::{Store, make_folder},
     tls, worker,
 };
@@ -53,6 +54,7 @@ pub async fn serve(config: Config) -> Result<()> {
     open_many_files();
     let store = Store::open(&config).await?;
     let admin = Admin::from_config(&config)?;
+    let signer = Signer::open(&config, &store).await?;
 
     let grpc_listener = tokio::net::TcpListener::bind(config.grpc.listen)
         .await
@@ -69,7 +71,7 @@ pub async fn serve(config: Config) -> Result<()> {
 
     let stop = CancellationToken::new();
     let failed = CancellationToken::new();
-    let edges = edges(&store, admin, (grpc_listener, http_listener), &config, &stop, &failed);
+    let edges = edges(&store, &signer, admin, (grpc_listener, http_listener), &config, &stop, &failed);
     let mut tasks = JoinSet::new();
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
     if let Some(tls) = config.tls.clone() {
@@ -77,7 +79,7 @@ pub async fn serve(config: Config) -> Result<()> {
         tokio::spawn(async move { stop.run_until_cancelled(warn_of_expiry(&store, &tls)).await });
     }
     if config.work.in_serve {
-        tasks.spawn(worker::work(store.clone(), config.work.clone(), stop.clone()));
+        tasks.spawn(worker::work(store.clone(), signer.clone(), config.work.clone(), stop.clone()));
     }
 
     let mut stdout = std::io::stdout();
@@ -151,6 +153,7 @@ async fn warn_of_expiry(store: &Store, tls: &Tls) {
 /// Serves both edges until `stop` is cancelled and what is under way there ended; cancels `failed` where one ends by itself.
 async fn edges(
     store: &Store,
+    signer: &Signer,
     admin: Admin,
     (grpc_listener, http_listener): (tokio::net::TcpListener, std::net::TcpListener),
     config: &Config,
@@ -163,11 +166,22 @@ async fn edges(
             failed.cancel();
         }
     };
-    let (tls, limits) = (config.tls.as_ref(), &config.limits);
     let sessions = Sessions::default();
-    let current = stop.run_until_cancelled(sessions.keep_current(store));
-    let grpc = grpc::serve(store.clone(), sessions.clone(), grpc_listener, tls, limits, stop.clone());
-    let http = http::serve(store.clone(), admin, sessions.clone(), http_listener, tls, limits, stop.clone());
+    let current = stop.run_until_cancelled(async {
+        tokio::join!(sessions.keep_current(store), signer.keep_current(store))
+    });
+    let (sessions_of_http, signer_of_http) = (sessions.clone(), signer.clone());
+    let grpc =
+        grpc::serve(store.clone(), sessions.clone(), signer.clone(), grpc_listener, config, stop.clone());
+    let http = http::serve(
+        store.clone(),
+        admin,
+        sessions_of_http,
+        signer_of_http,
+        http_listener,
+        config,
+        stop.clone(),
+    );
     tokio::join!(async { watched("grpc", grpc.await) }, async { watched("http", http.await) }, current);
 }
 
@@ -181,6 +195,7 @@ pub async fn work(config: Config) -> Result<()> {
     let _folder = hold_folder(&config.data_dir)?;
     open_many_files();
     let store = Store::open(&config).await?;
+    let signer = Signer::open(&config, &store).await?;
     if !store.is_shared() {
         tracing::warn!(
             "objects is not set: this worker finds only what lies in its own data folder; give serve and work one [objects]"
@@ -189,7 +204,7 @@ pub async fn work(config: Config) -> Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
-    tasks.spawn(worker::work(store, config.work, stop.clone()));
+    tasks.spawn(worker::work(store, signer, config.work, stop.clone()));
     let mut stdout = std::io::stdout();
     writeln!(stdout, "working").and_then(|()| stdout.flush())?;
     tracing::info!("working");

@@ -8,6 +8,7 @@ usage: contract.py --server target/debug/fedbasin-server --proto proto/proto
 """
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import importlib
@@ -21,6 +22,8 @@ import threading
 import urllib.request
 
 import grpc
+import model_signing
+from cryptography.hazmat.primitives import serialization
 from grpc_tools import protoc
 
 CHUNK = 1 << 20
@@ -256,8 +259,60 @@ def founding_round(pb, services, address, url, admin):
         worst = max(abs(x - y) for x, y in zip(read_f32(model, name), read_f32(first, name)))
         check(f"the aligned mean of equal networks is that network: {name}", worst < 1e-6, worst)
     check("the receipt is given again after the end", a.begin(run, 1, first, 3).receipt == receipt)
+    what_is_signed(pb, a, receipt, end.global_digest, model)
     refused("nor then can a site have a second update", grpc.StatusCode.ALREADY_EXISTS, "conflict",
             lambda: b.begin(run, 1, network([1, 0, 2, 3]), 1))
+
+
+def what_is_signed(pb, site, receipt, digest, model):
+    """Checks signatures with others' tools: the OpenSSF's for models, Python's cryptography for receipts."""
+    keys = site.stub.GetServerKeys(pb.GetServerKeysRequest(), **site.auth).keys
+    bundle = site.stub.GetModelSignature(pb.GetModelSignatureRequest(digest=digest), **site.auth).bundle
+    with tempfile.TemporaryDirectory(prefix="fedbasin-signed-") as name:
+        folder = pathlib.Path(name)
+        (folder / "keys.pem").write_text(keys)
+        (folder / "model.safetensors").write_bytes(model)
+        (folder / "model.sig").write_text(bundle)
+        verifier = lambda: model_signing.verifying.Config().use_elliptic_key_verifier(public_key=folder / "keys.pem")
+        verifier().verify(folder / "model.safetensors", folder / "model.sig")
+        check("the OpenSSF's tool verifies the model", True)
+        (folder / "model.safetensors").write_bytes(model[:-1] + bytes([model[-1] ^ 1]))
+        try:
+            verifier().verify(folder / "model.safetensors", folder / "model.sig")
+        except ValueError as error:
+            check("and refuses another model", "mismatch" in str(error).lower(), error)
+        else:
+            sys.exit("FAILED: the OpenSSF's tool verified a changed model")
+
+    pem = keys[keys.rindex("-----BEGIN"):]
+    key = serialization.load_pem_public_key(pem.encode())
+    text = (f"fedbasin receipt v1\nupdate {receipt.update_id}\nrun {receipt.run_id}\nround {receipt.round}\n"
+            f"site {receipt.site_id}\ndigest {receipt.digest}\nsize {receipt.size}\n"
+            f"examples {receipt.num_examples}\naccepted_at_ms {receipt.accepted_at_ms}\n"
+            f"log_seq {receipt.log_record}\n")
+    key.verify(receipt.signature, text.encode())
+    check("the receipt is signed with Ed25519", len(receipt.signature) == 64)
+
+    # Its record is in the log: RFC 9162, section 2.1.3.2.
+    call = site.stub.GetServerKeys.with_call(pb.GetServerKeysRequest(), **site.auth)[1]
+    note = base64.b64decode(dict(call.initial_metadata())["fedbasin-log-head"]).decode()
+    origin, size, root = note.split("\n")[:3]
+    signature = base64.b64decode(note.rstrip("\n").rsplit(" ", 1)[1])[4:]
+    key.verify(signature, f"{origin}\n{size}\n{root}\n".encode())
+    proof = site.stub.ProveLog(
+        pb.ProveLogRequest(first=0, second=int(size), record=receipt.log_record), **site.auth)
+    node = lambda left, right: hashlib.sha256(b"\x01" + left + right).digest()
+    found, first, last = hashlib.sha256(b"\x00" + proof.record.encode()).digest(), receipt.log_record, int(size) - 1
+    for other in proof.inclusion:
+        if first % 2 == 1 or first == last:
+            found = node(other, found)
+            while first % 2 == 0 and first:
+                first, last = first // 2, last // 2
+        else:
+            found = node(found, other)
+        first, last = first // 2, last // 2
+    check("the receipt's record is in the log", last == 0 and found == base64.b64decode(root), proof)
+    check("and is about the update", receipt.update_id in proof.record and receipt.digest in proof.record, proof)
 
 
 def main():

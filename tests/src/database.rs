@@ -59,6 +59,47 @@ impl Database {
     }
 }
 
+/// A role of Postgres that may connect and no more; gone with this.
+#[derive(Debug)]
+pub struct Role {
+    /// Its name.
+    pub name: String,
+    /// The URL of the database, as this role.
+    pub url: String,
+    cluster: String,
+}
+
+impl Database {
+    /// A new role that may connect to this database.
+    ///
+    /// # Panics
+    /// On SQLite, or where it cannot be made.
+    pub async fn role(&self) -> Role {
+        let postgres = self.0.as_ref().expect("a database in Postgres");
+        let (cluster, name) = (postgres.cluster.clone(), format!("{}_app", postgres.name));
+        // One left over owns nothing: its database is gone.
+        statement(&cluster, format!("DROP ROLE IF EXISTS {name}")).await.expect("no old role");
+        statement(&cluster, format!("CREATE ROLE {name} LOGIN PASSWORD 'of-a-test'")).await.expect("a role");
+        let url = self.url().expect("a URL");
+        let (scheme, rest) = url.split_once("://").expect("a URL");
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        Role { url: format!("{scheme}://{name}:of-a-test@{host}"), name, cluster }
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let (cluster, name) = (self.cluster.clone(), self.name.clone());
+        // As for databases. What it was granted goes with the database: it is dropped then, by whoever makes it again.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let _ = runtime.block_on(statement(&cluster, format!("DROP ROLE IF EXISTS {name}")));
+            std::io::Result::Ok(())
+        });
+        let _ = dropping.join();
+    }
+}
+
 /// A program of Postgres, where its packages put it if it is not on the path.
 ///
 /// # Panics

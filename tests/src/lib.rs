@@ -19,7 +19,7 @@ pub use database::{Database, postgres_program};
 pub use process::{is_stopped, tell};
 pub use program::SiteProgram;
 pub use proxy::{Fault, Proxy, Way};
-pub use server::{Options, Server, client_binary, server_binary};
+pub use server::{Options, Server, client_binary, server_binary, signing_keys};
 pub use site::{Bearer, Client, Refusal, Sending, Site, assert_refused, chunks, digest, last};
 pub use wait::{PATIENCE, eventually};
 

@@ -11,11 +11,22 @@ pub use paths::{Mention, mentions};
 pub const DIRECTION: &[(&str, &[&str])] = &[
     ("rebasin", &[]),
     ("fedbasin-graph", &["rebasin"]),
+    ("fedbasin-proof", &[]),
     ("fedbasin-proto", &[]),
-    ("fedbasin-server", &["rebasin", "fedbasin-graph", "fedbasin-proto"]),
-    ("fedbasin-client", &["rebasin", "fedbasin-graph", "fedbasin-proto"]),
+    ("fedbasin-server", &["rebasin", "fedbasin-graph", "fedbasin-proof", "fedbasin-proto"]),
+    ("fedbasin-client", &["rebasin", "fedbasin-graph", "fedbasin-proof", "fedbasin-proto"]),
     ("fedbasin-demo", &["rebasin", "fedbasin-proto", "fedbasin-server", "fedbasin-client"]),
-    ("fedbasin-tests", &["rebasin", "fedbasin-proto", "fedbasin-server", "fedbasin-client", "fedbasin-demo"]),
+    (
+        "fedbasin-tests",
+        &[
+            "rebasin",
+            "fedbasin-proof",
+            "fedbasin-proto",
+            "fedbasin-server",
+            "fedbasin-client",
+            "fedbasin-demo",
+        ],
+    ),
 ];
 
 /// Crates from the field that the pure room may depend on. Any other needs a decision.
@@ -99,6 +110,13 @@ pub const RULES: &[Rule] = &[
         because: "rebasin is pure: no async, network, SQL, clocks, environment, logging",
     },
     Rule { room: "graph/src/", except: &[], never: &IMPURE, because: "graph is pure: bytes in, values out" },
+    Rule {
+        room: "proof/src/",
+        except: &[],
+        never: &IMPURE,
+        because: "proof is pure: statements in, verdicts out",
+    },
+    Rule { room: "proof/src/", except: &[], never: &["std::fs"], because: "proof reads no files" },
     Rule { room: "graph/src/", except: &[], never: &["std::fs"], because: "graph reads no files" },
     Rule {
         room: "server/src/round.rs",

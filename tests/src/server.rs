@@ -33,11 +33,32 @@ pub fn client_binary() -> PathBuf {
     built("client-under-test")
 }
 
-fn built(name: &str) -> PathBuf {
+/// target/<profile>
+fn profile() -> PathBuf {
     // target/<profile>/deps/<this test>
     let test = std::env::current_exe().expect("the path of this test");
-    let profile = test.ancestors().nth(2).expect("a test lies two folders deep");
-    let path = profile.join(name);
+    test.ancestors().nth(2).expect("a test lies two folders deep").to_owned()
+}
+
+/// Signing keys that all servers of tests have, so that several may share a database, and a restored one goes on: made by whoever comes
+/// first.
+///
+/// # Panics
+/// Where the file can be neither found nor made.
+#[must_use]
+pub fn signing_keys() -> PathBuf {
+    let path = profile().join("signing-keys-of-tests.pem");
+    if !path.exists() {
+        let own = tempfile::NamedTempFile::new_in(profile()).expect("a file");
+        fs::write(own.path(), fedbasin_proof::SigningKeys::generate().expect("random")).expect("written");
+        // Another process may have been faster: then its file counts.
+        let _ = own.persist_noclobber(&path);
+    }
+    path
+}
+
+fn built(name: &str) -> PathBuf {
+    let path = profile().join(name);
     assert!(
         path.exists(),
         "{} is not built: run `cargo build --package fedbasin-tests --bins`",
@@ -63,6 +84,8 @@ pub struct Options {
     pub environment: Vec<(&'static str, String)>,
     /// Whether it only works (`work`), and has no addresses.
     pub only_works: bool,
+    /// Whether it makes its own signing keys, instead of those that tests share.
+    pub own_keys: bool,
     /// How many files it may open before it asks for more (the soft limit); without it, as many as the test may.
     pub open_files: Option<u32>,
 }
@@ -248,15 +271,38 @@ impl Server {
         self.run(&grpc, &http, failpoint)
     }
 
+    /// The same as [`Server::start_with`], where it may refuse to start.
+    ///
+    /// # Errors
+    /// What it printed and its log.
+    ///
+    /// # Panics
+    /// Where no folder can be made.
+    pub fn try_start(database: Database, options: Options) -> Result<Self, String> {
+        let folder = tempfile::Builder::new().prefix("fedbasin-test-").tempdir().expect("a temporary folder");
+        let mut server =
+            Self { child: None, grpc: String::new(), http: String::new(), folder, options, database };
+        server.run(ANY_PORT, ANY_PORT, None).map(|()| server)
+    }
+
+    /// What a command of the server's program says with this one's settings, and whether it succeeds.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    #[must_use]
+    pub fn says(&self, arguments: &[&str]) -> (bool, String) {
+        let output = self.program(arguments).output().expect("the program runs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+
     /// What `fsck` says of all rows and bytes, and whether it found damage.
     ///
     /// # Panics
     /// Where it does not run.
     #[must_use]
     pub fn fsck(&self) -> (bool, String) {
-        let output = self.command("fsck").output().expect("the program runs");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+        self.says(&["fsck"])
     }
 
     /// What another process says that is started with the same settings, and how it ends.
@@ -265,7 +311,7 @@ impl Server {
     /// Where the program does not run.
     #[must_use]
     pub fn start_another(&self) -> (Option<i32>, String) {
-        let output = self.command("work").output().expect("the program runs");
+        let output = self.program(&["work"]).output().expect("the program runs");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
@@ -370,7 +416,7 @@ impl Server {
         let log_path = self.folder.path().join("server.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");
         self.write_config(grpc, http);
-        let mut command = self.command(if self.options.only_works { "work" } else { "serve" });
+        let mut command = self.program(&[if self.options.only_works { "work" } else { "serve" }]);
         command.envs(failpoint.map(|point| ("FEDBASIN_FAILPOINT", point)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = command.spawn().expect("the server's program starts");
@@ -403,7 +449,7 @@ impl Server {
     }
 
     /// The server's program with its settings.
-    fn command(&self, subcommand: &str) -> Command {
+    fn program(&self, subcommand: &[&str]) -> Command {
         let mut command = match self.options.open_files {
             None => Command::new(server_binary()),
             Some(files) => {
@@ -414,12 +460,12 @@ impl Server {
                 shell
             }
         };
-        command.arg(subcommand).arg("--config").arg(self.config_path()).current_dir(self.folder.path());
-        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+        command.args(subcommand).arg("--config").arg(self.config_path()).current_dir(self.folder.path());
         if let Some(url) = self.database.url() {
             // A password belongs in the environment, not on a command line.
             command.env("FEDBASIN_DATABASE_URL", url);
         }
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -434,6 +480,9 @@ impl Server {
             let file = self.folder.path().join("given-admin-token");
             fs::write(&file, format!("{token}\n")).expect("a token file");
             let _ = writeln!(toml, "admin_token_file = {file:?}");
+        }
+        if !self.options.own_keys {
+            let _ = writeln!(toml, "signing_key_file = {:?}", signing_keys());
         }
         let _ = writeln!(toml, "[grpc]\nlisten = {grpc:?}\n[http]\nlisten = {http:?}");
         if let Some((cert, key)) = &self.options.tls {

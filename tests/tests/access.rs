@@ -136,7 +136,18 @@ async fn each_rpc_answers_sites_and_nobody_else() {
             );
         }
     }
-    let all = ["BeginUpdate", "Download", "FinishUpdate", "GetUpdate", "ListRuns", "SendUpdate", "WatchRun"];
+    let all = [
+        "BeginUpdate",
+        "Download",
+        "FinishUpdate",
+        "GetModelSignature",
+        "GetServerKeys",
+        "GetUpdate",
+        "ListRuns",
+        "ProveLog",
+        "SendUpdate",
+        "WatchRun",
+    ];
     assert_eq!(called, BTreeSet::from(all), "all rpcs of the contract");
 }
 
@@ -156,6 +167,14 @@ async fn call(site: &Site, name: &str) -> Result<(), tonic::Status> {
             client.send_update(tokio_stream::iter([chunk])).await.map(drop)
         }
         "FinishUpdate" => client.finish_update(v1::FinishUpdateRequest { update_id: none }).await.map(drop),
+        "GetServerKeys" => client.get_server_keys(v1::GetServerKeysRequest {}).await.map(drop),
+        "GetModelSignature" => {
+            let request = v1::GetModelSignatureRequest { digest: "0".repeat(64) };
+            client.get_model_signature(request).await.map(drop)
+        }
+        "ProveLog" => {
+            client.prove_log(v1::ProveLogRequest { first: 0, second: 1, record: None }).await.map(drop)
+        }
         "GetUpdate" => client.get_update(v1::GetUpdateRequest { update_id: none }).await.map(drop),
         _ => panic!("{name} is in the table, and this test does not call it"),
     }

@@ -170,6 +170,9 @@ pub struct Policy {
     /// Of how many of the newest rounds that are over the updates are kept; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_updates: Option<u32>,
+    /// Whether a global model's signature names the sites that it was made from.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub name_participants: bool,
 }
 
 /// The global model of the round whose updates reported the best mean of a metric.

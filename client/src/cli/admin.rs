@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{AdminArgs, AdminCommand, CreateRunArgs, Role, Strategy, TokenArgs},
-    token,
+    audit, token,
 };
 use crate::{
     admin::{
@@ -73,12 +73,22 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
         AdminCommand::Pause { id } => show_run(&admin.pause(&id)?, screen),
         AdminCommand::Resume { id } => show_run(&admin.resume(&id)?, screen),
         AdminCommand::Cancel { id } => show_run(&admin.cancel(&id)?, screen),
-        AdminCommand::Model { id, number, output } => {
+        AdminCommand::Model { id, number, output, server_keys } => {
             let (digest, size) = admin.model(&id, number, &output, screen)?;
-            screen.answer(&json!({ "digest": digest.to_string(), "size": size, "file": output }), || {
-                format!("model {digest}: {size} bytes in {}", output.display())
+            let signature = audit::keep_signature(&admin, (&id, number), &output, server_keys.as_deref())?;
+            let value =
+                json!({ "digest": digest.to_string(), "size": size, "file": output, "signature": signature });
+            screen.answer(&value, || {
+                format!(
+                    "model {digest}: {size} bytes in {}, signed: {}",
+                    output.display(),
+                    signature.display()
+                )
             })
         }
+        AdminCommand::Keys { output } => audit::keys(&admin, output.as_deref(), screen),
+        AdminCommand::Audit { from, limit, run } => audit::list(&admin, from, limit, run.as_deref(), screen),
+        AdminCommand::AuditExport { output } => audit::export(&admin, &output, screen),
     }
 }
 
@@ -172,6 +182,7 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
             keep_models: args.keep_models,
             keep_best: args.keep_best,
             keep_updates: args.keep_updates,
+            name_participants: args.name_participants,
         },
     })
 }
@@ -293,6 +304,10 @@ fn run_text(run: &Run) -> String {
     row("models kept", some(policy.keep_models.map(|count| format!("newest {count}"))));
     let best = policy.keep_best.as_ref();
     row("kept too", some(best.map(|best| format!("the model of the {} {}", best.goal, best.metric))));
+    row(
+        "a model's signature",
+        if policy.name_participants { "names its sites" } else { "counts its sites" }.to_owned(),
+    );
     row("updates kept", some(policy.keep_updates.map(|count| format!("of the newest {count} rounds"))));
     row("seed", run.seed_digest.clone().unwrap_or_default());
     row("global model", run.global_digest.clone().unwrap_or_default());

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::trust::TrustOptions;
 pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Role, Strategy, TokenArgs};
 
 /// Federated learning for models that never shared a starting point.
@@ -79,6 +80,39 @@ pub(super) enum Command {
     /// is the mean cross-entropy; or any numbers, where DATA has `targets` (floats of the output's shape), and the loss is the mean
     /// squared error. DATA's other tensors are the graph's inputs, by name; their first axis counts examples.
     Barrier(BarrierArgs),
+    /// Check an audit log that was exported; needs no server
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// Check a downloaded model's signature, and show what the model was made from; needs no server
+    VerifyModel {
+        /// The model
+        #[arg(value_name = "MODEL")]
+        model: PathBuf,
+        /// Its signature [default: MODEL.sig]
+        #[arg(long, value_name = "FILE")]
+        signature: Option<PathBuf>,
+        /// The server's public keys (PEM): from the kit, the work folder, or `fedbasin admin keys`
+        #[arg(long = "server-keys", value_name = "PEM")]
+        keys: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Check every record, from the first to the signed head
+    Verify {
+        /// The log, as `fedbasin admin audit-export` wrote it
+        #[arg(value_name = "EXPORT")]
+        export: PathBuf,
+        /// The server's public keys (PEM); without them the export's own, which shows only that it is whole
+        #[arg(long = "server-keys", value_name = "PEM")]
+        keys: Option<PathBuf>,
+        /// A head that was seen before (`log-head.txt` of a site's work folder): the log must go on from it
+        #[arg(long, value_name = "FILE", requires = "keys")]
+        seen: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -314,6 +348,19 @@ pub(super) struct SiteServerArgs {
     /// How long to go on trying while the server is away
     #[arg(long, value_name = "N", default_value_t = 600, help_heading = "Server")]
     pub(super) patience_seconds: u64,
+    /// The server's public keys (PEM): no others are taken. Without them and a kit, the first that the server names are kept
+    #[arg(long, value_name = "PEM", help_heading = "Server")]
+    pub(super) server_keys: Option<PathBuf>,
+    /// Take receipts and models that are not signed, and a log that does not prove that it only grew
+    #[arg(long, help_heading = "Server")]
+    pub(super) allow_unsigned: bool,
+}
+
+impl SiteServerArgs {
+    /// How the server is trusted; what is typed goes before what the kit says.
+    pub(super) fn trust(&self, of_kit: Option<PathBuf>) -> TrustOptions {
+        TrustOptions { keys: self.server_keys.clone().or(of_kit), unsigned: self.allow_unsigned }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -26,6 +26,7 @@ use crate::{
     progress::Screen,
     retry::{Backoff, Patience, verdict},
     site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
+    trust::{Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
 };
 
@@ -102,14 +103,20 @@ struct Server<'a> {
     /// The run that the kit names.
     run: Option<String>,
     patience: Patience,
+    trust: TrustOptions,
     screen: &'a Screen,
 }
 
 impl<'a> Server<'a> {
     fn of(args: &SiteServerArgs, screen: &'a Screen) -> Result<Self> {
         let patience = Patience::lasting(Duration::from_secs(args.patience_seconds));
-        let Contact { address, token, run } = Contact::of(args, TOKEN_VARIABLE)?;
-        Ok(Self { client: connect(&address, token.as_ref())?, run, patience, screen })
+        let Contact { address, token, run, trust } = Contact::of(args, TOKEN_VARIABLE)?;
+        Ok(Self { client: connect(&address, token.as_ref())?, run, patience, trust, screen })
+    }
+
+    /// What is known of the server; nothing is kept for a next call.
+    async fn trusted(&self) -> Result<Trust> {
+        Trust::establish(&self.client, &self.trust, None, self.patience, self.screen).await
     }
 
     async fn runs(&self) -> Result<Vec<RunStatus>> {
@@ -163,6 +170,7 @@ async fn run(args: SiteRunArgs, screen: &Screen) -> Result<()> {
         patience: Patience::lasting(Duration::from_secs(args.server.patience_seconds)),
         wait_for_run: Duration::from_secs(args.wait_for_run_seconds),
         align: args.align_locally,
+        trust: contact.trust,
     };
     let completed = site::run(options, screen).await?;
     let value = json!({
@@ -340,6 +348,7 @@ async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
     let outcome = upload(&server.client, &update, &args.file, server.patience, screen, |_| Ok(())).await?;
     match outcome {
         Outcome::Accepted(receipt) => {
+            server.trusted().await?.receipt(&receipt)?;
             let value = json!({
                 "round": receipt.round,
                 "update_id": receipt.update_id,
@@ -385,6 +394,7 @@ async fn download_one(
     };
     let size =
         download(&server.client, digest, &output, u64::MAX, server.patience, screen, "checkpoint").await?;
+    server.trusted().await?.model(&server.client, digest, &output).await?;
     let value = json!({ "digest": digest.to_string(), "size": size, "file": output });
     screen.answer(&value, || format!("checkpoint {digest}: {size} bytes in {}", output.display()))
 }

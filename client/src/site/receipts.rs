@@ -21,6 +21,7 @@ impl Site {
             let Some(id) = ticket.unsettled().map(str::to_owned) else { continue };
             match self.receipt(&id).await {
                 Answer::Receipt(receipt) => {
+                    self.trust.receipt(&receipt)?;
                     self.screen.say(format_args!(
                         "round {number}: sent by an earlier process, receipt {} digest {} examples {}",
                         receipt.update_id, receipt.digest, receipt.num_examples

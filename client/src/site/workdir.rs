@@ -259,6 +259,12 @@ pub(super) struct KeptReceipt {
     size: u64,
     num_examples: u64,
     accepted_at_ms: i64,
+    /// The server's signature, hex.
+    #[serde(default)]
+    signature: String,
+    /// The place of its record in the audit log.
+    #[serde(default)]
+    log_record: Option<u64>,
 }
 
 impl From<Receipt> for KeptReceipt {
@@ -272,6 +278,8 @@ impl From<Receipt> for KeptReceipt {
             size: receipt.size,
             num_examples: receipt.num_examples,
             accepted_at_ms: receipt.accepted_at_ms,
+            signature: hex::encode(&receipt.signature),
+            log_record: receipt.log_record,
         }
     }
 }

@@ -12,8 +12,13 @@ pub const ROUTES: &[(&str, &str, Role)] = &[
     ("GET", "/v1/runs/{run}/rounds/{number}", Role::Viewer),
     ("GET", "/v1/graphs/{digest}", Role::Viewer),
     ("GET", "/v1/certificates", Role::Viewer),
+    ("GET", "/v1/audit", Role::Viewer),
+    ("GET", "/v1/audit/export", Role::Viewer),
+    ("GET", "/v1/audit/growth", Role::Viewer),
+    ("GET", "/v1/keys", Role::Viewer),
     // A model may tell of the data that it was trained on.
     ("GET", "/v1/runs/{run}/rounds/{number}/model", Role::Operator),
+    ("GET", "/v1/runs/{run}/rounds/{number}/model/signature", Role::Operator),
     ("POST", "/v1/runs", Role::Operator),
     ("POST", "/v1/runs/{run}/cancel", Role::Operator),
     ("POST", "/v1/runs/{run}/pause", Role::Operator),
@@ -40,6 +45,9 @@ pub const RPCS: &[&str] = &[
     "/fedbasin.v1.FedBasin/SendUpdate",
     "/fedbasin.v1.FedBasin/FinishUpdate",
     "/fedbasin.v1.FedBasin/GetUpdate",
+    "/fedbasin.v1.FedBasin/GetServerKeys",
+    "/fedbasin.v1.FedBasin/GetModelSignature",
+    "/fedbasin.v1.FedBasin/ProveLog",
 ];
 
 /// The least role that may call a route, as the router names it; nothing where nobody may. What answers GET answers HEAD.

@@ -27,6 +27,8 @@ pub(super) fn digest(text: &str) -> Result<rebasin::Digest> {
 
 pub(super) fn receipt(receipt: Receipt) -> v1::Receipt {
     v1::Receipt {
+        signature: bytes::Bytes::new(),
+        log_record: None,
         update_id: receipt.update_id,
         run_id: receipt.run_id,
         round: receipt.round,

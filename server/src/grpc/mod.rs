@@ -8,6 +8,7 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+use fedbasin_proof::Who;
 use fedbasin_proto::v1;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,11 +26,12 @@ use tower_http::auth::AsyncRequireAuthorizationLayer;
 use self::{service::Sites, upload::Uploads};
 use crate::{
     auth,
-    config::{Limits, Tls},
+    config::Config,
     error::{Code, Error, RETRY_AFTER, Result},
     model::Holder,
     sessions::Sessions,
-    store::{Alive, Store},
+    signing::{HEAD_HEADER, Signer},
+    store::{Actor, Alive, Store},
     tls::{self, Peer},
 };
 
@@ -43,6 +45,8 @@ const DRAIN: Duration = Duration::from_secs(7);
 #[derive(Debug, Clone)]
 struct Caller {
     site: Arc<str>,
+    /// By what it is known: for the audit log.
+    actor: Actor,
     /// Cancelled when its token ceases to open anything.
     ended: CancellationToken,
 }
@@ -68,17 +72,18 @@ impl From<Error> for Status {
 pub(crate) async fn serve(
     store: Store,
     sessions: Sessions,
+    signer: Signer,
     listener: TcpListener,
-    tls: Option<&Tls>,
-    limits: &Limits,
+    config: &Config,
     stop: CancellationToken,
 ) -> Result<()> {
+    let (tls, limits) = (config.tls.as_ref(), &config.limits);
     let uploads = Uploads::new(limits);
     tokio::spawn({
         let (uploads, stop) = (uploads.clone(), stop.clone());
         async move { stop.run_until_cancelled(uploads.keep_swept()).await }
     });
-    let sites = Sites::new(store.clone(), limits.clone(), uploads, stop.clone());
+    let sites = Sites::new(store.clone(), signer.clone(), limits.clone(), uploads, stop.clone());
     let service = v1::fed_basin_server::FedBasinServer::new(sites)
         .max_decoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES);
@@ -86,6 +91,7 @@ pub(crate) async fn serve(
         .layer(AsyncRequireAuthorizationLayer::new(move |request: http::Request<Body>| {
             authorize(store.clone(), sessions.clone(), request)
         }))
+        .map_response(move |response| with_head(&signer, response))
         .named_layer(service);
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
@@ -150,6 +156,15 @@ pub(crate) async fn serve(
     }
 }
 
+/// Lets the audit log's head travel with an answer.
+fn with_head(signer: &Signer, mut response: http::Response<Body>) -> http::Response<Body> {
+    let head = signer.head().and_then(|head| http::HeaderValue::from_str(&head.to_word()).ok());
+    if let Some(head) = head {
+        response.headers_mut().insert(HEAD_HEADER, head);
+    }
+    response
+}
+
 /// Finds the site by the token, before the body is read.
 async fn authorize(
     store: Store,
@@ -196,7 +211,10 @@ async fn caller(store: &Store, sessions: &Sessions, request: &http::request::Par
     if !auth::access::site_may(request.uri.path()) {
         return Err(Error::new(Code::Forbidden, "no site may call this"));
     }
-    Ok(Caller { site: site.into(), ended: sessions.of(&credential) })
+    let ended = sessions.of(&credential);
+    let who = Who { kind: "site".into(), name: Some(site.clone()), credential: Some(credential) };
+    let actor = Actor { who, request: Some(uuid::Uuid::now_v7().to_string()) };
+    Ok(Caller { site: site.into(), actor, ended })
 }
 
 /// The certificate that the connection was opened with.

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 
+use fedbasin_proof::{Hash, Record};
 use fedbasin_proto::v1;
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -17,7 +18,9 @@ use super::{
 use crate::{
     config::Limits,
     error::{Code, Error, Result},
+    model::Receipt,
     sessions,
+    signing::Signer,
     store::Store,
 };
 
@@ -27,6 +30,7 @@ type AnswerStream<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>>
 /// Answers sites.
 pub(super) struct Sites {
     store: Store,
+    signer: Signer,
     limits: Limits,
     uploads: Uploads,
     watches: Watches,
@@ -34,9 +38,22 @@ pub(super) struct Sites {
 }
 
 impl Sites {
-    pub(super) fn new(store: Store, limits: Limits, uploads: Uploads, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        store: Store,
+        signer: Signer,
+        limits: Limits,
+        uploads: Uploads,
+        stop: CancellationToken,
+    ) -> Self {
         let watches = Watches::new(store.clone(), limits.max_checkpoint_bytes);
-        Self { store, limits, uploads, watches, stop }
+        Self { store, signer, limits, uploads, watches, stop }
+    }
+
+    /// A receipt as it is sent: signed, with the place of its record in the audit log.
+    async fn signed(&self, receipt: Receipt) -> Result<v1::Receipt> {
+        let place = self.store.log_place("update.accepted", &receipt.update_id).await?;
+        let signature = self.signer.receipt(&receipt, place);
+        Ok(v1::Receipt { signature: signature.into(), log_record: place, ..convert::receipt(receipt) })
     }
 }
 
@@ -50,6 +67,14 @@ fn caller<T>(request: &Request<T>) -> Result<Caller> {
 
 fn site<T>(request: &Request<T>) -> Result<String> {
     caller(request).map(|caller| caller.site.to_string())
+}
+
+fn no_checkpoint(digest: &rebasin::Digest) -> Error {
+    Error::not_found(format!("this site's runs have no checkpoint {digest} to download"))
+}
+
+fn bytes_of(hashes: Vec<Hash>) -> Vec<bytes::Bytes> {
+    hashes.into_iter().map(|hash| hash.to_vec().into()).collect()
 }
 
 #[tonic::async_trait]
@@ -66,7 +91,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
     type WatchRunStream = AnswerStream<v1::RunStatus>;
 
     async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Answer<Self::WatchRunStream> {
-        let Caller { site, ended: token_ended } = caller(&request)?;
+        let Caller { site, ended: token_ended, .. } = caller(&request)?;
         let site = site.to_string();
         let run_id = request.into_inner().run_id;
         self.store.run_of_site(&site, &run_id).await?;
@@ -93,14 +118,11 @@ impl v1::fed_basin_server::FedBasin for Sites {
     type DownloadStream = AnswerStream<v1::DownloadChunk>;
 
     async fn download(&self, request: Request<v1::DownloadRequest>) -> Answer<Self::DownloadStream> {
-        let Caller { site, ended: token_ended } = caller(&request)?;
+        let Caller { site, ended: token_ended, .. } = caller(&request)?;
         let request = request.into_inner();
         let digest = convert::digest(&request.digest)?;
         if !self.store.site_may_read(&site, &digest).await? {
-            return Err(Error::not_found(format!(
-                "this site's runs have no checkpoint {digest} to download"
-            ))
-            .into());
+            return Err(no_checkpoint(&digest).into());
         }
         let (stop, offset) = (self.stop.clone(), request.offset);
         let chunks = download::stream(&self.store, digest, offset, stop, token_ended).await?;
@@ -111,10 +133,10 @@ impl v1::fed_basin_server::FedBasin for Sites {
         &self,
         request: Request<v1::BeginUpdateRequest>,
     ) -> Answer<v1::BeginUpdateResponse> {
-        let site = site(&request)?;
+        let Caller { site, actor, .. } = caller(&request)?;
         let new = convert::new_update(request.into_inner())?;
         new.check(self.limits.max_checkpoint_bytes)?;
-        let update = self.store.begin_update(&site, &new).await?;
+        let update = self.store.acting_as(actor).begin_update(&site, &new).await?;
         let receipt = update.receipt();
         let offset = match receipt {
             Some(_) => update.size,
@@ -123,7 +145,10 @@ impl v1::fed_basin_server::FedBasin for Sites {
         Ok(Response::new(v1::BeginUpdateResponse {
             update_id: update.id,
             offset,
-            receipt: receipt.map(convert::receipt),
+            receipt: match receipt {
+                Some(receipt) => Some(self.signed(receipt).await?),
+                None => None,
+            },
         }))
     }
 
@@ -133,11 +158,11 @@ impl v1::fed_basin_server::FedBasin for Sites {
         &self,
         request: Request<Streaming<v1::UpdateChunk>>,
     ) -> Answer<Self::SendUpdateStream> {
-        let Caller { site, ended: token_ended } = caller(&request)?;
+        let Caller { site, actor, ended: token_ended } = caller(&request)?;
         let chunks = request.into_inner();
         let (send, receive) = mpsc::channel(4);
         let uploads = self.uploads.clone();
-        let store = self.store.clone();
+        let store = self.store.acting_as(actor);
         let stop = self.stop.clone();
         tokio::spawn(async move {
             let outcome = tokio::select! {
@@ -158,14 +183,68 @@ impl v1::fed_basin_server::FedBasin for Sites {
         &self,
         request: Request<v1::FinishUpdateRequest>,
     ) -> Answer<v1::FinishUpdateResponse> {
-        let site = site(&request)?;
-        let receipt = self.uploads.finish(&self.store, &site, &request.into_inner().update_id).await?;
-        Ok(Response::new(v1::FinishUpdateResponse { receipt: Some(convert::receipt(receipt)) }))
+        let Caller { site, actor, .. } = caller(&request)?;
+        let store = self.store.acting_as(actor);
+        let receipt = self.uploads.finish(&store, &site, &request.into_inner().update_id).await?;
+        Ok(Response::new(v1::FinishUpdateResponse { receipt: Some(self.signed(receipt).await?) }))
     }
 
     async fn get_update(&self, request: Request<v1::GetUpdateRequest>) -> Answer<v1::GetUpdateResponse> {
         let site = site(&request)?;
         let update = self.store.update_of_site(&site, &request.into_inner().update_id).await?;
-        Ok(Response::new(v1::GetUpdateResponse { update: Some(convert::update(&update)) }))
+        let mut sent = convert::update(&update);
+        if let Some(receipt) = update.receipt() {
+            sent.receipt = Some(self.signed(receipt).await?);
+        }
+        Ok(Response::new(v1::GetUpdateResponse { update: Some(sent) }))
+    }
+
+    async fn get_server_keys(
+        &self,
+        _: Request<v1::GetServerKeysRequest>,
+    ) -> Answer<v1::GetServerKeysResponse> {
+        let origin = self.store.log_head().await?.origin;
+        Ok(Response::new(v1::GetServerKeysResponse {
+            keys: self.signer.public().to_pem(),
+            log_origin: origin,
+        }))
+    }
+
+    async fn prove_log(&self, request: Request<v1::ProveLogRequest>) -> Answer<v1::ProveLogResponse> {
+        let site = site(&request)?;
+        let request = request.into_inner();
+        let growth = self.store.prove_growth(request.first, request.second).await?;
+        let mut answer = v1::ProveLogResponse { growth: bytes_of(growth), ..Default::default() };
+        if let Some(place) = request.record {
+            let inclusion = self.store.prove_record(place, request.second).await?;
+            let record = Record::from_line(&inclusion.line).map_err(Error::internal)?;
+            if record.site.as_ref() != Some(&site) {
+                return Err(
+                    Error::not_found(format!("record {place} of the audit log is not of this site")).into()
+                );
+            }
+            (answer.record, answer.inclusion) = (inclusion.line, bytes_of(inclusion.proof));
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn get_model_signature(
+        &self,
+        request: Request<v1::GetModelSignatureRequest>,
+    ) -> Answer<v1::GetModelSignatureResponse> {
+        let site = site(&request)?;
+        let digest = convert::digest(&request.into_inner().digest)?;
+        if !self.store.site_may_read(&site, &digest).await? {
+            return Err(no_checkpoint(&digest).into());
+        }
+        let stored = match self.store.published_for(&site, &digest).await? {
+            Some((run, round)) => self.store.model_signature(&run, round).await?,
+            None => None,
+        };
+        let bundle = match stored {
+            Some(bundle) => bundle,
+            None => self.signer.given_out(&digest)?,
+        };
+        Ok(Response::new(v1::GetModelSignatureResponse { bundle }))
     }
 }

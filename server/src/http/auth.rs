@@ -1,11 +1,12 @@
 //! Who may call: a token with a role, checked against the one table before a body is read.
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{FromRequestParts, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{header, request::Parts};
+use fedbasin_proof::Who;
+use http::{HeaderValue, header, request::Parts};
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, problem::Problem};
@@ -14,49 +15,90 @@ use crate::{
     error::{Code, Error, Result},
     model::{Holder, Role},
     sessions,
-    store::Alive,
+    signing::HEAD_HEADER,
+    store::{Actor, Alive},
 };
 
-pub(super) async fn require_role(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    match admit(&api, &parts).await {
-        Ok(None) => next.run(Request::from_parts(parts, body)).await,
-        // A body may take as long as it likes; who sends it must still be let in when it is here.
-        Ok(Some(ended)) => tokio::select! {
-            biased;
-            () = ended.cancelled() => Problem::from(sessions::ended()).into_response(),
-            response = next.run(Request::from_parts(parts, body)) => response,
-        },
-        Err(error) => Problem::from(error).into_response(),
+/// The API on behalf of whoever calls: what it changes is recorded as theirs.
+pub(super) struct Acting(pub(super) Api);
+
+impl FromRequestParts<Api> for Acting {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        let actor = parts.extensions.get::<Actor>().cloned();
+        let actor = actor.ok_or_else(|| Error::internal("a call passed without a caller"))?;
+        Ok(Self(Api { store: api.store.acting_as(actor), ..api.clone() }))
     }
 }
 
-/// Whether a call may go on, and what is cancelled when its token ends.
-async fn admit(api: &Api, request: &Parts) -> Result<Option<CancellationToken>> {
-    let (role, ended) = role_of(api, auth::bearer(request.headers.get(header::AUTHORIZATION))).await?;
+pub(super) async fn require_role(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let caller = match admit(&api, &parts).await {
+        Ok(caller) => caller,
+        Err(error) => return Problem::from(error).into_response(),
+    };
+    let who = Who {
+        kind: "person".into(),
+        name: Some(caller.role.name().to_owned()),
+        credential: Some(caller.credential),
+    };
+    parts.extensions.insert(Actor { who, request: Some(uuid::Uuid::now_v7().to_string()) });
+    let answer = next.run(Request::from_parts(parts, body));
+    let mut response = match caller.ended {
+        None => answer.await,
+        // A body may take as long as it likes; who sends it must still be let in when it is here.
+        Some(ended) => tokio::select! {
+            biased;
+            () = ended.cancelled() => return Problem::from(sessions::ended()).into_response(),
+            response = answer => response,
+        },
+    };
+    let head = api.signer.head().and_then(|head| HeaderValue::from_str(&head.to_word()).ok());
+    if let Some(head) = head {
+        response.headers_mut().insert(HEAD_HEADER, head);
+    }
+    response
+}
+
+/// Who calls.
+struct Caller {
+    role: Role,
+    /// The id of the token; `admin-token` for the operator's own.
+    credential: String,
+    /// Cancelled when the token ends.
+    ended: Option<CancellationToken>,
+}
+
+/// Who calls, where they may.
+async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
+    let caller = caller(api, auth::bearer(request.headers.get(header::AUTHORIZATION))).await?;
     let route = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     match access::least_role(request.method.as_str(), route) {
-        Some(least) if role >= least => Ok(ended),
+        Some(least) if caller.role >= least => Ok(caller),
         Some(least) => Err(Error::new(
             Code::Forbidden,
             format!(
                 "this call takes the role {}, the token has {}; ask an administrator",
                 least.name(),
-                role.name()
+                caller.role.name()
             ),
         )),
         None => Err(Error::new(Code::Forbidden, "nobody may call this")),
     }
 }
 
-/// What the holder of a token may do, and what is cancelled when it ends.
-async fn role_of(api: &Api, token: Option<&str>) -> Result<(Role, Option<CancellationToken>)> {
+/// The holder of a token.
+async fn caller(api: &Api, token: Option<&str>) -> Result<Caller> {
     match token {
-        Some(token) if api.admin.is(token) => return Ok((Role::Admin, None)),
+        Some(token) if api.admin.is(token) => {
+            return Ok(Caller { role: Role::Admin, credential: "admin-token".into(), ended: None });
+        }
         Some(token) if auth::is_whole(token, auth::ADMIN_PREFIX) => {
             let found = api.store.token_by_hash(&auth::hash(token)).await?;
             if let Some(Alive { id, holder: Holder::Person(role) }) = found {
-                return Ok((role, Some(api.sessions.of(&id))));
+                let ended = Some(api.sessions.of(&id));
+                return Ok(Caller { role, credential: id, ended });
             }
         }
         _ => {}

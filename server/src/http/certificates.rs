@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{
     Api,
+    auth::Acting,
     problem::{Path, Problem},
     time::iso,
 };
@@ -96,7 +97,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<CertificateList>
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn revoke(
-    State(api): State<Api>,
+    Acting(api): Acting,
     Path(fingerprint): Path<String>,
 ) -> Result<Json<Certificate>, Problem> {
     let is_one =

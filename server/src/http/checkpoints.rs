@@ -3,14 +3,13 @@
 use axum::{
     Json,
     body::{Body, BodyDataStream},
-    extract::State,
 };
 use futures::StreamExt as _;
 use headers::{ContentLength, HeaderMapExt as _};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
-use super::{Api, problem::Problem};
+use super::{Api, auth::Acting, problem::Problem};
 use crate::{
     error::{Code, Error, Result},
     store::{Kind, Staging, StoredCheckpoint},
@@ -37,7 +36,7 @@ pub(super) struct Checkpoint {
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(
-    State(api): State<Api>,
+    Acting(api): Acting,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Checkpoint>), Problem> {

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{
     Api,
+    auth::Acting,
     problem::{Path, Problem},
     time::iso,
 };
@@ -65,7 +66,7 @@ impl Graph {
     (status = 413, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json", description = "`invalid-graph`: it is refused")))]
 pub(super) async fn create(
-    State(api): State<Api>,
+    Acting(api): Acting,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<Graph>), Problem> {

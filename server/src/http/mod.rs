@@ -1,5 +1,6 @@
 //! The HTTP edge, for operators: JSON, `application/problem+json` errors, OpenAPI at `/openapi.json`.
 
+mod audit;
 mod auth;
 mod certificates;
 mod checkpoints;
@@ -28,10 +29,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use self::problem::Problem;
 use crate::{
     auth::Admin,
-    config::{Limits, Tls},
+    config::{Config, Limits, Tls},
     error::{Code, Error, Result},
     graphs::Graphs,
     sessions::Sessions,
+    signing::Signer,
     store::Store,
     tls,
 };
@@ -50,6 +52,7 @@ struct Api {
     store: Store,
     admin: Admin,
     sessions: Sessions,
+    signer: Signer,
     limits: Limits,
     graphs: Graphs,
 }
@@ -101,6 +104,11 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(certificates::list))
         .routes(routes!(certificates::revoke))
+        .routes(routes!(rounds::signature))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::export))
+        .routes(routes!(audit::growth))
+        .routes(routes!(audit::keys))
 }
 
 /// Calls whose body streams in and is limited as it is counted.
@@ -147,16 +155,18 @@ pub(crate) async fn serve(
     store: Store,
     admin: Admin,
     sessions: Sessions,
+    signer: Signer,
     listener: TcpListener,
-    tls: Option<&Tls>,
-    limits: &Limits,
+    config: &Config,
     stop: CancellationToken,
 ) -> Result<()> {
+    let (tls, limits) = (config.tls.as_ref(), &config.limits);
     let service = router(Api {
         tls: tls.cloned(),
         store,
         admin,
         sessions,
+        signer,
         limits: limits.clone(),
         graphs: Graphs::new(limits),
     })?

@@ -222,6 +222,27 @@ fn bounds(from: std::ops::Bound<u64>, to: std::ops::Bound<u64>, size: u64) -> Op
     (start < end).then_some(start..end)
 }
 
+/// What a round's model was made from, signed: a bundle in the OpenSSF model signing format, which its tools verify with the P-256 key of
+/// `/v1/keys`.
+#[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}/model/signature", tag = "rounds", security(("token" = [])),
+    params(("run" = String, Path), ("number" = String, Path)), responses(
+    (status = 200, body = Object, content_type = "application/json"),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn signature(
+    State(api): State<Api>,
+    Path((run, number)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let run = super::runs::find(&api, &run).await?;
+    let record = find(&api, &run, &number).await?;
+    let found = api.store.model_signature(&run.id, record.round.number).await?;
+    let bundle = found.ok_or_else(|| {
+        Error::not_found(format!("round {} of run {} has no signed model", record.round.number, run.id))
+    })?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], bundle).into_response())
+}
+
 async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> {
     let unknown = || Error::not_found(format!("run {}: there is no such round", run.id));
     let number: u32 = number.parse().map_err(|_| unknown())?;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     Api,
+    auth::Acting,
     problem::{Body, Path, Problem},
     time::iso,
 };
@@ -143,7 +144,7 @@ impl NewRun {
     (status = 409, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(
-    State(api): State<Api>,
+    Acting(api): Acting,
     Body(new): Body<NewRun>,
 ) -> Result<(StatusCode, Json<Run>), Problem> {
     let run = api.store.create_run(new.check(api.limits.max_cohort)?).await?;
@@ -183,7 +184,7 @@ pub(super) async fn show(State(api): State<Api>, Path(run): Path<String>) -> Res
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
-pub(super) async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+pub(super) async fn cancel(Acting(api): Acting, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
     let run = find(&api, &run).await?.id;
     api.store.cancel_run(&run).await?;
     tracing::info!(run.id = run, "run cancelled");
@@ -197,7 +198,7 @@ pub(super) async fn cancel(State(api): State<Api>, Path(run): Path<String>) -> R
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
-pub(super) async fn pause(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+pub(super) async fn pause(Acting(api): Acting, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
     set_paused(&api, &run, true).await
 }
 
@@ -208,7 +209,7 @@ pub(super) async fn pause(State(api): State<Api>, Path(run): Path<String>) -> Re
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
     (status = 409, body = Problem, content_type = "application/problem+json", description = "The run is over")))]
-pub(super) async fn resume(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
+pub(super) async fn resume(Acting(api): Acting, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
     set_paused(&api, &run, false).await
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Api,
+    auth::Acting,
     problem::{Body, Problem},
     time::iso,
     tokens::life,
@@ -59,7 +60,7 @@ pub(super) struct SiteList {
     (status = 409, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(
-    State(api): State<Api>,
+    Acting(api): Acting,
     Body(new): Body<NewSite>,
 ) -> Result<(StatusCode, Json<EnrolledSite>), Problem> {
     model::check_id("id", &new.id)?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Api,
+    auth::Acting,
     problem::{Body, Path, Problem},
     time::iso,
 };
@@ -135,7 +136,7 @@ async fn make(api: &Api, prefix: &str, holder: Holder, label: &str, days: Option
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create(
-    State(api): State<Api>,
+    Acting(api): Acting,
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
     let holder = Holder::Person(new.role);
@@ -154,7 +155,7 @@ pub(super) async fn create(
     (status = 409, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn create_for_site(
-    State(api): State<Api>,
+    Acting(api): Acting,
     Path(site): Path<String>,
     Body(new): Body<NewSiteToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
@@ -180,10 +181,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<TokenList>, Prob
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn revoke(
-    State(api): State<Api>,
-    Path(token): Path<String>,
-) -> Result<Json<Token>, Problem> {
+pub(super) async fn revoke(Acting(api): Acting, Path(token): Path<String>) -> Result<Json<Token>, Problem> {
     let revoked = api.store.revoke_token(&token).await?;
     tracing::info!(token.id = revoked.id, "token revoked");
     let now = api.store.now().await?;

@@ -4,7 +4,7 @@ use super::*;
 use crate::tls::Peer;
 
 fn kit() -> Kit {
-    Kit { server: "https://fed.example:50051".to_owned(), run: Some("pilot".to_owned()) }
+    Kit { server: "https://fed.example:50051".to_owned(), run: Some("pilot".to_owned()), keys: None }
 }
 
 fn der(path: &Path) -> Vec<u8> {
@@ -87,7 +87,7 @@ fn nothing_that_is_there_is_overwritten_but_the_servers_certificate() {
     for (server, run) in
         [("http://fed.example:1", None), ("https://", None), ("https://fed.example:1", Some("My Run"))]
     {
-        let kit = Kit { server: server.to_owned(), run: run.map(str::to_owned) };
+        let kit = Kit { server: server.to_owned(), run: run.map(str::to_owned), keys: None };
         let folder = place.path().join("bad");
         authority.issue_site("a", &kit, None, 1, &folder).expect_err(server);
         assert!(!folder.exists(), "nothing is left of {server}");

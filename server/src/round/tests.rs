@@ -14,6 +14,7 @@ fn policy() -> Policy {
         keep_models: None,
         keep_best: None,
         keep_updates: None,
+        name_participants: false,
     }
 }
 

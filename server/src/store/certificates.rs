@@ -1,5 +1,6 @@
 //! Sites' certificates, as they were seen: who holds them, until when, and which were revoked. Who signed them is TLS's matter.
 
+use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Store, sites::NOTED_AGAIN_MS};
@@ -18,6 +19,14 @@ fn certificate(row: &AnyRow) -> Result<Certificate> {
     })
 }
 
+fn of_certificate(action: &str, certificate: &Certificate) -> Record {
+    let record = Record::of(action).object(&certificate.fingerprint);
+    match &certificate.site {
+        Some(site) => record.site(site),
+        None => record,
+    }
+}
+
 impl Store {
     /// Whether a certificate that names a site opens anything now: the site is enrolled, the certificate has not expired and was not
     /// revoked. Notes that it was used, at most twice a minute.
@@ -26,7 +35,7 @@ impl Store {
     /// Those of the database.
     pub async fn certificate_opens(&self, fingerprint: &str, site: &str, expires_at: Millis) -> Result<bool> {
         let row = sqlx::query(self.sql(
-            "SELECT {now} AS now_ms, COALESCE(c.revoked_at_ms, 0) AS revoked_at_ms,
+            "SELECT {now} AS now_ms, c.fingerprint AS known, COALESCE(c.revoked_at_ms, 0) AS revoked_at_ms,
                     COALESCE(c.last_used_at_ms, 0) AS used_at_ms
              FROM sites s LEFT JOIN certificates c ON c.fingerprint = $1 WHERE s.id = $2",
         ))
@@ -52,6 +61,9 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             self.note_seen(&mut tx, site).await?;
+            if row.try_get::<Option<String>, _>("known")?.is_none() {
+                tx.record(Record::of("certificate.first-seen").site(site).object(fingerprint));
+            }
             self.commit_quietly(tx).await?;
         }
         Ok(true)
@@ -75,6 +87,12 @@ impl Store {
     /// Those of the database.
     pub async fn revoke_certificate(&self, fingerprint: &str) -> Result<Certificate> {
         let mut tx = self.begin().await?;
+        let known = sqlx::query(self.sql(
+            "SELECT 1 FROM certificates WHERE fingerprint = $1 AND revoked_at_ms IS NOT NULL {for_update}",
+        ))
+        .bind(fingerprint)
+        .fetch_optional(&mut *tx)
+        .await?;
         // The time is taken once the row is held.
         sqlx::query(self.sql(
             "INSERT INTO certificates (fingerprint, first_seen_at_ms, revoked_at_ms) VALUES ($1, {now}, {now})
@@ -85,7 +103,10 @@ impl Store {
         .await?;
         let text = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM certificates WHERE fingerprint = $1"));
         let revoked = certificate(&sqlx::query(text).bind(fingerprint).fetch_one(&mut *tx).await?)?;
-        self.commit(tx).await?;
+        if known.is_none() {
+            tx.record(of_certificate("certificate.revoked", &revoked));
+        }
+        self.settle(tx).await?;
         Ok(revoked)
     }
 }

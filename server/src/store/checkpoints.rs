@@ -1,5 +1,7 @@
 //! Checkpoints: a row for each that is stored.
 
+use fedbasin_proof::Record;
+
 use super::{Store, Tx, bytes::Stored, document, signed, staging::Sealed, to_json, unsigned};
 use crate::error::{Code, Error, Result};
 use rebasin::{Digest, Layout};
@@ -23,8 +25,13 @@ impl Store {
     pub async fn put_checkpoint(&self, sealed: Sealed) -> Result<StoredCheckpoint> {
         let stored = self.put_object(&sealed).await?;
         let mut tx = self.begin().await?;
+        let known = self.hold_checkpoint(&mut tx, &sealed.digest).await?;
         self.insert_checkpoint(&mut tx, &sealed, &stored).await?;
-        self.commit(tx).await?;
+        if !known {
+            let digest = sealed.digest.to_string();
+            tx.record(Record::of("checkpoint.stored").object(&digest).digests(None, Some(digest.clone())));
+        }
+        self.settle(tx).await?;
         Ok(StoredCheckpoint { digest: sealed.digest, size: sealed.size, layout: sealed.layout })
     }
 

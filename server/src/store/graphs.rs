@@ -1,5 +1,6 @@
 //! Graphs: a row for each whose spec was derived and verified.
 
+use fedbasin_proof::Record;
 use rebasin::{Digest, Spec};
 use serde_json::Value;
 use sqlx::Row as _;
@@ -40,7 +41,8 @@ impl Store {
         certificate: &Value,
         pinned: &Value,
     ) -> Result<StoredGraph> {
-        sqlx::query(self.sql(
+        let mut tx = self.begin().await?;
+        let stored = sqlx::query(self.sql(
             "INSERT INTO graphs (digest, size, spec, certificate, pinned, created_at_ms)
              VALUES ($1, $2, $3, $4, $5, {now}) ON CONFLICT (digest) DO NOTHING",
         ))
@@ -49,8 +51,13 @@ impl Store {
         .bind(spec.to_json())
         .bind(to_json(certificate)?)
         .bind(to_json(pinned)?)
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        if stored.rows_affected() == 1 {
+            let digest = digest.to_string();
+            tx.record(Record::of("graph.stored").object(&digest).digests(None, Some(digest.clone())));
+        }
+        self.settle(tx).await?;
         self.graph(digest).await?.ok_or_else(|| Error::internal("a graph just stored is gone"))
     }
 

@@ -4,6 +4,7 @@
 //! and are filled in by `Store::sql`: the database's clock, and the two row locks that only Postgres has (SQLite has
 //! one writer at a time, and every transaction here begins as that writer).
 
+mod audit;
 mod bytes;
 mod certificates;
 mod checkpoints;
@@ -30,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+use fedbasin_proof::Record;
 use sqlx::{
     Any, AnyConnection, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow,
 };
@@ -39,6 +41,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::objects::Objects;
 pub(crate) use self::work::RETRY_PAUSE;
 pub use self::{
+    audit::{Actor, Inclusion, MOST_RECORDS},
     bytes::Object,
     checkpoints::StoredCheckpoint,
     fsck::Finding,
@@ -65,6 +68,8 @@ enum Dialect {
 pub struct Store {
     pool: AnyPool,
     dialect: Dialect,
+    /// On whose behalf it writes.
+    actor: Arc<Actor>,
     /// Whose turn it is to write, where only one can.
     writer: Arc<tokio::sync::Mutex<()>>,
     objects: Objects,
@@ -81,11 +86,20 @@ pub struct Store {
 /// A transaction that writes.
 struct Tx {
     tx: Transaction<'static, Any>,
+    /// What the audit log is to say of it.
+    records: Vec<Record>,
+    /// Whether it appended to the log already.
+    recorded: bool,
     /// SQLite's writer's place, until the transaction ends.
     _writer: Option<OwnedMutexGuard<()>>,
 }
 
 impl Tx {
+    /// Has the audit log say this of the transaction, once it is committed.
+    fn record(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
     async fn commit(self) -> sqlx::Result<()> {
         self.tx.commit().await
     }
@@ -116,7 +130,11 @@ impl Store {
     /// [`Code::Unavailable`] with what could not be reached or made.
     pub async fn open(config: &Config) -> Result<Self> {
         let store = Self::connect(config).await?;
-        store.migrate().await?;
+        // Whoever may only use the schema need not be able to change it.
+        if store.check_schema().await.is_err() {
+            store.migrate().await?;
+        }
+        store.begin_log().await?;
         Ok(store)
     }
 
@@ -170,6 +188,7 @@ impl Store {
         Ok(Self {
             pool,
             dialect,
+            actor: Arc::new(Actor::server()),
             writer: Arc::default(),
             objects,
             staging_dir: staging_dir.into(),
@@ -221,24 +240,43 @@ impl Store {
         // In a task of its own, which begins it to the end whatever becomes of who asked (a site that breaks off its call): dropped
         // before Postgres answered, sqlx would forget the transaction, and the connection would lie in the pool within it.
         let pool = self.pool.clone();
-        let begun =
-            tokio::spawn(async move { Ok(Tx { tx: pool.begin_with(begin).await?, _writer: writer }) });
+        let begun = tokio::spawn(async move {
+            Ok(Tx {
+                tx: pool.begin_with(begin).await?,
+                records: Vec::new(),
+                recorded: false,
+                _writer: writer,
+            })
+        });
         begun.await.map_err(Error::internal)?
     }
 
-    /// Commits what is of no interest to others.
-    async fn commit_quietly(&self, tx: Tx) -> Result<()> {
+    /// Commits what others do not wait for.
+    async fn commit_quietly(&self, mut tx: Tx) -> Result<()> {
+        self.append_records(&mut tx).await?;
         Ok(tx.commit().await?)
     }
 
-    /// Commits, and wakes who waits for changes.
+    /// Commits what others act on, and wakes who waits for changes. Whatever that is, the audit log says it.
     async fn commit(&self, mut tx: Tx) -> Result<()> {
+        if tx.records.is_empty() && !tx.recorded {
+            return Err(Error::internal("a change was to be committed of which the audit log says nothing"));
+        }
+        self.append_records(&mut tx).await?;
         if self.dialect == Dialect::Postgres {
             notices::notify(&mut tx).await?;
         }
         tx.commit().await?;
         self.changed();
         Ok(())
+    }
+
+    /// Ends a transaction that may have found nothing to change.
+    async fn settle(&self, tx: Tx) -> Result<()> {
+        match tx.records.is_empty() {
+            true => Ok(tx.rollback().await?),
+            false => self.commit(tx).await,
+        }
     }
 
     /// The time inside a transaction.

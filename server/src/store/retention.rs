@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use fedbasin_proof::Record;
 use sqlx::Row as _;
 
 use super::{Store, Tx, document, parsed, unsigned};
@@ -66,32 +67,43 @@ impl Store {
                 Some(best) => self.best_round(&mut tx, run_id, best).await?,
                 None => None,
             };
-            sqlx::query(self.sql(
+            let rows = sqlx::query(self.sql(
                 "UPDATE rounds SET model_retired_at_ms = {now}
                  WHERE run_id = $1 AND state = 'published' AND model_retired_at_ms IS NULL AND number <> $3
                    AND number NOT IN (SELECT number FROM rounds WHERE run_id = $1 AND state = 'published'
-                                      ORDER BY number DESC LIMIT $2)",
+                                      ORDER BY number DESC LIMIT $2)
+                 RETURNING number, global_digest",
             ))
             .bind(run_id)
             .bind(i64::from(newest))
             .bind(best.map_or(0, i64::from))
-            .execute(&mut *tx)
+            .fetch_all(&mut *tx)
             .await?;
+            for row in rows {
+                let record = Record::of("model.retired").round(run_id, unsigned(&row, "number")?);
+                tx.record(record.digests(row.try_get("global_digest")?, None));
+            }
         }
         if let Some(newest) = policy.keep_updates {
-            sqlx::query(self.sql(
+            let rows = sqlx::query(self.sql(
                 "UPDATE updates SET retired_at_ms = {now}
                  WHERE run_id = $1 AND retired_at_ms IS NULL AND state <> 'receiving'
                    AND round IN (SELECT number FROM rounds
                                  WHERE run_id = $1 AND state IN ('published', 'failed', 'cancelled'))
                    AND round NOT IN (SELECT number FROM rounds
                                      WHERE run_id = $1 AND state IN ('published', 'failed', 'cancelled')
-                                     ORDER BY number DESC LIMIT $2)",
+                                     ORDER BY number DESC LIMIT $2)
+                 RETURNING id, round, site_id, digest",
             ))
             .bind(run_id)
             .bind(i64::from(newest))
-            .execute(&mut *tx)
+            .fetch_all(&mut *tx)
             .await?;
+            for row in rows {
+                let (id, site): (String, String) = (row.try_get("id")?, row.try_get("site_id")?);
+                let record = Record::of("update.retired").round(run_id, unsigned(&row, "round")?).site(&site);
+                tx.record(record.object(&id).digests(row.try_get("digest")?, None));
+            }
         }
         self.commit_quietly(tx).await
     }
@@ -178,7 +190,12 @@ impl Store {
             let query =
                 "UPDATE checkpoints SET object = NULL WHERE object = $1 AND removed_at_ms IS NOT NULL";
             let mut tx = self.begin().await?;
-            sqlx::query(query).bind(&object).execute(&mut *tx).await?;
+            let erased = sqlx::query(query).bind(&object).execute(&mut *tx).await?;
+            if erased.rows_affected() > 0 {
+                tx.record(
+                    Record::of("checkpoint.erased").object(&digest).digests(Some(digest.clone()), None),
+                );
+            }
             self.commit_quietly(tx).await?;
             tracing::info!(checkpoint.digest = digest, "a checkpoint's bytes are kept no longer");
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fedbasin_proof::Record;
 use rebasin::Digest;
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
@@ -179,6 +180,14 @@ impl Store {
         .bind(round.window.quorum_closes_at_ms)
         .execute(&mut **tx)
         .await?;
+        tx.record(
+            Record::of("round.opened")
+                .round(&run.id, round.number)
+                .digests(reference.map(|digest| digest.to_string()), None)
+                .detail("quorum", round.window.quorum)
+                .detail("cohort", cohort)
+                .detail("deadline_at_ms", round.window.deadline_at_ms),
+        );
         Ok(())
     }
 
@@ -267,6 +276,7 @@ impl Store {
         .execute(&mut **tx)
         .await?;
         one_row(&result, "saving a round")?;
+        tx.record(saved(before, after, reference));
         if before.round.state == State::Collecting && after.state != State::Collecting {
             self.decline_receiving(tx, &before.run_id, after).await?;
         }
@@ -293,19 +303,59 @@ impl Store {
         Ok(())
     }
 
+    /// The signature of a round's model, a bundle; none before it was published, or where that was before models were signed.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn model_signature(&self, run_id: &str, number: u32) -> Result<Option<String>> {
+        let row = sqlx::query("SELECT model_signature FROM rounds WHERE run_id = $1 AND number = $2")
+            .bind(run_id)
+            .bind(i64::from(number))
+            .fetch_optional(&self.pool)
+            .await?;
+        row.map_or(Ok(None), |row| Ok(row.try_get("model_signature")?))
+    }
+
+    /// The run and round that published a checkpoint, among the runs of a site: the newest one.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn published_for(&self, site_id: &str, digest: &Digest) -> Result<Option<(String, u32)>> {
+        let row = sqlx::query(
+            "SELECT o.run_id, o.number FROM rounds o JOIN run_sites s ON s.run_id = o.run_id
+             WHERE s.site_id = $1 AND o.global_digest = $2 ORDER BY o.closed_at_ms DESC, o.run_id LIMIT 1",
+        )
+        .bind(site_id)
+        .bind(digest.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(|row| Ok((row.try_get("run_id")?, unsigned(&row, "number")?))).transpose()
+    }
+
     async fn decline_receiving(&self, tx: &mut Tx, run_id: &str, after: &Round) -> Result<()> {
         let reason = match after.state {
             State::Cancelled => "the run was cancelled while the update was arriving",
             _ => "the round closed while the update was arriving",
         };
-        sqlx::query(
-            "UPDATE updates SET state = 'declined', reason = $3 WHERE run_id = $1 AND round = $2 AND state = 'receiving'",
+        let rows = sqlx::query(
+            "UPDATE updates SET state = 'declined', reason = $3 WHERE run_id = $1 AND round = $2 AND state = 'receiving'
+             RETURNING id, site_id",
         )
         .bind(run_id)
         .bind(i64::from(after.number))
         .bind(reason)
-        .execute(&mut **tx)
+        .fetch_all(&mut **tx)
         .await?;
+        for row in rows {
+            let (id, site): (String, String) = (row.try_get("id")?, row.try_get("site_id")?);
+            tx.record(
+                Record::of("update.declined")
+                    .round(run_id, after.number)
+                    .site(&site)
+                    .object(&id)
+                    .because(reason),
+            );
+        }
         Ok(())
     }
 }
@@ -321,6 +371,25 @@ pub(super) fn closed(record: &RoundRecord) -> Error {
             record.round.state.name()
         ),
     )
+}
+
+/// What the audit log says of a round whose row was written.
+fn saved(before: &RoundRecord, after: &Round, reference: Option<Digest>) -> Record {
+    let reference = reference.or(before.reference).map(|digest| digest.to_string());
+    let action = match after.state == before.round.state {
+        // Only how often it was tried.
+        true => "round.attempt-failed".to_owned(),
+        false => format!("round.{}", after.state.name()),
+    };
+    let record = Record::of(&action)
+        .round(&before.run_id, after.number)
+        .detail("updates", after.accepted)
+        .detail("attempts", after.attempts);
+    match &after.state {
+        State::Published { global } => record.digests(reference, Some(global.to_string())),
+        State::Failed { reason } => record.digests(reference, None).because(reason),
+        _ => record.digests(reference, None),
+    }
 }
 
 fn record_from(row: &AnyRow) -> Result<RoundRecord> {

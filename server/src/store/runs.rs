@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Store, Tx, checkpoints::again, document, one_row, parsed_optional, to_json, unsigned};
@@ -93,6 +94,7 @@ impl Store {
                 return Err(Error::not_found(format!("cohort: there is no site {site:?}; enrol it first")));
             }
         }
+        tx.record(created(&new, spec.as_ref(), &cohort)?);
         self.commit(tx).await?;
         self.run(&new.id).await?.ok_or_else(|| Error::internal("a run just created is gone"))
     }
@@ -305,6 +307,7 @@ impl Store {
         .bind(i64::from(pause))
         .execute(&mut *tx)
         .await?;
+        tx.record(Record::of(if pause { "run.paused" } else { "run.resumed" }).run(id));
         self.commit(tx).await
     }
 
@@ -353,7 +356,13 @@ impl Store {
             .bind(reason)
             .execute(&mut **tx)
             .await?;
-        one_row(&result, "ending a run")
+        one_row(&result, "ending a run")?;
+        let record = Record::of(&format!("run.{}", state.name())).run(id);
+        tx.record(match reason {
+            Some(reason) => record.because(reason),
+            None => record,
+        });
+        Ok(())
     }
 
     /// The site whose update fixed the run's layout: the first of the round that was founding. None where a seed did.
@@ -399,9 +408,27 @@ impl Store {
                 .execute(&mut **tx)
                 .await?;
             one_row(&result, "fixing a run's layout")?;
+            tx.record(
+                Record::of("run.layout-fixed")
+                    .run(run_id)
+                    .detail("layout_digest", layout.digest().to_string()),
+            );
         }
         Ok(())
     }
+}
+
+/// What the audit log says of a new run: all that decides what becomes of it.
+fn created(new: &NewRun, spec: Option<&rebasin::Spec>, cohort: &[String]) -> Result<Record> {
+    let spec = spec.map(|spec| rebasin::Digest::of(spec.to_json().as_bytes()).to_string());
+    Ok(Record::of("run.created")
+        .run(&new.id)
+        .digests(None, new.seed.map(|digest| digest.to_string()))
+        .detail("strategy", new.strategy.name())
+        .detail("spec_digest", spec)
+        .detail("graph_digest", new.graph.map(|digest| digest.to_string()))
+        .detail("cohort", cohort)
+        .detail("policy", serde_json::to_value(&new.policy).map_err(Error::internal)?))
 }
 
 fn spec_from(row: &AnyRow, run_id: &str) -> Result<Option<rebasin::Spec>> {

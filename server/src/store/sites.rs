@@ -1,5 +1,6 @@
 //! Sites.
 
+use fedbasin_proof::Record;
 use sqlx::Row as _;
 
 use super::{Store, Tx};
@@ -38,6 +39,7 @@ impl Store {
             })?;
         let holder = Holder::Site(id.to_owned());
         let token = self.insert_token(&mut tx, token_hash, &holder, FIRST_TOKEN, life).await?;
+        tx.record(Record::of("site.enrolled").site(id));
         self.commit(tx).await?;
         Ok((Site { id: id.to_owned(), created_at_ms: now, last_seen_at_ms: None }, token))
     }

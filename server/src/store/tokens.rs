@@ -1,5 +1,6 @@
 //! Tokens: made, found by their hash, listed, revoked. The tokens themselves are never here.
 
+use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Store, Tx, sites::NOTED_AGAIN_MS};
@@ -41,6 +42,15 @@ fn token(row: &AnyRow) -> Result<Token> {
         revoked_at_ms: row.try_get("revoked_at_ms")?,
         last_used_at_ms: row.try_get("last_used_at_ms")?,
     })
+}
+
+/// What the audit log says of a token: never what it is.
+fn of_token(action: &str, id: &str, holder: &Holder) -> Record {
+    let record = Record::of(action).object(id);
+    match holder {
+        Holder::Site(site) => record.site(site),
+        Holder::Person(role) => record.detail("role", role.name()),
+    }
 }
 
 /// What a list of tokens shows of each.
@@ -112,6 +122,7 @@ impl Store {
         .bind(now + life)
         .execute(&mut **tx)
         .await?;
+        tx.record(of_token("token.made", &id, holder).detail("expires_at_ms", now + life));
         Ok(Token {
             id,
             holder: holder.clone(),
@@ -181,8 +192,8 @@ impl Store {
     /// [`Code::NotFound`] for an id that no token has.
     pub async fn revoke_token(&self, id: &str) -> Result<Token> {
         let mut tx = self.begin().await?;
-        sqlx::query(
-            self.sql("UPDATE tokens SET revoked_at_ms = COALESCE(revoked_at_ms, {now}) WHERE id = $1"),
+        let newly = sqlx::query(
+            self.sql("UPDATE tokens SET revoked_at_ms = {now} WHERE id = $1 AND revoked_at_ms IS NULL"),
         )
         .bind(id)
         .execute(&mut *tx)
@@ -192,7 +203,10 @@ impl Store {
         let row =
             row.ok_or_else(|| Error::not_found(format!("there is no token {id}; the list names all")))?;
         let revoked = token(&row)?;
-        self.commit(tx).await?;
+        if newly.rows_affected() == 1 {
+            tx.record(of_token("token.revoked", id, &revoked.holder));
+        }
+        self.settle(tx).await?;
         Ok(revoked)
     }
 

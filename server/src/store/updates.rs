@@ -1,5 +1,6 @@
 //! Updates: announced, received, accepted.
 
+use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{Kind, Sealed, Store, Tx, document, one_row, parsed, rounds, signed, to_json, unsigned};
@@ -40,10 +41,11 @@ impl Store {
             State::Collecting => Error::from(error),
             _ => rounds::closed(&record),
         })?;
-        if let Some(begun) = self.begun_update(&mut tx, site_id, new).await?
+        let begun = self.begun_update(&mut tx, site_id, new).await?;
+        if let Some(begun) = &begun
             && (self.is_shared() || self.staged_bytes(&begun.id) > 0)
         {
-            same_announcement(&begun, new)?;
+            same_announcement(begun, new)?;
         }
         sqlx::query(self.sql(
             "INSERT INTO updates (id, run_id, round, site_id, digest, size, num_examples, metrics, state, begun_at_ms)
@@ -63,6 +65,9 @@ impl Store {
         .await?;
         let update = self.begun_update(&mut tx, site_id, new).await?;
         let update = update.ok_or_else(|| Error::internal("an update just begun is gone"))?;
+        if begun.is_none() {
+            tx.record(of_update("update.announced", &update));
+        }
         let replaced = self.decline_older(&mut tx, &update).await?;
         failpoint!("upload.announced");
         // Nothing that others act on: the announced update changes no round.
@@ -77,8 +82,9 @@ impl Store {
     /// Leaves a site no more than [`MAX_UNDER_WAY`] updates of one round under way, `newest` among them, so that
     /// announcing is not a way to fill the disk; gives the ids of those that are declined.
     async fn decline_older(&self, tx: &mut Tx, newest: &Update) -> Result<Vec<String>> {
+        const REPLACED: &str = "replaced by a newer announcement";
         let rows = sqlx::query(
-            "UPDATE updates SET state = 'declined', reason = 'replaced by a newer announcement'
+            "UPDATE updates SET state = 'declined', reason = $6
              WHERE id IN (
                SELECT id FROM updates
                WHERE run_id = $1 AND round = $2 AND site_id = $3 AND state = 'receiving' AND id <> $4
@@ -90,9 +96,15 @@ impl Store {
         .bind(&newest.site_id)
         .bind(&newest.id)
         .bind(MAX_UNDER_WAY - 1)
+        .bind(REPLACED)
         .fetch_all(&mut **tx)
         .await?;
-        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
+        let ids: Vec<String> = rows.iter().map(|row| row.try_get("id")).collect::<sqlx::Result<_>>()?;
+        for id in &ids {
+            let record = Record::of("update.declined").round(&newest.run_id, newest.round);
+            tx.record(record.site(&newest.site_id).object(id).because(REPLACED));
+        }
+        Ok(ids)
     }
 
     /// The site's update of that round and digest that is under way.
@@ -211,7 +223,7 @@ impl Store {
                 return Ok(receipt);
             }
             Wanted::No(error) => {
-                self.commit(tx).await?;
+                self.settle(tx).await?;
                 return Err(error);
             }
         }
@@ -226,7 +238,7 @@ impl Store {
                 return Ok(receipt);
             }
             Wanted::No(error) => {
-                self.commit(tx).await?;
+                self.settle(tx).await?;
                 return Err(error);
             }
         };
@@ -236,7 +248,7 @@ impl Store {
                 return Err(error);
             }
             self.dismiss(&mut tx, &update.id, "rejected", error.message()).await?;
-            self.commit(tx).await?;
+            self.settle(tx).await?;
             return Err(error);
         }
         failpoint!("upload.layout-fixed");
@@ -250,6 +262,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         one_row(&result, "accepting an update")?;
+        tx.record(of_update("update.accepted", &update));
         failpoint!("upload.accepted");
         self.commit(tx).await?;
         failpoint!("upload.committed");
@@ -311,7 +324,7 @@ impl Store {
     pub async fn reject_update(&self, update_id: &str, reason: &str) -> Result<()> {
         let mut tx = self.begin().await?;
         self.dismiss(&mut tx, update_id, "rejected", reason).await?;
-        self.commit(tx).await?;
+        self.settle(tx).await?;
         self.discard_upload(update_id).await;
         Ok(())
     }
@@ -351,12 +364,20 @@ impl Store {
     }
 
     async fn dismiss(&self, tx: &mut Tx, update_id: &str, state: &'static str, reason: &str) -> Result<()> {
-        sqlx::query("UPDATE updates SET state = $2, reason = $3 WHERE id = $1 AND state = 'receiving'")
-            .bind(update_id)
-            .bind(state)
-            .bind(reason)
-            .execute(&mut **tx)
-            .await?;
+        let row = sqlx::query(
+            "UPDATE updates SET state = $2, reason = $3 WHERE id = $1 AND state = 'receiving' RETURNING run_id, round, site_id",
+        )
+        .bind(update_id)
+        .bind(state)
+        .bind(reason)
+        .fetch_optional(&mut **tx)
+        .await?;
+        if let Some(row) = row {
+            let (run, site): (String, String) = (row.try_get("run_id")?, row.try_get("site_id")?);
+            let record =
+                Record::of(&format!("update.{state}")).round(&run, unsigned(&row, "round")?).site(&site);
+            tx.record(record.object(update_id).because(reason));
+        }
         Ok(())
     }
 
@@ -405,6 +426,16 @@ fn same_announcement(begun: &Update, new: &NewUpdate) -> Result<()> {
             begun.size, begun.num_examples, new.size, new.num_examples
         ),
     ))
+}
+
+/// What the audit log says of an update.
+pub(super) fn of_update(action: &str, update: &Update) -> Record {
+    Record::of(action)
+        .round(&update.run_id, update.round)
+        .site(&update.site_id)
+        .object(&update.id)
+        .digests(None, Some(update.digest.to_string()))
+        .detail("num_examples", update.num_examples)
 }
 
 fn conflict(held: &Update) -> Error {

@@ -28,12 +28,13 @@ struct Merged {
 
 pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
     let Some(lease) = worker.store.lease_merge(worker.lease()).await? else { return Ok(false) };
-    let store = worker.store.clone();
+    let (store, signer) = (worker.store.clone(), worker.signer.clone());
     let (run_id, round, count) = (lease.work.run.id.clone(), lease.work.round, lease.work.inputs.len());
     let started = tokio::time::Instant::now();
     let work = async {
         let model = merge(&store, &worker.settings, &lease.work).await?;
-        store.finish_merge(&lease, &model.sealed, &model.refined).await
+        let sign = |place| signer.model(&lease.work, &model.sealed.digest, place);
+        store.finish_merge(&lease, &model.sealed, &model.refined, sign).await
     };
     let Some(outcome) = worker.while_renewing(lease.token(), work).await else {
         worker.give_back(lease.token(), Duration::ZERO).await;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Work,
     error::{Code, Error, Result},
+    signing::Signer,
     store::{RETRY_PAUSE, Store},
 };
 
@@ -104,9 +105,9 @@ async fn reconcile_runs(store: &Store) -> Result<Option<Duration>> {
 }
 
 /// Aligns and merges until `stop` is cancelled; see [`GRACE`] for what is under way then.
-pub(crate) async fn work(store: Store, settings: Work, stop: CancellationToken) {
+pub(crate) async fn work(store: Store, signer: Signer, settings: Work, stop: CancellationToken) {
     let mut changes = store.changes();
-    let mut worker = Worker { store, settings, stop, pause: RETRY_PAUSE };
+    let mut worker = Worker { store, signer, settings, stop, pause: RETRY_PAUSE };
     while !worker.stop.is_cancelled() {
         changes.mark_unchanged();
         let (mut did, mut failed) = (false, false);
@@ -149,6 +150,8 @@ fn log(what: &str, error: &Error) {
 /// Who aligns and merges, one piece of work at a time.
 struct Worker {
     store: Store,
+    /// Signs what is published.
+    signer: Signer,
     settings: Work,
     stop: CancellationToken,
     /// How long what storage kept from being done is left alone; grows while storage cannot answer.

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use fedbasin_proof::{Frontier, Record, merkle};
 use fedbasin_tests::{SiteProgram, checkpoint::read_f32, digest};
 use rebasin::{Alignment, FileSource, Input, Layout, Source, Spec};
 use serde_json::Value;
@@ -55,8 +56,49 @@ impl Checker<'_> {
         for row in found.rounds.iter().chain(&found.counted) {
             assert_eq!(optional_text(row, "lease_token"), None, "a lease outlived its work");
         }
+        Self::check_log(&mut rows).await;
         let (holds, said) = self.processes.server().fsck();
         assert!(holds, "{said}");
+        let (whole, said) = self.processes.server().says(&["audit", "verify"]);
+        assert!(whole, "{said}");
+    }
+
+    /// The log is the tree that its head says, and holds one record for each thing that happened.
+    async fn check_log(rows: &mut AnyConnection) {
+        let lines = sqlx::query("SELECT line FROM audit_records ORDER BY seq").fetch_all(&mut *rows).await;
+        let mut frontier = Frontier::default();
+        let mut times: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for (place, row) in lines.expect("the records").iter().enumerate() {
+            let line = text(row, "line");
+            frontier.append(merkle::leaf_hash(line.as_bytes()));
+            let record = Record::from_line(&line).expect("a record");
+            assert_eq!(usize::try_from(record.seq).expect("small"), place, "no gaps");
+            let what = record.object.or(record.round.map(|round| round.to_string())).unwrap_or_default();
+            *times.entry((record.action, what)).or_default() += 1;
+        }
+        let head = sqlx::query("SELECT size, frontier FROM audit_head").fetch_one(&mut *rows).await;
+        let head = head.expect("a head");
+        assert_eq!(text(&head, "frontier"), frontier.to_hex(), "the head is that of the records");
+        assert_eq!(u64::try_from(number(&head, "size")).ok(), Some(frontier.size()));
+        let mut expect = async |query: &'static str, action: &str| {
+            for row in sqlx::query(query).fetch_all(&mut *rows).await.expect("rows") {
+                let what = text(&row, "what");
+                assert_eq!(times.remove(&(action.to_owned(), what.clone())), Some(1), "{action} {what}");
+            }
+            assert!(!times.keys().any(|(found, _)| found == action), "{action} of what is not so: {times:?}");
+        };
+        expect("SELECT CAST(number AS TEXT) AS what FROM rounds", "round.opened").await;
+        expect(
+            "SELECT CAST(number AS TEXT) AS what FROM rounds WHERE state = 'published'",
+            "round.published",
+        )
+        .await;
+        expect("SELECT CAST(number AS TEXT) AS what FROM rounds WHERE state = 'published'", "round.merged")
+            .await;
+        expect("SELECT id AS what FROM updates", "update.announced").await;
+        expect("SELECT id AS what FROM updates WHERE state IN ('accepted', 'aligned')", "update.accepted")
+            .await;
+        expect("SELECT id AS what FROM updates WHERE state = 'aligned'", "update.aligned").await;
     }
 
     async fn read(&self, rows: &mut AnyConnection) -> Found {

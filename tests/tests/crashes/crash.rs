@@ -61,13 +61,16 @@ const SLEEP: Duration = Duration::from_millis(1200);
 const SLEEP_IN_TRANSACTION: Duration = Duration::from_millis(5500);
 
 /// Points within a transaction: whoever sleeps there holds locks, until the database ends its session.
-const IN_TRANSACTION: [&str; 6] = [
+const IN_TRANSACTION: [&str; 9] = [
     "align.leased",
     "align.written",
     "merge.leased",
     "publish.released",
     "publish.checkpoint-recorded",
     "publish.saved",
+    "publish.signed",
+    "audit.held",
+    "audit.appended",
 ];
 
 /// Points where a site has trained and not noted it yet: what it trained is lost with it.

@@ -75,6 +75,7 @@ parts!(every_point_of_the_server_is_of_a_part of FAILPOINTS, Fault::Killed;
     killed_while_an_update_is_aligned "align.",
     killed_while_a_round_is_merged "merge.",
     killed_while_a_model_is_published "publish.",
+    killed_while_the_log_grows "audit.",
     killed_while_leftovers_are_swept "sweep.",
     killed_while_a_run_lets_go "retire.",
 );

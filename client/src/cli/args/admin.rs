@@ -129,6 +129,33 @@ pub(in crate::cli) enum AdminCommand {
         /// The round's number
         #[arg(value_name = "N")]
         number: u32,
+        /// Where it goes; its signature goes beside it, FILE.sig
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// The server's public keys (PEM): the signature must be by them [default: those that the server names now]
+        #[arg(long, value_name = "PEM")]
+        server_keys: Option<PathBuf>,
+    },
+    /// Print the public keys that receipts, models and the audit log are signed with
+    Keys {
+        /// Where they go instead
+        #[arg(short, long, value_name = "PEM")]
+        output: Option<PathBuf>,
+    },
+    /// List records of the audit log, the oldest first
+    Audit {
+        /// The place of the first one
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        from: u64,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        /// Only those of this run
+        #[arg(long, value_name = "ID")]
+        run: Option<String>,
+    },
+    /// Write the whole audit log to a file, which `fedbasin audit verify` checks
+    AuditExport {
         /// Where it goes
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
@@ -210,6 +237,9 @@ pub(in crate::cli) struct CreateRunArgs {
     /// Of how many of the newest rounds that are over the updates are kept; receipts and alignments always are [default: all]
     #[arg(long, value_name = "N")]
     pub(in crate::cli) keep_updates: Option<u32>,
+    /// Let a global model's signature name the sites that it was made from, with digests and shares, instead of their number
+    #[arg(long)]
+    pub(in crate::cli) name_participants: bool,
     /// The spec; only `--strategy mean` goes without spec and graph
     #[arg(long, value_name = "SPEC.json", conflicts_with = "graph", required_unless_present_any = ["strategy", "graph"])]
     pub(in crate::cli) spec: Option<PathBuf>,

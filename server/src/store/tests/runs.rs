@@ -199,6 +199,8 @@ fn both_databases_have_the_same_schema() {
             .map(|entry| {
                 let path = entry.expect("a file").path();
                 let text = std::fs::read_to_string(&path).expect("text");
+                // From there on each says in its own words what is the same.
+                let text = text.split("-- In each database's own words").next().unwrap_or_default();
                 let code = text.lines().map(|line| line.split("--").next().unwrap_or_default());
                 let words: Vec<&str> = code.flat_map(str::split_whitespace).collect();
                 (path.file_name().expect("a name").to_string_lossy().into_owned(), words.join(" "))

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use fedbasin_proof::Record;
 use rebasin::{AlignReport, Alignment, Digest};
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
     super::{
         Store, Tx, one_row, to_json, unsigned,
-        updates::{UPDATE_COLUMNS, update_from},
+        updates::{UPDATE_COLUMNS, of_update, update_from},
     },
     Lease, RETRY_PAUSE, millis, never_ended,
 };
@@ -107,6 +108,11 @@ impl Store {
             tx.rollback().await?;
             return Ok(false);
         }
+        tx.record(
+            of_update("update.aligned", &lease.work.update)
+                .digests(Some(lease.work.reference.to_string()), Some(lease.work.update.digest.to_string()))
+                .detail("moved", report.moved),
+        );
         failpoint!("align.written");
         self.commit(tx).await?;
         failpoint!("align.committed");
@@ -136,6 +142,7 @@ impl Store {
         let attempts: u32 = unsigned(&row, "attempts")?;
         if attempts < MAX_ATTEMPTS {
             self.release_update(&mut tx, &update.id, lease.fence).await?;
+            tx.record(of_update("update.attempt-failed", update).because(reason));
             self.commit(tx).await?;
             return Ok(true);
         }
@@ -156,6 +163,8 @@ impl Store {
         .execute(&mut **tx)
         .await?;
         one_row(&result, "rejecting an update that cannot be aligned")?;
+        let record = Record::of("update.rejected").round(&before.run_id, before.round.number);
+        tx.record(record.object(id).because(reason));
         let now = self.now_in(tx).await?;
         let after = before.round.clone().apply(Event::UpdateWithdrawn, now)?;
         if after.state != before.round.state {
@@ -195,6 +204,11 @@ impl Store {
         .execute(&mut **tx)
         .await?;
         one_row(&result, "choosing another reference")?;
+        tx.record(
+            Record::of("round.reference-replaced")
+                .round(&round.run_id, round.round.number)
+                .digests(Some(reference.to_string()), Some(next.to_string())),
+        );
         // The fence grows: who still aligns to the old reference must not commit that.
         sqlx::query(
             "UPDATE updates SET state = 'accepted', alignment = NULL, report = NULL, lease_token = NULL,

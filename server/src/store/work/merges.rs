@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use fedbasin_proof::Record;
 use futures::TryStreamExt as _;
 use rebasin::{AlignReport, Alignment, Digest};
 use sqlx::{Row as _, any::AnyRow};
@@ -34,6 +35,8 @@ pub struct MergeWork {
 pub struct MergeInput {
     /// The update's id.
     pub update_id: String,
+    /// Who sent it.
+    pub site_id: String,
     /// Its checkpoint.
     pub digest: Digest,
     /// How many examples it was trained on.
@@ -113,7 +116,7 @@ impl Store {
 
     async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
         let mut rows = sqlx::query(
-            "SELECT id, digest, num_examples, alignment FROM updates
+            "SELECT id, site_id, digest, num_examples, alignment FROM updates
              WHERE run_id = $1 AND round = $2 AND state IN ('accepted', 'aligned') ORDER BY site_id",
         )
         .bind(run_id)
@@ -125,6 +128,7 @@ impl Store {
             let alignment: Option<Alignment> = document(&row, "alignment")?;
             inputs.push(MergeInput {
                 update_id: row.try_get("id")?,
+                site_id: row.try_get("site_id")?,
                 digest: parsed(&row, "digest")?,
                 num_examples: unsigned(&row, "num_examples")?,
                 // Most sites started from the reference: those cost nothing, however many they are.
@@ -135,7 +139,8 @@ impl Store {
     }
 
     /// Publishes a merged model: its bytes are stored, then one transaction records the model, refined alignments
-    /// (if any), the round and the run. Nothing if the lease was lost: no row is written then.
+    /// (if any), the round, the run, and the model's signature, which `sign` makes once it is known which record of the audit log
+    /// says that the round is published. Nothing if the lease was lost: no row is written then.
     ///
     /// # Errors
     /// Those of the database and the object store.
@@ -144,6 +149,7 @@ impl Store {
         lease: &Lease<MergeWork>,
         model: &Sealed,
         refined: &[(String, Alignment, AlignReport)],
+        sign: impl FnOnce(u64) -> Result<String>,
     ) -> Result<Option<Digest>> {
         let stored = self.put_object(model).await?;
         failpoint!("publish.stored");
@@ -167,11 +173,23 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             one_row(&result, "refining an alignment")?;
+            let record = Record::of("update.refined").round(&lease.work.run.id, lease.work.round);
+            tx.record(record.object(update_id).detail("moved", report.moved));
         }
         let now = self.now_in(&mut tx).await?;
         let after = before.round.clone().apply(Event::Merged { global: model.digest }, now)?;
+        tx.record(merged(&lease.work));
         self.save_round(&mut tx, &before, &after, None).await?;
         failpoint!("publish.saved");
+        let place = self.append_records(&mut tx).await?;
+        let signature = sign(place.ok_or_else(|| Error::internal("a publication without a record"))?)?;
+        sqlx::query("UPDATE rounds SET model_signature = $3 WHERE run_id = $1 AND number = $2")
+            .bind(&lease.work.run.id)
+            .bind(i64::from(lease.work.round))
+            .bind(signature)
+            .execute(&mut *tx)
+            .await?;
+        failpoint!("publish.signed");
         self.commit(tx).await?;
         failpoint!("publish.committed");
         Ok(Some(model.digest))
@@ -250,4 +268,25 @@ impl Store {
         .await?;
         Ok(result.rows_affected() == 1)
     }
+}
+
+/// What the audit log says of what a round's model was made from.
+fn merged(work: &MergeWork) -> Record {
+    let updates: Vec<serde_json::Value> = work
+        .inputs
+        .iter()
+        .map(|input| {
+            serde_json::json!({
+                "site": input.site_id,
+                "update": input.update_id,
+                "digest": input.digest.to_string(),
+                "num_examples": input.num_examples,
+            })
+        })
+        .collect();
+    Record::of("round.merged")
+        .round(&work.run.id, work.round)
+        .digests(Some(work.reference.to_string()), None)
+        .detail("updates", updates)
+        .detail("software", concat!("fedbasin-server ", env!("CARGO_PKG_VERSION")))
 }

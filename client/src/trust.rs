@@ -1,0 +1,366 @@
+//! What a client believes of a server without having to: signatures of receipts and models by keys that it knows, and an audit log that
+//! only grows.
+//!
+//! The keys are those that were given (a kit, `--server-keys`), or the first ones that the server named, kept from then on. The last head
+//! of the log that was seen is kept beside them: a log that was rolled back or rewritten since is refused.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use fedbasin_proof::{
+    ProofError, PublicKeys, Receipt as Statement, Record, SignedHead, merkle, model::ModelStatement,
+};
+use fedbasin_proto::v1::{
+    GetModelSignatureRequest, GetServerKeysRequest, ProveLogRequest, ProveLogResponse, Receipt,
+};
+use rebasin::Digest;
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use crate::{
+    connect::Client,
+    error::{Error, Result},
+    files::{read_text, write_bytes},
+    progress::Screen,
+    retry::{Backoff, Patience, verdict},
+};
+
+/// The metadata key in which the log's head travels.
+const HEAD_KEY: &str = "fedbasin-log-head";
+const KEYS_FILE: &str = "server-keys.pem";
+const HEAD_FILE: &str = "log-head.txt";
+const SHORT_CALL: Duration = Duration::from_secs(60);
+/// What to do where a server does not prove what it says.
+const ASK: &str = "do not go on; ask whoever runs the server, and compare with what other sites saw";
+
+/// How a server is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TrustOptions {
+    /// The server's public keys, a PEM file; without it those that it names at first.
+    pub keys: Option<PathBuf>,
+    /// Take receipts, models and a log that nothing proves.
+    pub unsigned: bool,
+}
+
+/// What is known of a server.
+#[derive(Debug)]
+pub struct Trust {
+    /// None: nothing is checked, by the operator's wish.
+    keys: Option<PublicKeys>,
+    head: Option<SignedHead>,
+    /// Where both are kept.
+    folder: Option<PathBuf>,
+    patience: Patience,
+    screen: Screen,
+}
+
+impl Trust {
+    /// Takes the keys that are given, else those that are kept in `folder`, else those that the server names now, which are kept from
+    /// then on. Without a folder nothing is kept.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is none of keys; the server is away for longer than `patience`.
+    pub async fn establish(
+        client: &Client,
+        options: &TrustOptions,
+        folder: Option<&Path>,
+        patience: Patience,
+        screen: &Screen,
+    ) -> Result<Self> {
+        let mut trust = Self {
+            keys: None,
+            head: None,
+            folder: folder.map(Path::to_owned),
+            patience,
+            screen: screen.clone(),
+        };
+        if options.unsigned {
+            screen.say("--allow-unsigned: what the server signs is not looked at");
+            return Ok(trust);
+        }
+        let kept = folder.map(|folder| folder.join(KEYS_FILE)).filter(|path| path.is_file());
+        trust.keys = Some(match options.keys.as_ref().or(kept.as_ref()) {
+            Some(path) => read_keys(path)?,
+            None => trust.first_keys(client).await?,
+        });
+        trust.head = trust.kept_head()?;
+        Ok(trust)
+    }
+
+    /// The keys that the server names, kept from now on.
+    async fn first_keys(&self, client: &Client) -> Result<PublicKeys> {
+        let place = format!("asking {} for its keys", client.url());
+        let answer = self
+            .patiently(&place, async || client.clone().get_server_keys(short(GetServerKeysRequest {})).await)
+            .await?;
+        let keys = PublicKeys::from_pem(&answer.into_inner().keys)
+            .map_err(|error| Error::failed(error, client.url(), ASK))?;
+        match &self.folder {
+            Some(folder) => {
+                write_bytes(&folder.join(KEYS_FILE), keys.to_pem().as_bytes())?;
+                self.screen.say(format_args!(
+                    "the server signs with the keys {}; no others are taken from now on",
+                    keys.fingerprint()
+                ));
+            }
+            None => self.screen.say(format_args!(
+                "the server signs with the keys {}; --server-keys FILE takes no others",
+                keys.fingerprint()
+            )),
+        }
+        Ok(keys)
+    }
+
+    fn kept_head(&self) -> Result<Option<SignedHead>> {
+        let (Some(folder), Some(keys)) = (&self.folder, &self.keys) else { return Ok(None) };
+        let path = folder.join(HEAD_FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let note = read_text(&path, 4096)?;
+        SignedHead::open(&note, keys).map(Some).map_err(|error| {
+            Error::failed(
+                error,
+                path.display(),
+                "it is what was seen of the log before: move it away only if you know why",
+            )
+        })
+    }
+
+    /// Checks that a receipt is signed.
+    ///
+    /// # Errors
+    /// It is not, or by other keys.
+    pub fn receipt(&self, receipt: &Receipt) -> Result<()> {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let statement = Statement {
+            update_id: receipt.update_id.clone(),
+            run_id: receipt.run_id.clone(),
+            round: receipt.round,
+            site_id: receipt.site_id.clone(),
+            digest: receipt.digest.clone(),
+            size: receipt.size,
+            num_examples: receipt.num_examples,
+            accepted_at_ms: receipt.accepted_at_ms,
+            log_seq: receipt.log_record,
+        };
+        statement
+            .verify(&receipt.signature, keys)
+            .map_err(|error| Error::failed(error, format_args!("update {}", receipt.update_id), ASK))
+    }
+
+    /// Fetches the signature of a checkpoint, checks it, and keeps it beside the file: `FILE.sig`, in the OpenSSF model signing format.
+    ///
+    /// # Errors
+    /// It has none, or one by other keys, or one of other bytes; the server is away for too long.
+    pub async fn model(&self, client: &Client, digest: Digest, file: &Path) -> Result<()> {
+        let Some(keys) = &self.keys else { return Ok(()) };
+        let place = format!("checkpoint {digest} at {}", client.url());
+        let request = || GetModelSignatureRequest { digest: digest.to_string() };
+        let answer = self
+            .patiently(&place, async || client.clone().get_model_signature(short(request())).await)
+            .await?;
+        let bundle = answer.into_inner().bundle;
+        let statement =
+            ModelStatement::open(&bundle, keys).map_err(|error| Error::failed(error, &place, ASK))?;
+        if statement.digest != digest.to_string() {
+            return Err(Error::failed(
+                format_args!("its signature is of another checkpoint, {}", statement.digest),
+                &place,
+                ASK,
+            ));
+        }
+        let mut path = file.as_os_str().to_owned();
+        path.push(".sig");
+        write_bytes(Path::new(&path), bundle.as_bytes())
+    }
+
+    /// Makes sure that the log only grew since it was last seen, and that it holds the record of a receipt, if one is given. The newest
+    /// head is kept.
+    ///
+    /// # Errors
+    /// It was rolled back or rewritten, it does not hold the record, or the server is away for too long.
+    pub async fn log(&mut self, client: &Client, receipt: Option<&Receipt>) -> Result<()> {
+        let Some(keys) = self.keys.clone() else { return Ok(()) };
+        let place = format!("the audit log of {}", client.url());
+        let answer = self
+            .patiently(&place, async || client.clone().get_server_keys(short(GetServerKeysRequest {})).await)
+            .await?;
+        let refused = |error: &dyn std::fmt::Display| Error::failed(error, &place, ASK);
+        let mut newer = head_of(answer.metadata(), &keys).map_err(|error| refused(&error))?;
+        let older = match self.head.clone() {
+            // Another server process may be some seconds behind.
+            Some(kept) if kept.head.size > newer.head.size => std::mem::replace(&mut newer, kept),
+            Some(kept) => kept,
+            None => newer.clone(),
+        };
+        if older.head.origin != newer.head.origin {
+            return Err(refused(&format_args!(
+                "is {}, it was {} before: another log",
+                newer.head.origin, older.head.origin
+            )));
+        }
+        let record = receipt.and_then(|receipt| receipt.log_record).filter(|place| *place < newer.head.size);
+        if older != newer || record.is_some() {
+            let request = ProveLogRequest { first: older.head.size, second: newer.head.size, record };
+            let proof = self
+                .patiently(&place, async || client.clone().prove_log(short(request)).await)
+                .await
+                .map_err(|error| match error.code() {
+                    Some("invalid-argument") => {
+                        refused(&format_args!("has fewer records than it had: it was rolled back ({error})"))
+                    }
+                    _ => error,
+                })?
+                .into_inner();
+            check(&older, &newer, &proof, record, receipt).map_err(|error| refused(&error))?;
+        }
+        if let Some(folder) = &self.folder
+            && self.head.as_ref() != Some(&newer)
+        {
+            write_bytes(&folder.join(HEAD_FILE), newer.note().as_bytes())?;
+        }
+        self.head = Some(newer);
+        Ok(())
+    }
+
+    async fn patiently<T>(
+        &self,
+        place: &str,
+        mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
+    ) -> Result<Response<T>> {
+        let mut backoff = Backoff::new(self.patience);
+        loop {
+            let status = match call().await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            if !backoff.allows(verdict(&status)) {
+                return Err(Error::from_status(&status, place));
+            }
+            if !backoff.wait().await {
+                return Err(Error::gave_up(&status, place, "start the same command again"));
+            }
+        }
+    }
+}
+
+fn short<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(SHORT_CALL);
+    request
+}
+
+/// Reads a file of public keys.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn read_keys(path: &Path) -> Result<PublicKeys> {
+    let text = read_text(path, 1 << 16)?;
+    PublicKeys::from_pem(&text).map_err(|error| {
+        Error::failed(error, path.display(), "ask whoever runs the server for its public keys")
+    })
+}
+
+fn head_of(metadata: &MetadataMap, keys: &PublicKeys) -> Result<SignedHead, ProofError> {
+    let word = metadata.get(HEAD_KEY).and_then(|word| word.to_str().ok()).unwrap_or_default();
+    if word.is_empty() {
+        return Err(ProofError::Log("its head did not come with the answer".into()));
+    }
+    SignedHead::from_word(word, keys)
+}
+
+/// Whether a proof shows that the log grew from one head to the other, and holds the record of a receipt.
+fn check(
+    older: &SignedHead,
+    newer: &SignedHead,
+    proof: &ProveLogResponse,
+    record: Option<u64>,
+    receipt: Option<&Receipt>,
+) -> Result<(), ProofError> {
+    let (old, new) = (&older.head, &newer.head);
+    let growth = hashes(&proof.growth)?;
+    if !merkle::verify_consistency((old.size, &old.root), (new.size, &new.root), &growth) {
+        return Err(ProofError::Log(format!(
+            "its {} records do not begin with the {} that were seen before: the past was changed",
+            new.size, old.size
+        )));
+    }
+    let (Some(place), Some(receipt)) = (record, receipt) else { return Ok(()) };
+    let leaf = merkle::leaf_hash(proof.record.as_bytes());
+    if !merkle::verify_inclusion(&leaf, place, new.size, &new.root, &hashes(&proof.inclusion)?) {
+        return Err(ProofError::Log(format!("what it shows as record {place} is not in it")));
+    }
+    let found = Record::from_line(&proof.record)?;
+    let of_receipt = found.action == "update.accepted"
+        && found.object.as_ref() == Some(&receipt.update_id)
+        && found.site.as_ref() == Some(&receipt.site_id)
+        && found.run.as_ref() == Some(&receipt.run_id)
+        && found.round == Some(receipt.round)
+        && found.after.as_ref() == Some(&receipt.digest);
+    if of_receipt {
+        return Ok(());
+    }
+    Err(ProofError::Log(format!("its record {place} is not that of update {}", receipt.update_id)))
+}
+
+fn hashes(list: &[impl AsRef<[u8]>]) -> Result<Vec<merkle::Hash>, ProofError> {
+    let hash = |bytes: &[u8]| {
+        bytes.try_into().map_err(|_| ProofError::Log("its proof holds something that is no hash".into()))
+    };
+    list.iter().map(|bytes| hash(bytes.as_ref())).collect()
+}
+
+/// Verifies a downloaded model's signature, from files alone.
+///
+/// # Errors
+/// A file cannot be read; the signature is by other keys, or of other bytes.
+pub fn verify_model(model: &Path, signature: &Path, keys: &Path) -> Result<ModelStatement> {
+    verify_model_by(model, signature, &read_keys(keys)?)
+}
+
+/// The same by keys that are at hand.
+///
+/// # Errors
+/// As [`verify_model`].
+pub fn verify_model_by(model: &Path, signature: &Path, keys: &PublicKeys) -> Result<ModelStatement> {
+    let bundle = read_text(signature, 16 << 20)?;
+    let statement = ModelStatement::open(&bundle, keys)
+        .map_err(|error| Error::failed(error, signature.display(), ASK))?;
+    let (hasher, _) =
+        crate::files::hash_file(model).map_err(|error| crate::files::read_error(model, &error))?;
+    let found = hasher.finish().to_string();
+    if found != statement.digest {
+        return Err(Error::failed(
+            format_args!("has digest {found}, its signature is of {}", statement.digest),
+            model.display(),
+            ASK,
+        ));
+    }
+    Ok(statement)
+}
+
+/// Verifies an exported audit log, from files alone: the last head that was seen may be given.
+///
+/// # Errors
+/// A file cannot be read; the first thing that is wrong with the log.
+pub fn verify_export(
+    export: &Path,
+    keys: Option<&Path>,
+    kept: Option<&Path>,
+) -> Result<fedbasin_proof::export::Verified> {
+    let trusted = keys.map(read_keys).transpose()?;
+    let file = fs::File::open(export).map_err(|error| crate::files::read_error(export, &error))?;
+    let mut lines = std::io::BufReader::new(file);
+    let seen = match (kept, &trusted) {
+        (Some(path), Some(keys)) => Some(
+            SignedHead::open(&read_text(path, 4096)?, keys)
+                .map_err(|error| Error::failed(error, path.display(), ASK))?,
+        ),
+        _ => None,
+    };
+    fedbasin_proof::export::verify(&mut lines, trusted.as_ref(), seen.as_ref())
+        .map_err(|error| Error::failed(error, export.display(), ASK))
+}

@@ -1,0 +1,164 @@
+//! The audit log: read, export, prove; and the keys that it is signed with.
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use fedbasin_proof::export;
+use http::header;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    Api,
+    problem::{Problem, Query},
+};
+use crate::{
+    error::{Error, Result},
+    store::{MOST_RECORDS, Store},
+};
+
+/// Which records.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Page {
+    /// The place of the first one; absent: 0, the oldest.
+    #[serde(default)]
+    from: u64,
+    /// At most so many, 1 to 1000; absent: 100.
+    limit: Option<u32>,
+    /// Only those of this run.
+    run: Option<String>,
+}
+
+/// Records of the audit log.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct RecordList {
+    /// How many records the log has in all.
+    size: u64,
+    /// The signed head, a note; absent for some seconds after a start.
+    head: Option<String>,
+    #[schema(value_type = Vec<Object>)]
+    records: Vec<Value>,
+    /// Where the next page begins; absent on the last one.
+    next: Option<u64>,
+}
+
+/// Records of the audit log, the oldest first.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", security(("token" = [])), params(Page), responses(
+    (status = 200, body = RecordList),
+    (status = 422, body = Problem, content_type = "application/problem+json"),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Query(page): Query<Page>,
+) -> Result<Json<RecordList>, Problem> {
+    let limit = page.limit.unwrap_or(100);
+    if limit == 0 || limit > MOST_RECORDS {
+        return Err(Error::invalid(format!("limit: {limit} is not within 1 and {MOST_RECORDS}")).into());
+    }
+    let head = api.store.log_head().await?;
+    let lines = api.store.log_lines(page.from, limit, page.run.as_deref()).await?;
+    let records: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).map_err(Error::internal))
+        .collect::<Result<_>>()?;
+    let full = u32::try_from(records.len()).is_ok_and(|count| count == limit);
+    let last = records.last().and_then(|record| record["seq"].as_u64());
+    let next = last.filter(|_| full).map(|seq| seq + 1).filter(|next| *next < head.size);
+    let signed = api.signer.head().map(|head| head.note().to_owned());
+    Ok(Json(RecordList { size: head.size, head: signed, records, next }))
+}
+
+/// The whole log as JSON lines: which log it is, each record, the signed head. `fedbasin audit verify` checks it, with nothing else at
+/// hand than the server's public keys.
+#[utoipa::path(get, path = "/v1/audit/export", tag = "audit", security(("token" = [])), responses(
+    (status = 200, body = String, content_type = "application/jsonl"),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn export(State(api): State<Api>) -> Result<Response, Problem> {
+    let head = api.signer.sign_head(api.store.log_head().await?);
+    let first = export::First::line(&head.head.origin, &api.signer.public()).map_err(Error::internal)? + "\n";
+    let last = export::Last::line(&head).map_err(Error::internal)? + "\n";
+    let size = head.head.size;
+    let pages = futures::stream::try_unfold((api.store.clone(), 0), move |(store, from)| async move {
+        if from >= size {
+            return Ok::<_, std::io::Error>(None);
+        }
+        let (page, next) = page(&store, from, size).await.map_err(std::io::Error::other)?;
+        Ok(Some((page, (store, next))))
+    });
+    let begin = futures::stream::iter([Ok(first)]);
+    let end = futures::stream::iter([Ok(last)]);
+    let body = futures::StreamExt::chain(futures::StreamExt::chain(begin, pages), end);
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(body)).into_response())
+}
+
+/// The lines from a place on, and where the next begin.
+async fn page(store: &Store, from: u64, size: u64) -> Result<(String, u64)> {
+    let limit = u32::try_from(size - from).unwrap_or(MOST_RECORDS);
+    let lines = store.log_lines(from, limit, None).await?;
+    if lines.is_empty() {
+        return Err(Error::internal(format_args!("record {from} of the audit log is gone")));
+    }
+    let next = from + lines.len() as u64;
+    Ok((lines.into_iter().map(|line| line + "\n").collect(), next))
+}
+
+/// Two sizes of the log.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Sizes {
+    /// That of an earlier head.
+    first: u64,
+    /// That of a later one.
+    second: u64,
+}
+
+/// What shows that the log only grew.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Growth {
+    /// Roots in hex (RFC 9162, section 2.1.4.1).
+    hashes: Vec<String>,
+}
+
+/// Shows that the log of `first` records is the beginning of that of `second`.
+#[utoipa::path(get, path = "/v1/audit/growth", tag = "audit", security(("token" = [])), params(Sizes), responses(
+    (status = 200, body = Growth),
+    (status = 422, body = Problem, content_type = "application/problem+json"),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn growth(
+    State(api): State<Api>,
+    Query(sizes): Query<Sizes>,
+) -> Result<Json<Growth>, Problem> {
+    let hashes = api.store.prove_growth(sizes.first, sizes.second).await?;
+    Ok(Json(Growth { hashes: hashes.iter().map(hex::encode).collect() }))
+}
+
+/// What this server signs with.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Keys {
+    /// PEM: a P-256 key for models, an Ed25519 key for receipts and the audit log.
+    keys: String,
+    /// By which people compare them.
+    fingerprint: String,
+    /// The audit log's name.
+    log_origin: String,
+}
+
+/// The public keys of this server.
+#[utoipa::path(get, path = "/v1/keys", tag = "audit", security(("token" = [])), responses(
+    (status = 200, body = Keys),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn keys(State(api): State<Api>) -> Result<Json<Keys>, Problem> {
+    let public = api.signer.public();
+    let log_origin = api.store.log_head().await?.origin;
+    Ok(Json(Keys { keys: public.to_pem(), fingerprint: public.fingerprint(), log_origin }))
+}

@@ -1,0 +1,189 @@
+//! What the server signs: receipts, published models, and the head of the audit log, which travels in answers.
+
+use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
+
+use fedbasin_proof::{ProofError, PublicKeys, SignedHead, SigningKeys, TreeHead, model::ModelStatement};
+use rebasin::Digest;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    model::Receipt,
+    store::{MergeWork, Store},
+};
+
+/// The header, and the metadata key, in which the log's signed head travels.
+pub const HEAD_HEADER: &str = "fedbasin-log-head";
+/// The file in the data folder where no other is named.
+const FILE: &str = "signing-key.pem";
+/// How long the head that travels may be behind, where nothing wakes a look.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Signs. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    keys: Arc<SigningKeys>,
+    head: watch::Sender<Option<SignedHead>>,
+}
+
+impl Signer {
+    /// Takes the keys of the settings, or those in the data folder, which are made (mode 0600) if there are none; and makes sure that
+    /// they are those that this database's log was signed with.
+    ///
+    /// # Errors
+    /// Says which file cannot be read or written, or which keys are others, and what to do.
+    pub async fn open(config: &Config, store: &Store) -> Result<Self> {
+        let keys = match &config.signing_key_file {
+            Some(path) => read(path)?.ok_or_else(|| {
+                Error::invalid(format!("signing_key_file: there is no file {}", path.display()))
+            })?,
+            None => {
+                let path = config.data_dir.join(FILE);
+                match read(&path)? {
+                    Some(keys) => keys,
+                    None => make(&path)?,
+                }
+            }
+        };
+        store.hold_log_keys(&keys.public()).await?;
+        tracing::debug!(signing.keys = keys.public().fingerprint(), "signing keys");
+        Ok(Self { keys: Arc::new(keys), head: watch::Sender::new(None) })
+    }
+
+    /// The public keys.
+    #[must_use]
+    pub fn public(&self) -> PublicKeys {
+        self.keys.public()
+    }
+
+    /// Signs a head.
+    #[must_use]
+    pub fn sign_head(&self, head: TreeHead) -> SignedHead {
+        head.sign(&self.keys)
+    }
+
+    /// The newest head that was signed here; at most some seconds old.
+    #[must_use]
+    pub fn head(&self) -> Option<SignedHead> {
+        self.head.borrow().clone()
+    }
+
+    /// Signs the log's head whenever it grew.
+    pub(crate) async fn keep_current(&self, store: &Store) {
+        let mut changes = store.changes();
+        loop {
+            changes.mark_unchanged();
+            match store.log_head().await {
+                Ok(head) => {
+                    self.head.send_if_modified(|known| {
+                        let grew = known.as_ref().is_none_or(|known| known.head != head);
+                        if grew {
+                            *known = Some(self.sign_head(head));
+                        }
+                        grew
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(error.message = error.message(), "the audit log's head cannot be read");
+                }
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// A receipt's signature; `place` is that of its record in the log.
+    #[must_use]
+    pub fn receipt(&self, receipt: &Receipt, place: Option<u64>) -> Vec<u8> {
+        fedbasin_proof::Receipt {
+            update_id: receipt.update_id.clone(),
+            run_id: receipt.run_id.clone(),
+            round: receipt.round,
+            site_id: receipt.site_id.clone(),
+            digest: receipt.digest.to_string(),
+            size: receipt.size,
+            num_examples: receipt.num_examples,
+            accepted_at_ms: receipt.accepted_at_ms,
+            log_seq: place,
+        }
+        .sign(&self.keys)
+        .to_vec()
+    }
+
+    /// The signature of a round's model: what it was made from, and where the log says that it was published.
+    ///
+    /// # Errors
+    /// Those of the library that signs.
+    pub fn model(&self, work: &MergeWork, digest: &Digest, place: u64) -> Result<String> {
+        let examples: u64 = work.inputs.iter().map(|input| input.num_examples).sum();
+        let participants: Value = match work.run.policy.name_participants {
+            false => work.inputs.len().into(),
+            true => work
+                .inputs
+                .iter()
+                .map(|input| {
+                    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+                    let share = input.num_examples as f64 / examples.max(1) as f64;
+                    json!({ "site": input.site_id, "digest": input.digest.to_string(), "share": share })
+                })
+                .collect(),
+        };
+        let moved = work.inputs.iter().filter(|input| input.alignment.is_some()).count();
+        self.sign_model(
+            &format!("{}-round-{}", work.run.id, work.round),
+            digest,
+            json!({
+                "kind": "global",
+                "run": work.run.id,
+                "round": work.round,
+                "strategy": work.run.strategy.name(),
+                "reference": work.reference.to_string(),
+                "participants": participants,
+                "num_examples": examples,
+                "participants_that_were_moved": moved,
+                "software": concat!("fedbasin-server ", env!("CARGO_PKG_VERSION")),
+                "log_record": place,
+            }),
+        )
+    }
+
+    /// The signature of a stored checkpoint that no round of this server published: that this server gives it out for a run.
+    ///
+    /// # Errors
+    /// Those of the library that signs.
+    pub fn given_out(&self, digest: &Digest) -> Result<String> {
+        let software = concat!("fedbasin-server ", env!("CARGO_PKG_VERSION"));
+        self.sign_model("reference", digest, json!({ "kind": "reference", "software": software }))
+    }
+
+    fn sign_model(&self, name: &str, digest: &Digest, provenance: Value) -> Result<String> {
+        let statement = ModelStatement { name: name.to_owned(), digest: digest.to_string(), provenance };
+        statement.sign(&self.keys).map_err(Error::internal)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<SigningKeys>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Error::invalid(format!("signing_key_file: cannot read {}: {error}", path.display())));
+        }
+    };
+    let keys = SigningKeys::from_pem(&text);
+    keys.map(Some).map_err(|error| Error::invalid(format!("signing_key_file: {}: {error}", path.display())))
+}
+
+fn make(path: &Path) -> Result<SigningKeys> {
+    let defect = |error: ProofError| Error::internal(error);
+    let text = SigningKeys::generate().map_err(defect)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    tracing::info!(signing.key_file = %path.display(), "made signing keys");
+    SigningKeys::from_pem(&text).map_err(defect)
+}
