@@ -307,6 +307,7 @@ async fn what_a_policy_keeps_no_longer_is_refused_by_name(database: Database) {
     wanted["policy"]["keep_models"] = 1.into();
     let id = admin.create_run(&wanted);
     for round in 1..=2 {
+        admin.round_becomes(&id, round, "collecting").await;
         a.upload(&id, round, &one_hot(round as usize - 1, 2), 1).await.expect("a receipt");
         admin.round_becomes(&id, round, "published").await;
     }
