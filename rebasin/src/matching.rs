@@ -188,7 +188,7 @@ pub fn align(
     if certain {
         return nothing_moves(true, work);
     }
-    let (best, starts) = best_of(&ascent, identity, options, &mut work, observe)?;
+    let (mut best, starts) = best_of(&ascent, identity, options, &mut work, observe)?;
     let mut report = report::compare(spec, reference, update, &best.alignment, &before)?;
     if report.objective_after < report.objective_before {
         // Less than rounding was gained.
@@ -196,8 +196,10 @@ pub fn align(
     }
     report.sweeps = best.sweeps;
     report.starts = starts;
-    for (group, changes) in report.groups.iter_mut().zip(best.changes) {
+    let margins = ascent.margins(&mut best);
+    for ((group, changes), margins) in report.groups.iter_mut().zip(best.changes).zip(margins) {
         group.sweeps = changes;
+        group.margins = margins;
     }
     Ok(Aligned { alignment: best.alignment, report, work })
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, alignment::Gather, codec};
+use crate::{AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, Margins, alignment::Gather, codec};
 
 /// What an alignment did to one update, against its reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,10 @@ pub struct GroupReport {
     pub l2_after: f64,
     /// Visits that changed the group's permutation, in the start that was kept.
     pub sweeps: u32,
+    /// How surely its units have their partners, where a search matched them. Absent where nothing moved, and for groups that are within
+    /// others or have such: [`optimality`](crate::optimality) tells of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margins: Option<Margins>,
 }
 
 /// Measures an alignment: both objectives and distances, in f64.
@@ -94,6 +98,7 @@ pub(crate) fn compare(
             l2_before: before.squared_distance.sqrt(),
             l2_after: after.squared_distance.sqrt(),
             sweeps: 0,
+            margins: None,
         }
     });
     let groups = groups.collect();

@@ -84,4 +84,20 @@ proptest! {
         let before = optimality(&spec, &reference, &update, &mut rebasin::quietly).expect("bounded");
         prop_assert!(found.alignment.moved() == 0.0 || before.gap() > 0.0);
     }
+
+    #[test]
+    fn an_alignment_reports_the_margins_that_its_gains_ended_with(hidden in 3_usize..20, a: u64, b: u64) {
+        let layout = mlp_layout(5, hidden, 2);
+        let spec = Spec::mlp(&layout).expect("a chain").check(&layout).expect("fits");
+        let (reference, update) = (checkpoint(&layout, a), checkpoint(&layout, b));
+        let found = align(&spec, &reference, &update, &options(a), &mut rebasin::quietly).expect("aligned");
+        let aligned = found.alignment.apply(&spec, &update).expect("applies");
+        let whole = optimality(&spec, &reference, &aligned, &mut rebasin::quietly).expect("measured");
+        for (reported, whole) in found.report.groups.iter().zip(&whole.groups) {
+            prop_assert_eq!(reported.margins.is_none(), found.report.starts == 0, "{:?}", reported);
+            let (Some(reported), Some(whole)) = (reported.margins, whole.margins) else { continue };
+            prop_assert!((reported.best - whole.best).abs() < 1e-9, "{:?} {:?}", reported, whole);
+            prop_assert!((reported.p5 - whole.p5).abs() < 1e-3 && (reported.median - whole.median).abs() < 1e-3);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use rayon::prelude::*;
 
 use super::{
-    AlignError, Progress, Work,
+    AlignError, Margins, Progress, Work,
     gains::{Gain, Pair},
     nearby,
     step::{Found, Step},
@@ -273,6 +273,22 @@ impl<'a> Ascent<'a> {
         }
         *left = waiting;
         batch
+    }
+
+    /// How surely units have their partners, by the gains that the search ended with: of the groups that stand alone and that it visited.
+    pub(super) fn margins(&self, state: &mut State) -> Vec<Option<Margins>> {
+        let known = vec![true; self.pair.spec.groups().len()];
+        let mut margins = vec![None; known.len()];
+        for group in self.steps.iter().filter(|step| step.is_plain()).map(|step| step.top) {
+            let (gain, n) = (&mut state.gains[group], self.pair.spec.groups()[group].units);
+            if n < 2 || gain.matrix.is_empty() {
+                continue;
+            }
+            state.work += self.pair.refresh(group, gain, &state.alignment, &known);
+            let partner = |unit| state.alignment.permutations[group].map(unit);
+            margins[group] = Some(Margins::of(&gain.matrix, n, partner));
+        }
+        margins
     }
 
     /// Whether every unit has the best partner that it has anywhere: what a planted permutation looks like, and other starts

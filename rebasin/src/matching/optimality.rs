@@ -130,7 +130,7 @@ fn margins(pair: &Pair<'_>, group: usize, observe: Observe<'_>) -> Result<Option
     if gain.matrix.iter().all(|&value| value == 0.0) {
         return Ok(None);
     }
-    Ok(Some(Margins::of(&gain.matrix, n)))
+    Ok(Some(Margins::of(&gain.matrix, n, |unit| unit)))
 }
 
 /// Whether anything but the identity is allowed.
@@ -142,14 +142,14 @@ fn can_move(pair: &Pair<'_>, group: usize) -> bool {
 
 impl Margins {
     #[expect(clippy::cast_precision_loss, reason = "counts of units are far below 2^52")]
-    fn of(gain: &[f32], n: usize) -> Self {
-        let matched = |unit: usize| f64::from(gain[unit * n + unit]);
+    pub(super) fn of(gain: &[f32], n: usize, partner: impl Fn(usize) -> usize + Sync) -> Self {
+        let matched = |unit: usize| f64::from(gain[unit * n + partner(unit)]);
         let margin = |unit: usize| {
             let row = &gain[unit * n..(unit + 1) * n];
-            let others = row[..unit].iter().chain(&row[unit + 1..]);
+            let others = row[..partner(unit)].iter().chain(&row[partner(unit) + 1..]);
             matched(unit) - f64::from(others.fold(f32::NEG_INFINITY, |best, &other| best.max(other)))
         };
-        let mut margins: Vec<f64> = (0..n).map(margin).collect();
+        let mut margins: Vec<f64> = (0..n).into_par_iter().with_min_len(64).map(margin).collect();
         margins.sort_by(f64::total_cmp);
         let mean = (0..n).map(matched).sum::<f64>() / n as f64;
         let relative = |margin: f64| if mean > 0.0 { margin / mean } else { 0.0 };
