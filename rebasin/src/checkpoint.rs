@@ -81,6 +81,21 @@ pub enum CheckpointError {
         /// The first such element, counted from 0 in row-major order.
         index: u64,
     },
+    /// A value beyond its bound.
+    #[error(
+        "tensor {name}: element {index} is {value:?}, and the reference's values let it be {most:?} at the most \
+         (max_magnitude_factor of the run's policy); the training diverged or the file is damaged"
+    )]
+    Magnitude {
+        /// The tensor.
+        name: String,
+        /// The first such element, counted from 0 in row-major order.
+        index: u64,
+        /// Its value.
+        value: f64,
+        /// The largest magnitude that is taken.
+        most: f64,
+    },
     /// Reading failed.
     #[error("reading the checkpoint: {0}")]
     Io(#[from] std::io::Error),

@@ -112,6 +112,138 @@ impl<const N: usize, F: Fn([u8; N]) -> f64> pulp::NullaryFnOnce for AddScaled<'_
     }
 }
 
+/// Sums that are kept side by side, in an order that no machine's vectors change.
+const LANES: usize = 16;
+
+/// The sum of the squares of float elements, in f64; 0 of other dtypes.
+pub(crate) fn sum_of_squares(dtype: Dtype, bytes: &[u8]) -> f64 {
+    let arch = pulp::Arch::new();
+    match dtype {
+        Dtype::F64 => arch.dispatch(Squares { bytes, decode: f64::from_le_bytes }),
+        Dtype::F32 => arch.dispatch(Squares { bytes, decode: |b| f64::from(f32::from_le_bytes(b)) }),
+        Dtype::F16 => arch.dispatch(Squares { bytes, decode: |b| f16::from_le_bytes(b).to_f64() }),
+        Dtype::BF16 => arch.dispatch(Squares { bytes, decode: |b| bf16::from_le_bytes(b).to_f64() }),
+        _ => 0.0,
+    }
+}
+
+/// One plain loop, compiled for each width of the machine's vectors.
+struct Squares<'a, const N: usize, F> {
+    bytes: &'a [u8],
+    decode: F,
+}
+
+impl<const N: usize, F: Fn([u8; N]) -> f64> pulp::NullaryFnOnce for Squares<'_, N, F> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self) -> f64 {
+        let (elements, _) = self.bytes.as_chunks::<N>();
+        let (parts, rest) = elements.as_chunks::<LANES>();
+        let mut sums = [0.0; LANES];
+        for part in parts {
+            for (sum, &element) in sums.iter_mut().zip(part) {
+                let value = (self.decode)(element);
+                *sum += value * value;
+            }
+        }
+        let rest = rest.iter().map(|&element| (self.decode)(element)).map(|value| value * value);
+        sums.iter().sum::<f64>() + rest.sum::<f64>()
+    }
+}
+
+/// Subtracts `scale` times each value from the sums; gives the sum of the squares of what is left.
+pub(crate) fn subtract_scaled(values: &[f64], scale: f64, sums: &mut [f64]) -> f64 {
+    pulp::Arch::new().dispatch(SubtractScaled { values, scale, sums })
+}
+
+/// The same for each width of the machine's vectors.
+struct SubtractScaled<'a> {
+    values: &'a [f64],
+    scale: f64,
+    sums: &'a mut [f64],
+}
+
+impl pulp::NullaryFnOnce for SubtractScaled<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self) -> f64 {
+        let (sums, rest_sums) = self.sums.as_chunks_mut::<LANES>();
+        let (values, rest_values) = self.values.as_chunks::<LANES>();
+        let mut squares = [0.0; LANES];
+        for (sums, values) in sums.iter_mut().zip(values) {
+            for lane in 0..LANES {
+                sums[lane] -= self.scale * values[lane];
+                squares[lane] += sums[lane] * sums[lane];
+            }
+        }
+        let mut square: f64 = squares.iter().sum();
+        for (sum, &value) in rest_sums.iter_mut().zip(rest_values) {
+            *sum -= self.scale * value;
+            square += *sum * *sum;
+        }
+        square
+    }
+}
+
+/// For float elements `x`: the squared distance to the `reference`, and the inner product of `x - reference` with `other`, both in
+/// f64; zeros of other dtypes.
+pub(crate) fn differences(dtype: Dtype, bytes: &[u8], reference: &[f64], other: &[f64]) -> [f64; 2] {
+    let arch = pulp::Arch::new();
+    match dtype {
+        Dtype::F64 => arch.dispatch(Differences { bytes, reference, other, decode: f64::from_le_bytes }),
+        Dtype::F32 => {
+            let decode = |b| f64::from(f32::from_le_bytes(b));
+            arch.dispatch(Differences { bytes, reference, other, decode })
+        }
+        Dtype::F16 => {
+            let decode = |b| f16::from_le_bytes(b).to_f64();
+            arch.dispatch(Differences { bytes, reference, other, decode })
+        }
+        Dtype::BF16 => {
+            let decode = |b| bf16::from_le_bytes(b).to_f64();
+            arch.dispatch(Differences { bytes, reference, other, decode })
+        }
+        _ => [0.0; 2],
+    }
+}
+
+/// The same for each width of the machine's vectors.
+struct Differences<'a, const N: usize, F> {
+    bytes: &'a [u8],
+    reference: &'a [f64],
+    other: &'a [f64],
+    decode: F,
+}
+
+impl<const N: usize, F: Fn([u8; N]) -> f64> pulp::NullaryFnOnce for Differences<'_, N, F> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn call(self) -> [f64; 2] {
+        let (elements, _) = self.bytes.as_chunks::<N>();
+        let (parts, rest) = elements.as_chunks::<LANES>();
+        let (references, rest_references) = self.reference.as_chunks::<LANES>();
+        let (others, rest_others) = self.other.as_chunks::<LANES>();
+        let (mut squares, mut products) = ([0.0; LANES], [0.0; LANES]);
+        for ((part, reference), other) in parts.iter().zip(references).zip(others) {
+            for lane in 0..LANES {
+                let difference = (self.decode)(part[lane]) - reference[lane];
+                squares[lane] += difference * difference;
+                products[lane] += difference * other[lane];
+            }
+        }
+        let mut sums = [squares.iter().sum::<f64>(), products.iter().sum::<f64>()];
+        for ((&element, &reference), &other) in rest.iter().zip(rest_references).zip(rest_others) {
+            let difference = (self.decode)(element) - reference;
+            sums[0] += difference * difference;
+            sums[1] += difference * other;
+        }
+        sums
+    }
+}
+
 /// Rounds to f32; tells whether all are finite.
 struct ToF32<'a> {
     values: &'a [f64],

@@ -33,6 +33,13 @@ impl TensorInfo {
     pub fn num_bytes(&self) -> usize {
         self.num_elements() * self.dtype.size()
     }
+
+    /// Whether these are BatchNorm's statistics, by the name that PyTorch gives them: they are measured, not trained.
+    #[must_use]
+    pub fn is_statistic(&self) -> bool {
+        let last = self.name.rsplit('.').next();
+        self.dtype.is_float() && matches!(last, Some("running_mean" | "running_var"))
+    }
 }
 
 /// A layout that cannot be.

@@ -12,6 +12,7 @@ mod dtype;
 mod gemm;
 mod header;
 mod layout;
+mod magnitude;
 mod matching;
 mod merge_many;
 mod merging;
@@ -36,12 +37,13 @@ pub use self::{
     dtype::Dtype,
     header::{Header, Limits},
     layout::{Layout, LayoutError, MAX_NAME_BYTES, MAX_RANK, TensorInfo},
+    magnitude::{Bounds, Magnitudes},
     matching::{
         AlignError, Aligned, GroupOptimality, Margins, MatchOptions, Optimality, Progress, Work, align,
         align_from, optimality, quietly, seed_from_digests,
     },
     merge_many::{Iteration, MergeMany, MergeProgress, merge_many},
-    merging::{Input, MergeError, mean, merge_to, shares},
+    merging::{Differences, Input, MergeError, Standing, mean, merge_measured, merge_to, shares},
     path::{Barrier, barrier, interpolate},
     permutation::{NotABijection, Permutation},
     report::{AlignReport, GroupReport, report},

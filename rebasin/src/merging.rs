@@ -1,10 +1,12 @@
 //! The mean of aligned checkpoints, block by block: memory does not grow with their number.
 
 mod block;
+mod differences;
 mod pipeline;
 
 use std::io::{self, Write};
 
+pub use self::differences::{Differences, Standing};
 use self::pipeline::Blocks;
 use crate::{
     AlignError, Alignment, CheckedSpec, Checkpoint, CheckpointError, Header, Source, Tensor, source::InMemory,
@@ -98,17 +100,45 @@ pub fn merge_to(
     out: &mut (dyn Write + Send),
     observe: &mut (dyn FnMut(u64, u64) + Send),
 ) -> Result<(), MergeError> {
-    let blocks = blocks(spec, inputs, reference)?;
+    write(&blocks(spec, inputs, reference)?, None, out, observe)
+}
+
+/// The same, to the byte, and how each input stands beside the `reference` and the others. The reference is read too, and the
+/// inputs a second time while they are warm: about twice the work of a mean, in no more memory. The sums are made in f64 in an
+/// order that neither the number of threads nor the machine changes.
+///
+/// # Errors
+/// As [`merge_to`].
+pub fn merge_measured(
+    spec: Option<&CheckedSpec>,
+    inputs: &[Input<'_>],
+    reference: &dyn Source,
+    out: &mut (dyn Write + Send),
+    observe: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Differences, MergeError> {
+    let blocks = blocks(spec, inputs, Some(reference))?;
+    let mut differences = Differences::new(inputs.iter().map(|input| input.share).collect());
+    write(&blocks, Some(&mut differences), out, observe)?;
+    Ok(differences)
+}
+
+fn write(
+    blocks: &Blocks<'_>,
+    differences: Option<&mut Differences>,
+    out: &mut (dyn Write + Send),
+    observe: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<(), MergeError> {
     let (_, beginning) = Header::canonical(blocks.layout());
     let total = blocks.layout().num_bytes() as u64;
     out.write_all(&beginning)?;
     let mut done = 0;
-    blocks.each(&mut |_, bytes| {
+    let mut sink = |_: usize, bytes: &[u8]| {
         out.write_all(bytes)?;
         done += bytes.len() as u64;
         observe(done, total);
         Ok(())
-    })?;
+    };
+    blocks.each(differences, &mut sink)?;
     Ok(out.flush()?)
 }
 
@@ -123,6 +153,8 @@ fn blocks<'a>(
         None => (first.source, first.alignment),
     };
     check(spec, inputs, reference)?;
+    // Where no input moves, no tensor does.
+    let spec = spec.filter(|_| inputs.iter().any(|input| input.alignment.is_some()));
     Ok(Blocks { spec, inputs, reference, of_reference })
 }
 
@@ -178,7 +210,7 @@ pub fn mean(
     let layout = blocks.layout();
     let mut tensors: Vec<Vec<u8>> =
         layout.tensors().iter().map(|info| Vec::with_capacity(info.num_bytes())).collect();
-    blocks.each(&mut |index, bytes| {
+    blocks.each(None, &mut |index, bytes| {
         tensors[index].extend_from_slice(bytes);
         Ok(())
     })?;

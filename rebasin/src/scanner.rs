@@ -1,13 +1,21 @@
 //! A checkpoint checked while its bytes arrive.
 
-use crate::{CheckpointError, Dtype, Header, Layout, Limits, header::header_length};
+use half::f16;
 
-/// Checks a checkpoint file that comes in parts of any size: header, layout, and that every float is finite.
+use crate::{
+    Bounds, CheckpointError, Dtype, Header, Layout, Limits, Magnitudes, codec, header::header_length,
+};
+
+/// Checks a checkpoint file that comes in parts of any size: header, layout, and that every float is finite, and within its bound
+/// where there is one.
 ///
 /// Nothing of the data is kept: memory is the header's size.
 #[derive(Debug)]
 pub struct Scanner {
     expected: Option<Layout>,
+    bounds: Option<Bounds>,
+    /// Sums of squares by canonical position, where they are asked for; empty until the header is whole.
+    squares: Option<Vec<f64>>,
     size: u64,
     limits: Limits,
     taken: u64,
@@ -27,6 +35,8 @@ impl Scanner {
     pub fn new(expected: Option<Layout>, size: u64, limits: Limits) -> Self {
         Self {
             expected,
+            bounds: None,
+            squares: None,
             size,
             limits,
             taken: 0,
@@ -38,6 +48,25 @@ impl Scanner {
         }
     }
 
+    /// The same, values beyond bounds refused too. They count where a layout is expected: it says which tensor is meant.
+    #[must_use]
+    pub fn within(self, bounds: Option<Bounds>) -> Self {
+        Self { bounds: bounds.filter(|_| self.expected.is_some()), ..self }
+    }
+
+    /// The same, and measures what passes, from the first byte on: see [`Scanner::magnitudes`].
+    #[must_use]
+    pub fn measuring(self) -> Self {
+        Self { squares: Some(Vec::new()), ..self }
+    }
+
+    /// How large the values are, where that was asked for and all bytes are there.
+    #[must_use]
+    pub fn magnitudes(&self) -> Option<Magnitudes> {
+        let header = self.header.as_ref().filter(|_| self.taken == self.size)?;
+        Some(Magnitudes::from_squares(header.layout(), self.squares.as_ref()?))
+    }
+
     /// The file's layout, once its header is whole.
     #[must_use]
     pub fn layout(&self) -> Option<&Layout> {
@@ -47,8 +76,8 @@ impl Scanner {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// [`CheckpointError`] as soon as the bytes show that this is no checkpoint, not of the expected layout, or not
-    /// finite. The scanner must not be used after that.
+    /// [`CheckpointError`] as soon as the bytes show that this is no checkpoint, not of the expected layout, not finite, or
+    /// beyond a bound. The scanner must not be used after that.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), CheckpointError> {
         if bytes.len() as u64 > self.size - self.taken {
             return Err(CheckpointError::Length { header: self.size, file: self.taken + bytes.len() as u64 });
@@ -90,6 +119,9 @@ impl Scanner {
             compare(expected, header.layout())?;
         }
         self.order = header.file_order();
+        if let Some(squares) = &mut self.squares {
+            *squares = vec![0.0; self.order.len()];
+        }
         self.header = Some(header);
         self.beginning = Vec::new();
         Ok(bytes)
@@ -116,9 +148,21 @@ impl Scanner {
             let info = &header.layout().tensors()[index];
             let left = usize::try_from(range.end - position).unwrap_or(usize::MAX);
             let (mine, rest) = bytes.split_at(left.min(bytes.len()));
-            let not_finite = |offset: u64| CheckpointError::NotFinite {
-                name: info.name.clone(),
-                index: (offset - range.start) / info.dtype.size() as u64,
+            let most = self.bounds.as_ref().map_or(f64::INFINITY, |bounds| bounds.of(index));
+            let bad = |offset: u64, element: &[u8]| {
+                let name = info.name.clone();
+                let index = (offset - range.start) / info.dtype.size() as u64;
+                match codec::to_f64(info.dtype, element).first() {
+                    Some(&value) if info.dtype.is_float() && value.is_finite() => {
+                        CheckpointError::Magnitude { name, index, value, most }
+                    }
+                    _ => CheckpointError::NotFinite { name, index },
+                }
+            };
+            let mut add = |elements: &[u8]| {
+                if let Some(squares) = &mut self.squares {
+                    squares[index] += codec::sum_of_squares(info.dtype, elements);
+                }
             };
             let mut whole = mine;
             if !self.cut.is_empty() {
@@ -127,18 +171,20 @@ impl Scanner {
                 self.cut.extend_from_slice(now);
                 whole = after;
                 if self.cut.len() == info.dtype.size() {
-                    if first_bad(info.dtype, &self.cut).is_some() {
-                        return Err(not_finite(position));
+                    if first_bad(info.dtype, &self.cut, most).is_some() {
+                        return Err(bad(position, &self.cut));
                     }
+                    add(&self.cut);
                     self.cut.clear();
                 }
             }
             let tail = whole.len() % info.dtype.size();
             let (elements, cut) = whole.split_at(whole.len() - tail);
-            if let Some(offset) = first_bad(info.dtype, elements) {
+            if let Some(offset) = first_bad(info.dtype, elements, most) {
                 let before = (mine.len() - whole.len()) as u64;
-                return Err(not_finite(position + before + offset as u64));
+                return Err(bad(position + before + offset as u64, &elements[offset..][..info.dtype.size()]));
             }
+            add(elements);
             self.cut.extend_from_slice(cut);
             position += mine.len() as u64;
             bytes = rest;
@@ -147,9 +193,9 @@ impl Scanner {
     }
 }
 
-/// Byte offset of the first element that is no finite number (or no boolean). A float is NaN or infinite if all bits of its
-/// exponent are set.
-fn first_bad(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
+/// Byte offset of the first element that is no finite number (or no boolean), or whose magnitude is more than `most`. The bits of
+/// floats of one sign are ordered as they are, those of infinity and NaN after all numbers: one comparison tells both.
+fn first_bad(dtype: Dtype, bytes: &[u8], most: f64) -> Option<usize> {
     fn find<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool + Copy) -> Option<usize> {
         let (elements, _) = bytes.as_chunks::<N>();
         // Most files are good: a scan without an exit runs at the memory's speed.
@@ -164,15 +210,42 @@ fn first_bad(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
         }
         None
     }
-    const EXPONENT_F64: u64 = 0x7ff0_0000_0000_0000;
+    let single = f32_within(most);
     match dtype {
-        Dtype::F64 => find(bytes, |bytes| u64::from_le_bytes(bytes) & EXPONENT_F64 == EXPONENT_F64),
-        Dtype::F32 => find(bytes, |bytes| u32::from_le_bytes(bytes) & 0x7f80_0000 == 0x7f80_0000),
-        Dtype::BF16 => find(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7f80 == 0x7f80),
-        Dtype::F16 => find(bytes, |bytes| u16::from_le_bytes(bytes) & 0x7c00 == 0x7c00),
+        Dtype::F64 => {
+            let most = most.min(f64::MAX).to_bits();
+            find(bytes, move |bytes| u64::from_le_bytes(bytes) & !(1 << 63) > most)
+        }
+        Dtype::F32 => {
+            let most = single.to_bits();
+            find(bytes, move |bytes| u32::from_le_bytes(bytes) & !(1 << 31) > most)
+        }
+        Dtype::BF16 => {
+            // Its bits are the upper ones of an f32: the lower ones cut off, it is not larger.
+            let [_, _, lower, upper] = single.to_le_bytes();
+            let most = u16::from_le_bytes([lower, upper]);
+            find(bytes, move |bytes| u16::from_le_bytes(bytes) & !(1 << 15) > most)
+        }
+        Dtype::F16 => {
+            let most = f16_within(single).to_bits();
+            find(bytes, move |bytes| u16::from_le_bytes(bytes) & !(1 << 15) > most)
+        }
         Dtype::Bool => bytes.iter().position(|&byte| byte > 1),
         _ => None,
     }
+}
+
+/// The largest finite f32 that is not more than a bound, which is not negative.
+#[expect(clippy::cast_possible_truncation, reason = "what rounding adds is taken away again")]
+fn f32_within(most: f64) -> f32 {
+    let near = (most as f32).min(f32::MAX);
+    if f64::from(near) > most { near.next_down() } else { near }
+}
+
+/// The same of 16 bits.
+fn f16_within(most: f32) -> f16 {
+    let near = f16::from_f32(most.min(f16::MAX.to_f32()));
+    if near.to_f32() > most { f16::from_bits(near.to_bits() - 1) } else { near }
 }
 
 /// Whether any of some elements is bad: one plain loop, compiled for each width of the machine's vectors.

@@ -3,7 +3,9 @@
 use std::{fmt::Write as _, time::Instant};
 
 use rayon::prelude::*;
-use rebasin::{Checkpoint, Dtype, Layout, Tensor, TensorInfo, mean};
+use rebasin::{
+    BytesSource, Checkpoint, Dtype, Header, Input, Layout, Tensor, TensorInfo, mean, merge_measured, merge_to,
+};
 
 const MODELS: usize = 10;
 /// Numbers of a model, in this many tensors.
@@ -34,6 +36,40 @@ pub fn run(out: &mut String) {
          | floor: the same bytes read and summed as integers, on all threads | {floor:.3} | {:.1} |\n",
         gigabytes / mean,
         gigabytes / floor,
+    );
+    println!("{text}");
+    let _ = writeln!(out, "{text}");
+    measured(models, gigabytes, out);
+}
+
+/// The same ten as files that are in memory, merged, and merged while it is measured how each stands beside the others and a reference.
+fn measured(models: Vec<Checkpoint>, gigabytes: f64, out: &mut String) {
+    let source = |model: Checkpoint| {
+        let bytes = model.to_bytes();
+        let header = Header::read(&mut &bytes[..], bytes.len() as u64).expect("a header");
+        BytesSource::new(bytes, header)
+    };
+    let reference = source(model(MODELS));
+    let sources: Vec<BytesSource> = models.into_iter().map(source).collect();
+    let share = 1.0 / MODELS as f64;
+    let inputs: Vec<Input<'_>> =
+        sources.iter().map(|source| Input { source, alignment: None, share }).collect();
+    let (mut plain, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..7 {
+        let begun = Instant::now();
+        merge_to(None, &inputs, Some(&reference), &mut std::io::sink(), &mut |_, _| {}).expect("merged");
+        plain.push(begun.elapsed().as_secs_f64());
+        let begun = Instant::now();
+        let found = merge_measured(None, &inputs, &reference, &mut std::io::sink(), &mut |_, _| {});
+        std::hint::black_box(found.expect("merged").standings());
+        beside.push(begun.elapsed().as_secs_f64());
+    }
+    let [plain, beside] = [plain, beside].map(super::median);
+    let text = format!(
+        "| the same as files in memory | seconds | times |\n|---|---|---|\n| merged | {plain:.3} ({:.1} GB/s) | 1 |\n\
+         | merged and measured beside a reference | {beside:.3} | {:.2} (at most 2) |\n",
+        gigabytes / plain,
+        beside / plain,
     );
     println!("{text}");
     let _ = writeln!(out, "{text}");

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Input, MergeError,
+    Differences, Input, MergeError,
     block::{BLOCK_BYTES, Block, blocks},
 };
 use crate::{Alignment, CheckedSpec, Header, Layout, Source, TensorInfo, codec};
@@ -38,6 +38,15 @@ struct Slot {
     sum: Vec<f64>,
     /// The block, merged.
     out: Vec<u8>,
+    /// What is measured beside; empty where nothing is.
+    measured: Measured,
+}
+
+/// One block's part of [`Differences`].
+#[derive(Default)]
+struct Measured {
+    inputs: Vec<[f64; 2]>,
+    mean: f64,
 }
 
 impl Slot {
@@ -67,14 +76,19 @@ impl Blocks<'_> {
         self.inputs[0].source.header().layout()
     }
 
-    /// Hands all merged bytes to `sink`, in the order of a file.
-    pub(super) fn each(&self, sink: Sink<'_>) -> Result<(), MergeError> {
+    /// Hands all merged bytes to `sink`, in the order of a file, and measures the inputs where that is asked for.
+    pub(super) fn each(
+        &self,
+        mut differences: Option<&mut Differences>,
+        sink: Sink<'_>,
+    ) -> Result<(), MergeError> {
         let layout = self.layout();
         let order = Header::canonical(layout).0.file_order();
         let mut all =
             order.into_iter().flat_map(|index| blocks(index, &layout.tensors()[index], self.spec)).peekable();
         let (mut ready, mut next): (Vec<Slot>, Vec<Slot>) = (Vec::new(), Vec::new());
         let mut waiting = 0;
+        let measures = differences.is_some();
         loop {
             let batch = batch(&mut all);
             next.resize_with(next.len().max(batch.len()), Slot::default);
@@ -82,13 +96,23 @@ impl Blocks<'_> {
                 || ready[..waiting].iter().try_for_each(|slot| sink(slot.index, &slot.out)),
                 || {
                     let slots = batch.par_iter().zip(&mut next);
-                    slots.map(|(block, slot)| self.compute(block, slot)).collect::<Vec<_>>()
+                    slots
+                        .map_init(Vec::new, |reference, (block, slot)| {
+                            self.compute(block, slot, measures.then_some(reference))
+                        })
+                        .collect::<Vec<_>>()
                 },
             );
             // What comes first in the file is said first.
             written?;
             computed.into_iter().collect::<Result<(), _>>()?;
             waiting = batch.len();
+            if let Some(differences) = &mut differences {
+                for slot in &next[..waiting] {
+                    let is_statistic = layout.tensors()[slot.index].is_statistic();
+                    differences.add(is_statistic, &slot.measured.inputs, slot.measured.mean);
+                }
+            }
             if waiting == 0 {
                 return Ok(());
             }
@@ -97,10 +121,17 @@ impl Blocks<'_> {
         }
     }
 
-    fn compute(&self, block: &Block<'_>, slot: &mut Slot) -> Result<(), MergeError> {
+    /// Merges a block; measures it too where there is a place for the reference's values.
+    fn compute(
+        &self,
+        block: &Block<'_>,
+        slot: &mut Slot,
+        mut reference: Option<&mut Vec<f64>>,
+    ) -> Result<(), MergeError> {
         let info = &self.layout().tensors()[block.index];
         slot.index = block.index;
         slot.out.clear();
+        slot.measured.begin(self.inputs.len());
         if !info.dtype.is_float() {
             slot.out = block.read(self.reference, self.of_reference)?;
             return Ok(());
@@ -112,7 +143,15 @@ impl Blocks<'_> {
                 let bytes = block.read(input.source, input.alignment)?;
                 codec::add_scaled(info.dtype, &bytes, input.share, &mut slot.sum);
             }
-            return round(block, info, 0, slot);
+            round(block, info, 0, slot)?;
+            if let Some(reference) = reference {
+                self.refer(info, &block.read(self.reference, None)?, reference, slot);
+                for (at, input) in self.inputs.iter().enumerate() {
+                    let bytes = block.read(input.source, input.alignment)?;
+                    slot.measured.add(at, codec::differences(info.dtype, &bytes, reference, &slot.sum));
+                }
+            }
+            return Ok(());
         }
         for offset in (0..block.num_bytes()).step_by(TILE_BYTES) {
             let size = TILE_BYTES.min(block.num_bytes() - offset);
@@ -126,8 +165,41 @@ impl Blocks<'_> {
                 codec::add_all_scaled(info.dtype, &parts[..some.len()], &mut slot.sum);
             }
             round(block, info, offset, slot)?;
+            if let Some(reference) = &mut reference {
+                let mut buffer = std::mem::take(&mut slot.bytes[0]);
+                let bytes = block.part(self.reference, offset, size, &mut buffer)?;
+                self.refer(info, bytes, reference, slot);
+                for (at, input) in self.inputs.iter().enumerate() {
+                    let bytes = block.part(input.source, offset, size, &mut buffer)?;
+                    slot.measured.add(at, codec::differences(info.dtype, bytes, reference, &slot.sum));
+                }
+                slot.bytes[0] = buffer;
+            }
         }
         Ok(())
+    }
+
+    /// Decodes the reference's values, and makes of the sums of the inputs those of their differences to it.
+    fn refer(&self, info: &TensorInfo, bytes: &[u8], reference: &mut Vec<f64>, slot: &mut Slot) {
+        reference.clear();
+        reference.resize(slot.sum.len(), 0.0);
+        codec::add_scaled(info.dtype, bytes, 1.0, reference);
+        let shares: f64 = self.inputs.iter().map(|input| input.share).sum();
+        slot.measured.mean += codec::subtract_scaled(reference, shares, &mut slot.sum);
+    }
+}
+
+impl Measured {
+    fn begin(&mut self, inputs: usize) {
+        self.inputs.clear();
+        self.inputs.resize(inputs, [0.0; 2]);
+        self.mean = 0.0;
+    }
+
+    /// Adds an input's part.
+    fn add(&mut self, at: usize, part: [f64; 2]) {
+        self.inputs[at][0] += part[0];
+        self.inputs[at][1] += part[1];
     }
 }
 

@@ -132,3 +132,174 @@ fn shares_that_are_none_are_refused() {
     let merged = mean(None, &[&models[0]], Some(&[alignment]), &[1.0]);
     assert!(matches!(merged, Err(MergeError::SpecMissing)));
 }
+
+/// An update that is the reference and a difference, and what a plain computation makes of all of them.
+fn naive(reference: &Checkpoint, aligned: &[Checkpoint], shares: &[f64]) -> Vec<Standing> {
+    let flat = |model: &Checkpoint, statistics: bool| -> Vec<f64> {
+        let own = |tensor: &&Tensor| tensor.dtype().is_float() && tensor.info().is_statistic() == statistics;
+        model.tensors().iter().filter(own).flat_map(Tensor::to_f64).collect()
+    };
+    let differences = |statistics| -> Vec<Vec<f64>> {
+        let from = flat(reference, statistics);
+        let less =
+            |model: &Checkpoint| flat(model, statistics).iter().zip(&from).map(|(x, r)| x - r).collect();
+        aligned.iter().map(less).collect()
+    };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let lengths = |all: &[Vec<f64>]| all.iter().map(|d| dot(d, d).sqrt()).collect::<Vec<_>>();
+    let ratio = |lengths: &[f64], k: usize| {
+        let mut others: Vec<f64> = lengths.to_vec();
+        others.remove(k);
+        others.retain(|&length| length > 0.0);
+        others.sort_by(f64::total_cmp);
+        let n = others.len();
+        let median = if n.is_multiple_of(2) && n > 0 {
+            f64::midpoint(others[n / 2 - 1], others[n / 2])
+        } else {
+            *others.get(n / 2)?
+        };
+        Some(lengths[k] / median)
+    };
+    let (trained, statistics) = (differences(false), differences(true));
+    let (distances, of_statistics) = (lengths(&trained), lengths(&statistics));
+    (0..aligned.len())
+        .map(|k| {
+            let mut others = vec![0.0; trained[k].len()];
+            for (j, d) in trained.iter().enumerate().filter(|(j, _)| *j != k) {
+                others.iter_mut().zip(d).for_each(|(sum, d)| *sum += shares[j] * d);
+            }
+            let length = dot(&others, &others).sqrt();
+            let cosine = (length > 0.0 && distances[k] > 0.0)
+                .then(|| dot(&trained[k], &others) / (length * distances[k]));
+            Standing {
+                distance: distances[k],
+                distance_ratio: ratio(&distances, k),
+                cosine,
+                statistics_ratio: ratio(&of_statistics, k),
+                others: u32::try_from((0..aligned.len()).filter(|&j| j != k && distances[j] > 0.0).count())
+                    .expect("few"),
+            }
+        })
+        .collect()
+}
+
+fn agree(found: &[Standing], naive: &[Standing]) {
+    let close = |a: Option<f64>, b: Option<f64>| match (a, b) {
+        (Some(a), Some(b)) => (a - b).abs() <= 1e-7 * b.abs().max(1e-3),
+        (a, b) => a == b,
+    };
+    assert_eq!(found.len(), naive.len());
+    for (found, naive) in found.iter().zip(naive) {
+        let same = close(Some(found.distance), Some(naive.distance))
+            && close(found.distance_ratio, naive.distance_ratio)
+            && close(found.cosine, naive.cosine)
+            && close(found.statistics_ratio, naive.statistics_ratio)
+            && found.others == naive.others;
+        assert!(same, "{found:?} is not {naive:?}");
+    }
+}
+
+/// Measured by the merge of files, whose bytes must be those of the plain merge.
+fn measured(
+    spec: Option<&CheckedSpec>,
+    reference: &Checkpoint,
+    models: &[Checkpoint],
+    alignments: Option<&[Alignment]>,
+    shares: &[f64],
+) -> Differences {
+    let (sources, reference) = (models.iter().map(source).collect::<Vec<_>>(), source(reference));
+    let input = |k: usize| Input {
+        source: &sources[k],
+        alignment: alignments.map(|alignments| &alignments[k]),
+        share: shares[k],
+    };
+    let inputs: Vec<Input<'_>> = (0..models.len()).map(input).collect();
+    let (mut plain, mut bytes) = (Vec::new(), Vec::new());
+    merge_to(spec, &inputs, Some(&reference), &mut plain, &mut |_, _| {}).expect("merged");
+    let differences = merge_measured(spec, &inputs, &reference, &mut bytes, &mut |_, _| {}).expect("merged");
+    assert!(plain == bytes, "measuring changes no byte");
+    differences
+}
+
+#[test]
+fn figures_of_moved_inputs_are_those_of_a_plain_computation_by_any_number_of_threads() {
+    let (spec, models) = large();
+    let (reference, models) = (&models[0], &models[1..]);
+    let alignments: Vec<Alignment> = (0..2).map(|seed| Alignment::random(&spec, seed)).collect();
+    let shares = [0.75, 0.25];
+    let aligned: Vec<Checkpoint> =
+        models.iter().zip(&alignments).map(|(model, a)| a.apply(&spec, model).expect("applies")).collect();
+    let by = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(|| measured(Some(&spec), reference, models, Some(&alignments), &shares))
+    };
+    let found = by(1);
+    assert_eq!(found, by(3), "to the bit");
+    agree(&found.standings(), &naive(reference, &aligned, &shares));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 16, ..Default::default() })]
+
+    #[test]
+    fn figures_are_those_of_a_plain_computation(
+        seed: u64, sites in 1..7_usize, sizes in proptest::collection::vec(1..40_000_usize, 1..4), stays: bool,
+    ) {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        let names = ["a.weight", "bn.running_var", "c.bias"];
+        let dtypes = [Dtype::F32, Dtype::F64, Dtype::F16, Dtype::BF16];
+        let infos = sizes.iter().zip(names).map(|(&size, name)| TensorInfo {
+            name: name.into(),
+            dtype: dtypes[rng.random_range(0..4)],
+            shape: vec![size],
+        });
+        let layout = Layout::new(infos.collect()).expect("a layout");
+        let mut random = |reference: Option<&Checkpoint>, length: f64| {
+            let tensors = layout.tensors().iter().enumerate().map(|(index, info)| {
+                let from = reference.map(|reference| reference.tensor(index).to_f64());
+                let mut values = vec![0.0; info.num_elements()];
+                for (at, value) in values.iter_mut().enumerate() {
+                    let from = from.as_ref().map_or(0.0, |values| values[at]);
+                    *value = from + length * rng.random_range(-1.0..1.0);
+                }
+                Tensor::from_f64(info, &values).expect("finite")
+            });
+            Checkpoint::new(layout.clone(), tensors.collect()).expect("fits")
+        };
+        let reference = random(None, 1.0);
+        let mut models: Vec<Checkpoint> =
+            (0..sites).map(|site| random(Some(&reference), [0.01, 1.0, 100.0][site % 3])).collect();
+        if stays {
+            models[0] = reference.clone();
+        }
+        let shares = shares(&(1..=sites as u64).collect::<Vec<_>>()).expect("shares");
+        let found = measured(None, &reference, &models, None, &shares);
+        agree(&found.standings(), &naive(&reference, &models, &shares));
+    }
+}
+
+#[test]
+fn what_is_nothing_beside_the_rest_has_no_direction() {
+    let info = TensorInfo { name: "w".into(), dtype: Dtype::F64, shape: vec![2] };
+    let layout = Layout::new(vec![info.clone()]).expect("a layout");
+    let model = |x: f64, y: f64| {
+        Checkpoint::new(layout.clone(), vec![Tensor::from_f64(&info, &[x, y]).expect("finite")])
+            .expect("fits")
+    };
+    let standings = |models: &[Checkpoint]| {
+        let shares = vec![1.0 / models.len() as f64; models.len()];
+        measured(None, &model(1.0, 1.0), models, None, &shares).standings()
+    };
+    let alone = standings(&[model(2.0, 1.0)]);
+    assert_eq!(
+        (alone[0].distance, alone[0].distance_ratio, alone[0].cosine, alone[0].others),
+        (1.0, None, None, 0)
+    );
+    let far = standings(&[model(1e9, 1.0), model(1.0, 2.0), model(1.0, 0.0)]);
+    assert_eq!(far[0].cosine, None, "the others are what rounding leaves");
+    assert!(far[0].distance_ratio.is_some_and(|ratio| ratio > 1e8), "{far:?}");
+    let opposed = standings(&[model(2.0, 1.0), model(0.0, 1.0)]);
+    assert_eq!((opposed[0].cosine, opposed[1].cosine), (Some(-1.0), Some(-1.0)));
+    let largest = standings(&[model(f64::MAX, 1.0), model(2.0, 1.0)]);
+    assert_eq!((largest[0].distance, largest[0].distance_ratio), (f64::MAX, Some(f64::MAX)), "still numbers");
+}
