@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use self::access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing};
 use crate::{
     error::{Error, Result},
-    round::{Millis, Policy, Round},
+    round::{Judged, Millis, Policy, Round},
 };
 
 /// Checks an id that a person chooses: 1 to 63 of `a-z 0-9 -`, beginning with a letter or digit.
@@ -325,6 +325,8 @@ pub struct Update {
     pub metrics: Metrics,
     /// Where it stands.
     pub state: UpdateState,
+    /// How it stood beside the others, once its round was merged, or it was rejected for that.
+    pub judged: Option<Box<Judged>>,
 }
 
 /// A site's own figures, by name.

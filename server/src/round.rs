@@ -9,8 +9,12 @@
 //! [`Event::Tick`], sent by the reconciler, closes the collecting. Between merging and published there will stand
 //! further states (calibrating, evaluating): what follows a merge is decided in one arm of `apply`.
 
+mod plausibility;
+
 use rebasin::Digest;
 use serde::{Deserialize, Serialize};
+
+pub use self::plausibility::{Implausible, Judged, Plausibility, Verdict};
 
 /// How often merging a round is begun before the round fails, and aligning an update before it is rejected.
 pub const MAX_ATTEMPTS: u32 = 3;
@@ -19,7 +23,7 @@ pub const MAX_ATTEMPTS: u32 = 3;
 pub type Millis = i64;
 
 /// What a run asks of its rounds. Made by [`Policy::check`], which refuses what cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// How many rounds are to be published. At least 1.
@@ -52,6 +56,14 @@ pub struct Policy {
     /// Whether a global model's signature names the sites that it was made from, with their digests and shares. False: their number.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub name_participants: bool,
+    /// An update with a value of a magnitude beyond so many times the root mean square of the reference's same tensor is rejected as
+    /// soon as that value arrives; 0: values need only be finite. The median of all the reference's tensors counts where that is more,
+    /// for BatchNorm's statistics the factor counts twice, and while there is no reference (a founding round) there is no bound.
+    #[serde(default = "default_max_magnitude_factor")]
+    pub max_magnitude_factor: f64,
+    /// Which updates are implausible beside the others, and what becomes of them.
+    #[serde(default)]
+    pub plausibility: Plausibility,
 }
 
 /// The global model of the round whose updates reported the best mean of a metric, weighted by their examples.
@@ -76,6 +88,13 @@ pub enum Goal {
 
 fn default_failed_rounds_allowed() -> u32 {
     2
+}
+
+/// [`Policy::max_magnitude_factor`] where none is given: training changes a tensor's size by less in a round, and what overflows is
+/// far beyond.
+#[must_use]
+pub fn default_max_magnitude_factor() -> f64 {
+    1e4
 }
 
 /// Longest a round may collect: a year, in seconds.
@@ -135,7 +154,13 @@ impl Policy {
                 return Err(format!("policy.keep_best.metric: {:?} is no name of a metric", best.metric));
             }
         }
-        Ok(())
+        let factor = self.max_magnitude_factor;
+        if factor != 0.0 && !(1.0..=1e30).contains(&factor) {
+            return Err(format!(
+                "policy.max_magnitude_factor: {factor} is neither 0 (no bound) nor within 1 and 1e30"
+            ));
+        }
+        self.plausibility.check()
     }
 
     /// Whether anything of a run is ever removed.
@@ -224,7 +249,7 @@ pub enum Event {
     Tick,
     /// One more update is held.
     UpdateAccepted,
-    /// An accepted update turned out not to be alignable.
+    /// An accepted update turned out not to be alignable, or not plausible.
     UpdateWithdrawn,
     /// A try at merging failed. It was counted when it began, so that one that ends the process counts too.
     AttemptFailed {
@@ -313,7 +338,7 @@ impl Round {
             (State::Merging, Event::UpdateWithdrawn) => {
                 let accepted = self.accepted.saturating_sub(1);
                 let state = if accepted < self.window.quorum {
-                    State::Failed { reason: below_quorum(accepted, self.window.quorum, "could be aligned") }
+                    State::Failed { reason: below_quorum(accepted, self.window.quorum, "were left to merge") }
                 } else {
                     State::Merging
                 };

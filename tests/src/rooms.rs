@@ -62,7 +62,7 @@ pub struct Rule {
 }
 
 /// rebasin's algorithms, as opposed to its types.
-const ALGORITHMS: [&str; 18] = [
+const ALGORITHMS: [&str; 19] = [
     "rebasin::Activations",
     "rebasin::align",
     "rebasin::align_from",
@@ -74,6 +74,7 @@ const ALGORITHMS: [&str; 18] = [
     "rebasin::matching",
     "rebasin::mean",
     "rebasin::merge_many",
+    "rebasin::merge_measured",
     "rebasin::merge_to",
     "rebasin::merging",
     "rebasin::optimality",

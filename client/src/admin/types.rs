@@ -144,7 +144,7 @@ pub struct Graph {
 }
 
 /// How a run proceeds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Policy {
     /// How many rounds are to be published.
     pub rounds: u32,
@@ -173,6 +173,26 @@ pub struct Policy {
     /// Whether a global model's signature names the sites that it was made from.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub name_participants: bool,
+    /// Most magnitude of an update's values, as a multiple of the reference's; 0: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_magnitude_factor: Option<f64>,
+    /// Which updates are implausible beside the others, and what becomes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plausibility: Option<PlausibilityPolicy>,
+}
+
+/// When an update is implausible, and what becomes of it; what is absent is the server's default.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlausibilityPolicy {
+    /// Most that its distance to the reference may be, as a multiple of the median of the others'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_distance_ratio: Option<f64>,
+    /// Least cosine between its difference to the reference and the mean of the others'.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_cosine: Option<f64>,
+    /// `warn` or `reject`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
 }
 
 /// The global model of the round whose updates reported the best mean of a metric.
@@ -338,6 +358,27 @@ pub struct RoundSite {
     /// How it was aligned.
     #[serde(default)]
     pub alignment: Option<AlignReport>,
+    /// How its update stood beside the others.
+    #[serde(default)]
+    pub plausibility: Option<Plausibility>,
+}
+
+/// How an update stood beside the reference and the others of its round.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plausibility {
+    /// Euclidean distance to the reference, aligned.
+    pub distance: f64,
+    /// That, divided by the median of the others'.
+    pub distance_ratio: Option<f64>,
+    /// Cosine of the difference to the reference with the mean of the others'.
+    pub cosine: Option<f64>,
+    /// As the ratio, over BatchNorm's statistics.
+    pub statistics_ratio: Option<f64>,
+    /// How many others it is compared with.
+    pub others: u32,
+    /// What lies beyond the policy's thresholds, in sentences.
+    pub warnings: Vec<String>,
 }
 
 /// How an update was brought into the reference's frame.
@@ -384,4 +425,7 @@ pub struct GroupReport {
     pub l2_after: f64,
     /// As for the whole.
     pub sweeps: u32,
+    /// How surely its units have their partners, where a search matched them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margins: Option<rebasin::Margins>,
 }

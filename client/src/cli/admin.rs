@@ -7,13 +7,13 @@ use rebasin::Digest;
 use serde_json::{Value, json};
 
 use super::{
-    args::{AdminArgs, AdminCommand, CreateRunArgs, Role, Strategy, TokenArgs},
+    args::{AdminArgs, AdminCommand, CreateRunArgs, Implausible, Role, Strategy, TokenArgs},
     audit, token,
 };
 use crate::{
     admin::{
         Admin,
-        types::{Certificates, NewRun, Policy, Round, Run, Site, TokenRecord},
+        types::{Certificates, NewRun, PlausibilityPolicy, Policy, Round, Run, Site, TokenRecord},
     },
     connect::Address,
     error::{Error, Result},
@@ -183,8 +183,24 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
             keep_best: args.keep_best,
             keep_updates: args.keep_updates,
             name_participants: args.name_participants,
+            max_magnitude_factor: args.max_magnitude_factor,
+            plausibility: plausibility(args.implausible, args.max_distance_ratio, args.min_cosine),
         },
     })
+}
+
+/// What was said of it; nothing where nothing was.
+fn plausibility(
+    action: Option<Implausible>,
+    max_distance_ratio: Option<f64>,
+    min_cosine: Option<f64>,
+) -> Option<PlausibilityPolicy> {
+    let action = action.map(|action| match action {
+        Implausible::Warn => "warn".to_owned(),
+        Implausible::Reject => "reject".to_owned(),
+    });
+    let policy = PlausibilityPolicy { max_distance_ratio, min_cosine, action };
+    (policy != PlausibilityPolicy::default()).then_some(policy)
 }
 
 fn read_spec(path: &Path) -> Result<Value> {
@@ -308,11 +324,22 @@ fn run_text(run: &Run) -> String {
         "a model's signature",
         if policy.name_participants { "names its sites" } else { "counts its sites" }.to_owned(),
     );
+    row("values at most", some(policy.max_magnitude_factor.map(magnitudes)));
+    if let Some(PlausibilityPolicy { max_distance_ratio: Some(ratio), min_cosine: Some(cosine), action }) =
+        &policy.plausibility
+    {
+        let action = action.as_deref().unwrap_or("warn");
+        row("implausible", format!("distance ratio above {ratio}, cosine below {cosine}: {action}"));
+    }
     row("updates kept", some(policy.keep_updates.map(|count| format!("of the newest {count} rounds"))));
     row("seed", run.seed_digest.clone().unwrap_or_default());
     row("global model", run.global_digest.clone().unwrap_or_default());
     row("created", run.created_at.clone());
     table.to_string()
+}
+
+fn magnitudes(factor: f64) -> String {
+    if factor == 0.0 { "any".to_owned() } else { format!("{factor} times the reference's") }
 }
 
 fn rounds_table(rounds: &[Round]) -> String {
@@ -346,9 +373,24 @@ fn round_text(round: &Round) -> String {
             text.push_str(&format!("\n{name}: {value}"));
         }
     }
-    let mut table = table(&["site", "state", "examples", "share", "moved", "distance", "metrics", "reason"]);
+    let mut table = table(&[
+        "site",
+        "state",
+        "examples",
+        "share",
+        "moved",
+        "distance",
+        "of the others'",
+        "cosine",
+        "metrics",
+        "reason",
+    ]);
+    let mut warnings = String::new();
     for site in &round.sites {
-        let alignment = site.alignment.as_ref();
+        let (alignment, plausibility) = (site.alignment.as_ref(), site.plausibility.as_ref());
+        for warning in plausibility.iter().flat_map(|plausibility| &plausibility.warnings) {
+            warnings.push_str(&format!("\nwarning: site {}: {warning}", site.site));
+        }
         let metrics = site.metrics.iter().flatten().map(|(name, value)| format!("{name} {value:.4}"));
         table.add_row([
             site.site.clone(),
@@ -365,14 +407,30 @@ fn round_text(round: &Round) -> String {
             site.num_examples.map(|count| count.to_string()).unwrap_or_default(),
             site.share.map(|share| format!("{share:.3}")).unwrap_or_default(),
             alignment.map(|report| format!("{:.1} %", 100.0 * report.moved)).unwrap_or_default(),
-            alignment
-                .map(|report| format!("{:.3} -> {:.3}", report.l2_before, report.l2_after))
+            match (alignment, plausibility) {
+                (Some(report), _) => format!("{:.3} -> {:.3}", report.l2_before, report.l2_after),
+                (None, Some(plausibility)) => format!("{:.3}", plausibility.distance),
+                (None, None) => String::new(),
+            },
+            ratio(plausibility.and_then(|plausibility| plausibility.distance_ratio)),
+            plausibility
+                .and_then(|plausibility| plausibility.cosine)
+                .map(|cosine| format!("{cosine:.3}"))
                 .unwrap_or_default(),
             metrics.collect::<Vec<_>>().join(", "),
             site.reason.clone().unwrap_or_default(),
         ]);
     }
-    format!("{text}\n{table}")
+    format!("{text}\n{table}{warnings}")
+}
+
+/// A multiple of the others'.
+fn ratio(ratio: Option<f64>) -> String {
+    match ratio {
+        Some(ratio) if ratio < 1e6 => format!("{ratio:.2} x"),
+        Some(ratio) => format!("{ratio:.1e} x"),
+        None => String::new(),
+    }
 }
 
 fn short(digest: &str) -> String {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::trust::TrustOptions;
-pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Role, Strategy, TokenArgs};
+pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Implausible, Role, Strategy, TokenArgs};
 
 /// Federated learning for models that never shared a starting point.
 #[derive(Debug, Parser)]

@@ -331,9 +331,10 @@ impl Uploads {
     }
 }
 
-/// What an upload is held against: the run's layout, or, before one is fixed, its spec.
+/// What an upload is held against: the run's layout and the size of the reference's values, or, before there are any, its spec.
 struct Gate {
     layout: Option<rebasin::Layout>,
+    bounds: Option<rebasin::Bounds>,
     /// The site whose update fixed the layout, if one did.
     fixed_by: Option<String>,
     spec: Option<rebasin::Spec>,
@@ -348,7 +349,8 @@ impl Gate {
             Some(_) => store.layout_fixed_by(&run.id).await?,
             None => None,
         };
-        Ok(Self { spec: run.spec, layout: run.layout, fixed_by, passed: OnceLock::new() })
+        let bounds = store.bounds(&run, update.round).await?;
+        Ok(Self { spec: run.spec, layout: run.layout, bounds, fixed_by, passed: OnceLock::new() })
     }
 
     /// Says who fixed the layout where a header is refused.

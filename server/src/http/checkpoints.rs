@@ -56,7 +56,7 @@ pub(super) async fn create(
 }
 
 async fn receive(api: &Api, name: &str, size: u64, mut parts: BodyDataStream) -> Result<StoredCheckpoint> {
-    let mut staging = api.store.staging(name, size, None)?;
+    let mut staging = api.store.staging_measured(name, size, None)?;
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| Error::invalid(format!("body: broke off: {error}")))?;
         let append = move || -> Result<Staging> {

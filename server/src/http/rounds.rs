@@ -10,7 +10,7 @@ use axum::{
 };
 use headers::{HeaderMapExt as _, Range};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use rebasin::AlignReport;
+use rebasin::{AlignReport, Standing};
 use serde::Serialize;
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     model::{self, Metrics, RoundRecord, Update, UpdateState},
-    round::{Millis, State as RoundState},
+    round::{Judged, Millis, State as RoundState},
 };
 
 /// A round.
@@ -77,6 +77,34 @@ pub(super) struct RoundSite {
     /// How its update was brought into the reference's frame.
     #[schema(value_type = Option<Object>)]
     alignment: Option<AlignReport>,
+    /// How its update stood beside the others, once the round was merged, or the update was rejected for that.
+    plausibility: Option<UpdatePlausibility>,
+}
+
+/// How an update stood beside the reference and the other updates of its round, all aligned. Over the averaged tensors; BatchNorm's
+/// statistics have a figure of their own.
+#[derive(Serialize, utoipa::ToSchema)]
+struct UpdatePlausibility {
+    /// Euclidean distance to the reference.
+    distance: f64,
+    /// That, divided by the median of the others'. Absent where no other went anywhere.
+    distance_ratio: Option<f64>,
+    /// Cosine of the difference to the reference with the mean of the others', by their shares. Absent where one of the two is nothing.
+    cosine: Option<f64>,
+    /// As the ratio, over BatchNorm's statistics.
+    statistics_ratio: Option<f64>,
+    /// How many others it is compared with: those that are not the reference itself.
+    others: u32,
+    /// What lies beyond the policy's thresholds, in sentences for a person.
+    warnings: Vec<String>,
+}
+
+impl From<&Judged> for UpdatePlausibility {
+    fn from(judged: &Judged) -> Self {
+        let Standing { distance, distance_ratio, cosine, statistics_ratio, others } = judged.standing;
+        let warnings = judged.warnings.clone();
+        Self { distance, distance_ratio, cosine, statistics_ratio, others, warnings }
+    }
 }
 
 /// A run's rounds.
@@ -327,5 +355,6 @@ fn describe_site(
             Some(UpdateState::Aligned { report, .. }) => Some((**report).clone()),
             _ => None,
         },
+        plausibility: update.and_then(|update| update.judged.as_deref()).map(UpdatePlausibility::from),
     }
 }

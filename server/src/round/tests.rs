@@ -15,6 +15,8 @@ fn policy() -> Policy {
         keep_best: None,
         keep_updates: None,
         name_participants: false,
+        max_magnitude_factor: default_max_magnitude_factor(),
+        plausibility: Plausibility::default(),
     }
 }
 
@@ -200,6 +202,12 @@ fn a_policy_that_cannot_work_is_refused_by_field() {
         (Policy { min_open_seconds: Some(61), ..policy() }, "min_open_seconds"),
         (Policy { keep_models: Some(0), ..policy() }, "keep_models"),
         (Policy { keep_best: Some(loss()), ..policy() }, "keep_best"),
+        (Policy { max_magnitude_factor: 0.5, ..policy() }, "max_magnitude_factor"),
+        (Policy { max_magnitude_factor: f64::INFINITY, ..policy() }, "max_magnitude_factor"),
+        (
+            Policy { plausibility: Plausibility { min_cosine: 2.0, ..Plausibility::default() }, ..policy() },
+            "plausibility.min_cosine",
+        ),
         (
             Policy {
                 keep_models: Some(1),

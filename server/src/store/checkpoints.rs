@@ -58,7 +58,8 @@ impl Store {
 
     async fn insert_row(&self, tx: &mut Tx, sealed: &Sealed, stored: &Stored) -> Result<()> {
         sqlx::query(self.sql(
-            "INSERT INTO checkpoints (digest, size, layout, object, created_at_ms) VALUES ($1, $2, $3, $4, {now})
+            "INSERT INTO checkpoints (digest, size, layout, object, magnitudes, created_at_ms)
+             VALUES ($1, $2, $3, $4, $5, {now})
              ON CONFLICT (digest) DO UPDATE SET object = excluded.object, removed_at_ms = NULL
              WHERE checkpoints.removed_at_ms IS NOT NULL",
         ))
@@ -66,6 +67,7 @@ impl Store {
         .bind(signed(sealed.size)?)
         .bind(to_json(&sealed.layout)?)
         .bind(&stored.object)
+        .bind(sealed.magnitudes.as_ref().map(to_json).transpose()?)
         .execute(&mut **tx)
         .await?;
         Ok(())

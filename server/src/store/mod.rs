@@ -10,6 +10,7 @@ mod certificates;
 mod checkpoints;
 mod fsck;
 mod graphs;
+mod magnitudes;
 mod notices;
 mod objects;
 mod parts;

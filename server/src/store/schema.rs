@@ -28,7 +28,8 @@ macro_rules! steps {
     };
 }
 
-const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping", "0004_access.sql" "access", "0005_audit.sql" "audit"];
+const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping", "0004_access.sql" "access", "0005_audit.sql" "audit",
+    "0006_plausibility.sql" "plausibility"];
 
 impl Store {
     /// Brings the schema up to date.

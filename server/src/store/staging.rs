@@ -9,10 +9,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rebasin::{Digest, Hasher, Layout, Limits, Scanner};
+use rebasin::{Bounds, Digest, Hasher, Layout, Limits, Magnitudes, Scanner};
 
 use super::Store;
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    model::Update,
+};
 
 /// Bytes that one [`Staging`] may hold unsynced before it must be asked to [`Staging::sync`].
 const SYNC_BYTES: u64 = 8 << 20;
@@ -37,12 +40,38 @@ impl Store {
     /// # Errors
     /// [`Code::InvalidCheckpoint`] if what is there already shows that it is none; [`Code::Unavailable`] for the disk.
     pub fn staging(&self, name: &str, size: u64, layout: Option<Layout>) -> Result<Staging> {
+        self.stage(name, Scanner::new(layout, size, Limits::default()), size)
+    }
+
+    /// The same for an update, whose values have bounds where its round's reference is known.
+    ///
+    /// # Errors
+    /// As [`Store::staging`].
+    pub fn staging_within(
+        &self,
+        update: &Update,
+        layout: Option<Layout>,
+        bounds: Option<Bounds>,
+    ) -> Result<Staging> {
+        let scanner = Scanner::new(layout, update.size, Limits::default()).within(bounds);
+        self.stage(&update.id, scanner, update.size)
+    }
+
+    /// The same for what may be a reference: it is measured as it passes.
+    ///
+    /// # Errors
+    /// As [`Store::staging`].
+    pub fn staging_measured(&self, scratch: &str, size: u64, layout: Option<Layout>) -> Result<Staging> {
+        self.stage(scratch, Scanner::new(layout, size, Limits::default()).measuring(), size)
+    }
+
+    fn stage(&self, name: &str, scanner: Scanner, size: u64) -> Result<Staging> {
         let path = self.staging_dir.join(name);
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
         let mut staging = Staging {
             path,
             hasher: Hasher::default(),
-            scanner: Scanner::new(layout, size, Limits::default()),
+            scanner,
             size,
             written: 0,
             syncing: 0,
@@ -324,9 +353,11 @@ impl Staging {
                 ),
             ));
         }
+        let magnitudes = self.scanner.magnitudes();
         let header = self.scanner.finish()?;
         let (path, layout) = (self.path, header.layout().clone());
-        Ok(Sealed { path, written_at: on_disk.modified()?, digest: found, size: self.size, layout })
+        let written_at = on_disk.modified()?;
+        Ok(Sealed { path, written_at, digest: found, size: self.size, layout, magnitudes })
     }
 }
 
@@ -353,4 +384,6 @@ pub struct Sealed {
     pub size: u64,
     /// Its layout.
     pub layout: Layout,
+    /// How large its values are, where that was measured.
+    pub(super) magnitudes: Option<Magnitudes>,
 }

@@ -2,6 +2,7 @@
 //! `FEDBASIN_TEST_POSTGRES_URL` names (`tests/run` starts it). A fresh database a test.
 
 mod leases;
+mod plausibility;
 mod retention;
 mod runs;
 mod simulation;
@@ -18,7 +19,7 @@ use super::*;
 use crate::{
     config::Secret,
     model::{Holder, NewRun, NewUpdate, Receipt, Role, RunState, Strategy, Update, UpdateState},
-    round::{Goal, KeepBest, Policy, State},
+    round::{Goal, KeepBest, Plausibility, Policy, State},
 };
 
 struct World {
@@ -180,7 +181,7 @@ impl World {
         let lease = self.store.lease_merge(LEASE).await.expect("leased").expect("a round to merge");
         let model = self.sealed("model", value);
         self.store
-            .finish_merge(&lease, &model, &[], no_signature)
+            .finish_merge(&lease, &model, &[], &[], no_signature)
             .await
             .expect("published")
             .expect("the lease is held")
@@ -227,5 +228,7 @@ fn policy(rounds: u32, quorum: u32) -> Policy {
         keep_best: None,
         keep_updates: None,
         name_participants: false,
+        max_magnitude_factor: crate::round::default_max_magnitude_factor(),
+        plausibility: Plausibility::default(),
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) const UPDATE_COLUMNS: &str =
     "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics,
-    u.state, u.reason, u.accepted_at_ms, u.report FROM updates u";
+    u.state, u.reason, u.accepted_at_ms, u.report, u.plausibility FROM updates u";
 
 /// Most updates of one site and round that are under way: what a site sends, and what it sends instead.
 const MAX_UNDER_WAY: i64 = 2;
@@ -460,7 +460,8 @@ pub(super) fn update_from(row: &AnyRow) -> Result<Update> {
         ("aligned", None, Some(at_ms), Some(report)) => {
             UpdateState::Aligned { at_ms, report: Box::new(report) }
         }
-        ("rejected", Some(reason), _, None) => UpdateState::Rejected { reason },
+        // One that was rejected beside the others keeps its alignment's report.
+        ("rejected", Some(reason), _, _) => UpdateState::Rejected { reason },
         ("declined", Some(reason), _, None) => UpdateState::Declined { reason },
         (state, ..) => {
             return Err(Error::internal(format_args!("updates row {id}: inconsistent state {state}")));
@@ -475,6 +476,7 @@ pub(super) fn update_from(row: &AnyRow) -> Result<Update> {
         num_examples: unsigned(row, "num_examples")?,
         metrics: document::<Metrics>(row, "metrics")?.unwrap_or_default(),
         state,
+        judged: document(row, "plausibility")?.map(Box::new),
         id,
     })
 }

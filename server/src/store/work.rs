@@ -4,6 +4,7 @@
 //! written in one transaction `WHERE fence = … AND state = …`: a worker that lost its lease meets no row.
 
 mod alignments;
+mod judging;
 mod merges;
 
 use std::time::Duration;

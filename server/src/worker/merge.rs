@@ -2,7 +2,9 @@
 
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
-use rebasin::{AlignReport, Alignment, FileSource, Input, MatchOptions, MergeError, Source as _};
+use rebasin::{
+    AlignReport, Alignment, Differences, Digest, FileSource, Input, MatchOptions, MergeError, Source as _,
+};
 
 use super::{
     Worker,
@@ -13,6 +15,7 @@ use crate::{
     config::Work,
     error::{Code, Error, Result},
     model::Strategy,
+    round::Judged,
     store::{Kind, MergeWork, Scratch, Sealed, Staging, Store},
 };
 
@@ -22,6 +25,8 @@ type Refined = Vec<(String, Alignment, AlignReport)>;
 struct Merged {
     sealed: Sealed,
     refined: Refined,
+    /// How its updates stand beside one another.
+    differences: Differences,
     /// Where its bytes are, until it is stored.
     _file: Scratch,
 }
@@ -33,15 +38,34 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
     let started = tokio::time::Instant::now();
     let work = async {
         let model = merge(&store, &worker.settings, &lease.work).await?;
+        let judged = judge(&lease.work, &model.differences);
+        let (mut kept, mut rejected) = (Vec::new(), Vec::new());
+        for (update_id, judged, is_rejected) in judged {
+            if is_rejected { &mut rejected } else { &mut kept }.push((update_id, judged));
+        }
+        if !rejected.is_empty() {
+            let held = store.reject_implausible(&lease, &rejected).await?;
+            return Ok::<_, Error>(held.then_some(Done::Rejected(rejected.len())));
+        }
         let sign = |place| signer.model(&lease.work, &model.sealed.digest, place);
-        store.finish_merge(&lease, &model.sealed, &model.refined, sign).await
+        let global = store.finish_merge(&lease, &model.sealed, &model.refined, &kept, sign).await?;
+        Ok(global.map(Done::Published))
     };
     let Some(outcome) = worker.while_renewing(lease.token(), work).await else {
         worker.give_back(lease.token(), Duration::ZERO).await;
         return Ok(false);
     };
     match outcome {
-        Ok(Some(global)) => {
+        Ok(Some(Done::Rejected(updates))) => {
+            worker.storage_is_well();
+            tracing::warn!(
+                run.id = run_id,
+                round.number = round,
+                round.rejected = updates,
+                "implausible updates were rejected; what is left of the round is merged again"
+            );
+        }
+        Ok(Some(Done::Published(global))) => {
             worker.storage_is_well();
             tracing::info!(
                 run.id = run_id,
@@ -69,6 +93,35 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// What came of a merge.
+enum Done {
+    Published(Digest),
+    /// Nothing was published: so many updates were taken out.
+    Rejected(usize),
+}
+
+/// What the run's policy says of each update, by its id, and whether it is to be rejected. Logged here, once.
+fn judge(work: &MergeWork, differences: &Differences) -> Vec<(String, Judged, bool)> {
+    let standings = differences.standings();
+    let verdicts = work.run.policy.plausibility.judge(&standings);
+    let mut judged = Vec::with_capacity(standings.len());
+    for ((input, standing), verdict) in work.inputs.iter().zip(standings).zip(verdicts) {
+        for warning in &verdict.warnings {
+            tracing::warn!(
+                run.id = work.run.id,
+                round.number = work.round,
+                site.id = input.site_id,
+                update.id = input.update_id,
+                warning,
+                "an update is implausible"
+            );
+        }
+        let record = Judged { standing, warnings: verdict.warnings };
+        judged.push((input.update_id.clone(), record, verdict.rejected));
+    }
+    judged
 }
 
 async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merged> {
@@ -110,14 +163,15 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
                 share: *share,
             })
             .collect();
-        let sealed = write_model(&store, &scratch, spec.as_ref(), &inputs, &reference, layout)?;
-        Ok(Merged { sealed, refined, _file: scratch })
+        let (sealed, differences) =
+            write_model(&store, &scratch, spec.as_ref(), &inputs, &reference, layout)?;
+        Ok(Merged { sealed, refined, differences, _file: scratch })
     })
     .await?
 }
 
-/// Writes the merged model through the same gate as an upload, hashed and scanned on its way: what is published is a valid checkpoint,
-/// and nothing is read back.
+/// Writes the merged model through the same gate as an upload, hashed, scanned and measured on its way: what is published is a valid
+/// checkpoint, and nothing is read back.
 fn write_model(
     store: &Store,
     scratch: &Scratch,
@@ -125,15 +179,15 @@ fn write_model(
     inputs: &[Input<'_>],
     reference: &FileSource,
     layout: Option<rebasin::Layout>,
-) -> Result<Sealed> {
+) -> Result<(Sealed, Differences)> {
     let size = rebasin::Header::canonical_file_size(reference.header().layout());
-    let mut out =
-        ModelFile { staging: store.staging(scratch.name(), size, layout)?, syncing: None, failed: None };
-    let merged = rebasin::merge_to(spec, inputs, Some(reference), &mut out, &mut |_, _| {});
+    let staging = store.staging_measured(scratch.name(), size, layout)?;
+    let mut out = ModelFile { staging, syncing: None, failed: None };
+    let merged = rebasin::merge_measured(spec, inputs, reference, &mut out, &mut |_, _| {});
     if let Some(error) = out.failed.take() {
         return Err(error);
     }
-    merged.map_err(|error| match error {
+    let differences = merged.map_err(|error| match error {
         MergeError::Io(error) => Error::from(error),
         error => Error::internal(error),
     })?;
@@ -141,7 +195,7 @@ fn write_model(
     out.settle()?;
     let sealed = out.staging.seal(None)?;
     failpoint!("merge.sealed");
-    Ok(sealed)
+    Ok((sealed, differences))
 }
 
 /// Takes a merged model's bytes; those before are made durable meanwhile.

@@ -204,6 +204,15 @@ pub(in crate::cli) enum Strategy {
     MergeMany,
 }
 
+/// What becomes of an implausible update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Implausible {
+    /// It is merged, and the round's record says what is odd
+    Warn,
+    /// It is rejected, and the others are merged without it
+    Reject,
+}
+
 #[derive(Debug, Args)]
 pub(in crate::cli) struct CreateRunArgs {
     /// Ids of the sites that take part
@@ -240,6 +249,19 @@ pub(in crate::cli) struct CreateRunArgs {
     /// Let a global model's signature name the sites that it was made from, with digests and shares, instead of their number
     #[arg(long)]
     pub(in crate::cli) name_participants: bool,
+    /// Most magnitude of an update's values, as a multiple of the root mean square of the reference's same tensor; 0: any finite
+    /// number [default: 10000]
+    #[arg(long, value_name = "X")]
+    pub(in crate::cli) max_magnitude_factor: Option<f64>,
+    /// What becomes of an update that is implausible beside the others of its round [default: warn]
+    #[arg(long)]
+    pub(in crate::cli) implausible: Option<Implausible>,
+    /// Most that an update's distance to the reference may be, as a multiple of the median of the others' [default: 8]
+    #[arg(long, value_name = "X")]
+    pub(in crate::cli) max_distance_ratio: Option<f64>,
+    /// Least cosine between an update's difference to the reference and the mean of the others' [default: -0.1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(in crate::cli) min_cosine: Option<f64>,
     /// The spec; only `--strategy mean` goes without spec and graph
     #[arg(long, value_name = "SPEC.json", conflicts_with = "graph", required_unless_present_any = ["strategy", "graph"])]
     pub(in crate::cli) spec: Option<PathBuf>,

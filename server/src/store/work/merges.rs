@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::Run,
-    round::{Event, MAX_ATTEMPTS},
+    round::{Event, Judged, MAX_ATTEMPTS},
 };
 
 /// Merge one round.
@@ -139,8 +139,8 @@ impl Store {
     }
 
     /// Publishes a merged model: its bytes are stored, then one transaction records the model, refined alignments
-    /// (if any), the round, the run, and the model's signature, which `sign` makes once it is known which record of the audit log
-    /// says that the round is published. Nothing if the lease was lost: no row is written then.
+    /// (if any), how each update stood beside the others, the round, the run, and the model's signature, which `sign` makes once it is
+    /// known which record of the audit log says that the round is published. Nothing if the lease was lost: no row is written then.
     ///
     /// # Errors
     /// Those of the database and the object store.
@@ -149,6 +149,7 @@ impl Store {
         lease: &Lease<MergeWork>,
         model: &Sealed,
         refined: &[(String, Alignment, AlignReport)],
+        judged: &[(String, Judged)],
         sign: impl FnOnce(u64) -> Result<String>,
     ) -> Result<Option<Digest>> {
         let stored = self.put_object(model).await?;
@@ -176,6 +177,7 @@ impl Store {
             let record = Record::of("update.refined").round(&lease.work.run.id, lease.work.round);
             tx.record(record.object(update_id).detail("moved", report.moved));
         }
+        self.save_judged(&mut tx, judged).await?;
         let now = self.now_in(&mut tx).await?;
         let after = before.round.clone().apply(Event::Merged { global: model.digest }, now)?;
         tx.record(merged(&lease.work));
