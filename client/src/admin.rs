@@ -227,6 +227,14 @@ impl Admin {
         self.get(&format!("/v1/runs/{}/rounds/{number}", segment(run)))
     }
 
+    /// Merges a run's newest published round again, without what was withdrawn of it. Gives the new round.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn remerge(&self, run: &str, number: u32) -> Result<Round> {
+        self.order(&format!("/v1/runs/{}/rounds/{number}/remerge", segment(run)))
+    }
+
     /// Cancels a run.
     ///
     /// # Errors

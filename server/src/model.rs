@@ -241,6 +241,8 @@ pub struct RoundRecord {
     pub closed_at_ms: Option<Millis>,
     /// Since when its model is no longer kept, by the run's policy.
     pub model_retired_at_ms: Option<Millis>,
+    /// The round that this one merges again, without what was withdrawn of it.
+    pub remerge_of: Option<u32>,
 }
 
 /// Where an update stands, with what is true there.
@@ -323,6 +325,8 @@ pub struct Update {
     pub num_examples: u64,
     /// The site's own figures.
     pub metrics: Metrics,
+    /// When its site took it back.
+    pub withdrawn_at_ms: Option<Millis>,
     /// Where it stands.
     pub state: UpdateState,
     /// How it stood beside the others, once its round was merged, or it was rejected for that.

@@ -147,6 +147,7 @@ async fn each_rpc_answers_sites_and_nobody_else() {
         "ProveLog",
         "SendUpdate",
         "WatchRun",
+        "WithdrawUpdate",
     ];
     assert_eq!(called, BTreeSet::from(all), "all rpcs of the contract");
 }
@@ -167,6 +168,9 @@ async fn call(site: &Site, name: &str) -> Result<(), tonic::Status> {
             client.send_update(tokio_stream::iter([chunk])).await.map(drop)
         }
         "FinishUpdate" => client.finish_update(v1::FinishUpdateRequest { update_id: none }).await.map(drop),
+        "WithdrawUpdate" => {
+            client.withdraw_update(v1::WithdrawUpdateRequest { update_id: none }).await.map(drop)
+        }
         "GetServerKeys" => client.get_server_keys(v1::GetServerKeysRequest {}).await.map(drop),
         "GetModelSignature" => {
             let request = v1::GetModelSignatureRequest { digest: "0".repeat(64) };

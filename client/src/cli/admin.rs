@@ -86,6 +86,12 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
                 )
             })
         }
+        AdminCommand::Remerge { id, number } => {
+            let round = admin.remerge(&id, number)?;
+            screen.answer(&round, || {
+                format!("run {id}: round {number} is merged again as round {}", round.number)
+            })
+        }
         AdminCommand::Keys { output } => audit::keys(&admin, output.as_deref(), screen),
         AdminCommand::Audit { from, limit, run } => audit::list(&admin, from, limit, run.as_deref(), screen),
         AdminCommand::AuditExport { output } => audit::export(&admin, &output, screen),

@@ -390,6 +390,14 @@ pub(super) enum SiteCommand {
     },
     /// Upload one checkpoint as this site's update, and print the receipt
     Upload(SiteUploadArgs),
+    /// Take an update back: the server erases its bytes; the record that this site took part stays
+    Withdraw {
+        #[command(flatten)]
+        server: SiteServerArgs,
+        /// The update's id, as the receipt says it
+        #[arg(value_name = "UPDATE")]
+        update: String,
+    },
     /// Download a run's newest global model, its reference, or a checkpoint by digest
     Download {
         #[command(flatten)]

@@ -7,7 +7,9 @@ use std::{
 };
 
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
-use fedbasin_proto::v1::{ListRunsRequest, RoundState, RunState, RunStatus, UpdateState};
+use fedbasin_proto::v1::{
+    ListRunsRequest, RoundState, RunState, RunStatus, UpdateState, WithdrawUpdateRequest,
+};
 use rebasin::Digest;
 use serde_json::{Value, json};
 use tonic::Request;
@@ -47,6 +49,7 @@ pub(super) fn dispatch(command: SiteCommand, screen: &Screen) -> Result<()> {
         }
         SiteCommand::Status { server, run } => block_on(status(server, run, screen)),
         SiteCommand::Upload(args) => block_on(upload_one(args, screen)),
+        SiteCommand::Withdraw { server, update } => block_on(withdraw(server, update, screen)),
         SiteCommand::Download { server, run, reference, digest, output } => {
             block_on(download_one(server, run, reference, digest, output, screen))
         }
@@ -368,6 +371,38 @@ async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
             "see `fedbasin site status` for the round that is open",
         )),
     }
+}
+
+async fn withdraw(args: SiteServerArgs, id: String, screen: &Screen) -> Result<()> {
+    let server = Server::of(&args, screen)?;
+    let place = format!("withdrawing update {id} at {}", server.client.url());
+    let mut backoff = Backoff::new(server.patience);
+    let update = loop {
+        let mut request = Request::new(WithdrawUpdateRequest { update_id: id.clone() });
+        request.set_timeout(Duration::from_secs(60));
+        let status = match server.client.clone().withdraw_update(request).await {
+            Ok(answer) => break answer.into_inner().update.unwrap_or_default(),
+            Err(status) => status,
+        };
+        if !backoff.allows(verdict(&status)) {
+            return Err(Error::from_status(&status, place));
+        }
+        if !backoff.wait().await {
+            return Err(Error::gave_up(&status, place, "start the same command again"));
+        }
+    };
+    let value = json!({
+        "update_id": update.update_id,
+        "run_id": update.run_id,
+        "round": update.round,
+        "withdrawn_at_ms": update.withdrawn_at_ms,
+    });
+    screen.answer(&value, || {
+        format!(
+            "update {} of round {} of run {}: withdrawn, its bytes are erased",
+            update.update_id, update.round, update.run_id
+        )
+    })
 }
 
 async fn download_one(

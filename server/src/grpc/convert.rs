@@ -58,6 +58,7 @@ pub(super) fn update(update: &Update) -> v1::Update {
         state: state.into(),
         reason: update.state.reason().unwrap_or_default().to_owned(),
         receipt: update.receipt().map(receipt),
+        withdrawn_at_ms: update.withdrawn_at_ms,
         alignment: match &update.state {
             UpdateState::Aligned { report, .. } => Some(alignment(report)),
             _ => None,

@@ -199,6 +199,17 @@ impl v1::fed_basin_server::FedBasin for Sites {
         Ok(Response::new(v1::GetUpdateResponse { update: Some(sent) }))
     }
 
+    async fn withdraw_update(
+        &self,
+        request: Request<v1::WithdrawUpdateRequest>,
+    ) -> Answer<v1::WithdrawUpdateResponse> {
+        let Caller { site, actor, .. } = caller(&request)?;
+        let id = request.into_inner().update_id;
+        let update = self.store.acting_as(actor).withdraw_update(&site, &id).await?;
+        tracing::info!(site.id = %site, update.id = id, run.id = update.run_id, round.number = update.round, "update withdrawn");
+        Ok(Response::new(v1::WithdrawUpdateResponse { update: Some(convert::update(&update)) }))
+    }
+
     async fn get_server_keys(
         &self,
         _: Request<v1::GetServerKeysRequest>,

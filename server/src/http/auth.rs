@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fedbasin_proof::Who;
-use http::{HeaderValue, header, request::Parts};
+use http::{HeaderValue, Version, header, request::Parts};
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, problem::Problem};
@@ -36,7 +36,7 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
     let (mut parts, body) = request.into_parts();
     let caller = match admit(&api, &parts).await {
         Ok(caller) => caller,
-        Err(error) => return Problem::from(error).into_response(),
+        Err(error) => return turned_away(&parts, error),
     };
     let who = Who {
         kind: "person".into(),
@@ -57,6 +57,19 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
     let head = api.signer.head().and_then(|head| HeaderValue::from_str(&head.to_word()).ok());
     if let Some(head) = head {
         response.headers_mut().insert(HEAD_HEADER, head);
+    }
+    response
+}
+
+/// The answer to a call whose body nobody reads. On HTTP/1 that ends the connection: the client is told, or its next call over it would
+/// break.
+fn turned_away(request: &Parts, error: Error) -> Response {
+    let mut response = Problem::from(error).into_response();
+    let length = request.headers.get(header::CONTENT_LENGTH);
+    let has_body =
+        length.is_some_and(|length| length != "0") || request.headers.contains_key(header::TRANSFER_ENCODING);
+    if has_body && request.version <= Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

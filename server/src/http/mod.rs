@@ -105,6 +105,7 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(certificates::list))
         .routes(routes!(certificates::revoke))
         .routes(routes!(rounds::signature))
+        .routes(routes!(rounds::remerge))
         .routes(routes!(audit::list))
         .routes(routes!(audit::export))
         .routes(routes!(audit::growth))

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::{
     Api,
+    auth::Acting,
     problem::{Path, Problem},
     runs,
     time::iso,
@@ -41,6 +42,8 @@ pub(super) struct Round {
     global_size: Option<u64>,
     /// Since when the model is no longer kept, by the run's policy.
     model_retired_at: Option<String>,
+    /// The round that this one merges again, without the updates that were withdrawn of it.
+    remerge_of: Option<u32>,
     /// Fewest updates that may be merged.
     quorum: u32,
     opened_at: String,
@@ -74,6 +77,8 @@ pub(super) struct RoundSite {
     /// The site's own figures.
     metrics: Option<Metrics>,
     accepted_at: Option<String>,
+    /// When the site took its update back; the model of a round that was published before holds what it gave.
+    withdrawn_at: Option<String>,
     /// How its update was brought into the reference's frame.
     #[schema(value_type = Option<Object>)]
     alignment: Option<AlignReport>,
@@ -250,6 +255,33 @@ fn bounds(from: std::ops::Bound<u64>, to: std::ops::Bound<u64>, size: u64) -> Op
     (start < end).then_some(start..end)
 }
 
+/// Merges the newest published round again, without the updates that their sites withdrew since: as a new round, aligned to what the old one
+/// was. A round that is open is cancelled, a run that was complete is open until the new model is published.
+#[utoipa::path(post, path = "/v1/runs/{run}/rounds/{number}/remerge", tag = "rounds", security(("token" = [])),
+    params(("run" = String, Path), ("number" = String, Path)), responses(
+    (status = 201, body = Round),
+    (status = 401, body = Problem, content_type = "application/problem+json"),
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 409, body = Problem, content_type = "application/problem+json", description = "Nothing was withdrawn, too little is left, or a later round was published")))]
+pub(super) async fn remerge(
+    Acting(api): Acting,
+    Path((run, number)): Path<(String, String)>,
+) -> Result<(StatusCode, Json<Round>), Problem> {
+    let run = super::runs::find(&api, &run).await?;
+    let record = find(&api, &run, &number).await?;
+    let next = api.store.remerge(&run, record.round.number).await?;
+    tracing::info!(
+        run.id = run.id,
+        round.number = next,
+        round.of = record.round.number,
+        "a round is merged again"
+    );
+    let opened = find(&api, &run, &next.to_string()).await?;
+    let last_seen = api.store.cohort_last_seen(&run.id).await?;
+    Ok((StatusCode::CREATED, Json(describe(&api, &run, &last_seen, opened).await?)))
+}
+
 /// What a round's model was made from, signed: a bundle in the OpenSSF model signing format, which its tools verify with the P-256 key of
 /// `/v1/keys`.
 #[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}/model/signature", tag = "rounds", security(("token" = [])),
@@ -317,6 +349,7 @@ async fn describe(
         global_size,
         quorum: round.window.quorum,
         model_retired_at: record.model_retired_at_ms.map(iso),
+        remerge_of: record.remerge_of,
         opened_at: iso(round.window.opened_at_ms),
         quorum_closes_at: round.window.quorum_closes_at_ms.map(iso),
         deadline_at: iso(round.window.deadline_at_ms),
@@ -350,6 +383,7 @@ fn describe_site(
         num_examples: update.map(|update| update.num_examples),
         share: share.map(|(update, total)| update.num_examples as f64 / total as f64),
         metrics: update.map(|update| update.metrics.clone()),
+        withdrawn_at: update.and_then(|update| update.withdrawn_at_ms).map(iso),
         accepted_at: update.and_then(|update| update.state.accepted_at_ms()).map(iso),
         alignment: match update.map(|update| &update.state) {
             Some(UpdateState::Aligned { report, .. }) => Some((**report).clone()),

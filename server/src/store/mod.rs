@@ -22,6 +22,7 @@ mod sites;
 mod staging;
 mod tokens;
 mod updates;
+mod withdrawals;
 mod work;
 
 use std::{

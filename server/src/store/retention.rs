@@ -38,6 +38,15 @@ impl Store {
                 self.retire_run(&row.try_get::<String, _>("id")?, &policy).await?;
             }
         }
+        // Whoever took an update back may have been ended before its bytes were erased.
+        let rows = sqlx::query(
+            "SELECT DISTINCT u.run_id FROM updates u JOIN checkpoints c ON c.digest = u.digest
+             WHERE u.withdrawn_at_ms IS NOT NULL AND c.removed_at_ms IS NULL",
+        )
+        .fetch_all(&self.pool);
+        for row in rows.await? {
+            self.erase_retired(&row.try_get::<String, _>("run_id")?).await?;
+        }
         self.remove_bytes().await
     }
 
@@ -51,6 +60,14 @@ impl Store {
         }
         self.retire_rows(run_id, policy).await?;
         failpoint!("retire.marked");
+        self.erase_retired(run_id).await
+    }
+
+    /// Erases what a run retired, where nobody needs it.
+    ///
+    /// # Errors
+    /// Those of the database and the object store.
+    pub(super) async fn erase_retired(&self, run_id: &str) -> Result<()> {
         if self.remove_rows(run_id).await? > 0 {
             self.remove_bytes().await?;
         }

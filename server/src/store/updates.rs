@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) const UPDATE_COLUMNS: &str =
     "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics,
-    u.state, u.reason, u.accepted_at_ms, u.report, u.plausibility FROM updates u";
+    u.state, u.reason, u.accepted_at_ms, u.withdrawn_at_ms, u.report, u.plausibility FROM updates u";
 
 /// Most updates of one site and round that are under way: what a site sends, and what it sends instead.
 const MAX_UNDER_WAY: i64 = 2;
@@ -363,7 +363,13 @@ impl Store {
         }
     }
 
-    async fn dismiss(&self, tx: &mut Tx, update_id: &str, state: &'static str, reason: &str) -> Result<()> {
+    pub(super) async fn dismiss(
+        &self,
+        tx: &mut Tx,
+        update_id: &str,
+        state: &'static str,
+        reason: &str,
+    ) -> Result<()> {
         let row = sqlx::query(
             "UPDATE updates SET state = $2, reason = $3 WHERE id = $1 AND state = 'receiving' RETURNING run_id, round, site_id",
         )
@@ -468,6 +474,7 @@ pub(super) fn update_from(row: &AnyRow) -> Result<Update> {
         }
     };
     Ok(Update {
+        withdrawn_at_ms: row.try_get("withdrawn_at_ms")?,
         run_id: row.try_get("run_id")?,
         round: unsigned(row, "round")?,
         site_id: row.try_get("site_id")?,

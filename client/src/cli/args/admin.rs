@@ -136,6 +136,15 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(long, value_name = "PEM")]
         server_keys: Option<PathBuf>,
     },
+    /// Merge a run's newest published round again, without the updates that their sites withdrew since; as a new round
+    Remerge {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+        /// The round's number
+        #[arg(value_name = "N")]
+        number: u32,
+    },
     /// Print the public keys that receipts, models and the audit log are signed with
     Keys {
         /// Where they go instead

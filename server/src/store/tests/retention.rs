@@ -168,3 +168,46 @@ fn when_each_site_was_last_seen_is_told() {
         assert!(seen.len() == 1 && (now - 60_000..=now).contains(&seen["a"]), "{seen:?}");
     });
 }
+
+#[test]
+fn what_was_withdrawn_is_erased_also_where_the_process_was_ended_before() {
+    on_both(async |world| {
+        world.run(&["a"], policy(2, 1)).await;
+        round_of(&world, 1, 1.0, 0.5).await;
+        assert_eq!(world.keeps(&[1.0, 11.0]).await, [true, true], "without a policy all is kept");
+        sqlx::query("UPDATE updates SET withdrawn_at_ms = 1, retired_at_ms = 1")
+            .execute(&world.store.pool)
+            .await
+            .expect("as it was committed");
+        world.store.retire().await.expect("retired");
+        assert_eq!(world.keeps(&[1.0, 11.0]).await, [false, true]);
+        let lines = world.store.log_lines(0, 1000, None).await.expect("read");
+        assert!(lines.last().is_some_and(|line| line.contains("checkpoint.erased")), "{lines:?}");
+    });
+}
+
+#[test]
+fn a_worker_that_merges_with_what_is_withdrawn_meanwhile_publishes_nothing() {
+    on_both(async |world| {
+        world.run(&["a", "b", "c"], policy(1, 2)).await;
+        let mut receipts = Vec::new();
+        for (site, value) in [("a", 1.0), ("b", 2.0), ("c", 3.0)] {
+            receipts.push(world.upload(site, 1, value).await.expect("accepted"));
+        }
+        world.tick().await;
+        while let Some(lease) = world.store.lease_alignment(LEASE).await.expect("leased") {
+            assert!(world.store.finish_alignment(&lease, &identity(), &report()).await.expect("finished"));
+        }
+        let lease = world.store.lease_merge(LEASE).await.expect("leased").expect("a round to merge");
+        let of_c = &receipts[2].update_id;
+        world.store.withdraw_update("c", of_c).await.expect("withdrawn");
+        let model = world.sealed("model", 9.0);
+        let late = world.store.finish_merge(&lease, &model, &[], &[], no_signature).await.expect("asked");
+        assert_eq!(late, None, "its lease is no longer one");
+        let again = world.store.lease_merge(LEASE).await.expect("leased").expect("at once");
+        assert_eq!(again.work.inputs.len(), 2);
+        // Below the quorum of two nothing is merged.
+        world.store.withdraw_update("b", &receipts[1].update_id).await.expect("withdrawn");
+        assert!(matches!(world.round(1).await.round.state, State::Failed { .. }));
+    });
+}

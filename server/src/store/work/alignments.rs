@@ -176,7 +176,7 @@ impl Store {
     }
 
     /// Chooses a founding round's reference anew where no update holds it any more; all others are then aligned again.
-    pub(super) async fn replace_reference(&self, tx: &mut Tx, round: &RoundRecord) -> Result<()> {
+    pub(in crate::store) async fn replace_reference(&self, tx: &mut Tx, round: &RoundRecord) -> Result<()> {
         let Some(reference) = round.reference else { return Ok(()) };
         // Of no checkpoint that was there before, and of no update that is held.
         let replaceable = sqlx::query(

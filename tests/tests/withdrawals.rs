@@ -1,0 +1,182 @@
+//! What a site takes back is erased, counts no more, and stays on record; a round is merged again without it.
+
+use fedbasin_proto::v1;
+use fedbasin_tests::{
+    Database, Server, Site, assert_refused,
+    checkpoint::{one_hot, one_hot_spec, read_f32},
+    digest, eventually, on_both_databases,
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+const SITES: [&str; 3] = ["a", "b", "c"];
+
+struct Scene {
+    server: Server,
+    run: String,
+    sites: [Site; 3],
+}
+
+impl Scene {
+    fn new(database: Database, rounds: u32, quorum: u32) -> Self {
+        let server = Server::start(database);
+        let sites = SITES.map(|id| server.site(id));
+        let run = server.admin().create_run(&json!({
+            "spec": one_hot_spec(), "strategy": "mean", "cohort": SITES,
+            "policy": { "rounds": rounds, "quorum": quorum, "deadline_seconds": 600 },
+        }));
+        Self { server, run, sites }
+    }
+
+    /// Site `i` sends the one-hot tensor `i` of three; gives its update's id.
+    async fn sends(&self, i: usize, round: u32) -> String {
+        let sent = self.sites[i].upload(&self.run, round, &one_hot(i, 3), 1).await;
+        sent.expect("a receipt").update_id
+    }
+
+    async fn withdraws(&self, i: usize, update: &str) -> Result<v1::Update, tonic::Status> {
+        let request = v1::WithdrawUpdateRequest { update_id: update.to_owned() };
+        let answer = self.sites[i].client.clone().withdraw_update(request).await?;
+        Ok(answer.into_inner().update.expect("the update"))
+    }
+
+    fn entry(&self, round: u32, site: &str) -> Value {
+        let record = self.server.admin().round(&self.run, round);
+        let sites = record["sites"].as_array().expect("a list").clone();
+        sites.into_iter().find(|entry| entry["site"] == site).expect("a site of the cohort")
+    }
+
+    async fn counted(&self, round: u32) -> Vec<f32> {
+        self.server.admin().round_becomes(&self.run, round, "published").await;
+        read_f32(&self.server.admin().model(&self.run, round), "counted")
+    }
+
+    /// Whether a file below the data folder holds these bytes.
+    fn is_stored(&self, i: usize) -> bool {
+        let name = digest(&one_hot(i, 3));
+        let folder = self.server.data_dir().join("objects").join("checkpoints");
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        files.into_iter().any(|file| file.file_name().to_string_lossy().contains(&name))
+    }
+
+    fn remerge(&self, round: u32) -> fedbasin_tests::Answer {
+        let path = format!("/v1/runs/{}/rounds/{round}/remerge", self.run);
+        self.server.admin().request("POST", &path, &[], b"")
+    }
+}
+
+on_both_databases!(
+    an_update_that_is_withdrawn_while_its_round_collects_does_not_count,
+    an_update_of_a_round_that_is_over_is_erased_and_its_record_stays,
+    a_round_is_merged_again_without_what_was_withdrawn,
+    what_cannot_be_merged_again_is_refused_with_the_reason,
+);
+
+async fn an_update_that_is_withdrawn_while_its_round_collects_does_not_count(database: Database) {
+    let scene = Scene::new(database, 1, 2);
+    scene.server.admin().round_becomes(&scene.run, 1, "collecting").await;
+    let first = scene.sends(0, 1).await;
+    assert!(scene.is_stored(0));
+    let withdrawn = scene.withdraws(0, &first).await.expect("withdrawn");
+    assert_eq!(withdrawn.state(), v1::UpdateState::Declined);
+    assert!(withdrawn.withdrawn_at_ms.is_some() && withdrawn.reason.contains("withdrawn"));
+    assert!(!scene.is_stored(0), "its bytes are erased");
+    assert_eq!(scene.withdraws(0, &first).await.expect("twice is as once"), withdrawn);
+    let again = scene.sends(0, 1).await;
+    assert_ne!(again, first, "the site may send another");
+    scene.withdraws(0, &again).await.expect("withdrawn");
+    // Somebody else's is nobody's.
+    let of_b = scene.sends(1, 1).await;
+    assert_refused(scene.withdraws(0, &of_b).await, Code::NotFound, "not-found");
+    scene.sends(2, 1).await;
+    scene.sends(0, 1).await;
+    assert_eq!(scene.counted(1).await, [1.0 / 3.0; 3]);
+}
+
+async fn an_update_of_a_round_that_is_over_is_erased_and_its_record_stays(database: Database) {
+    let scene = Scene::new(database, 1, 3);
+    let mut updates = Vec::new();
+    for i in 0..3 {
+        updates.push(scene.sends(i, 1).await);
+    }
+    let model = scene.counted(1).await;
+    scene.withdraws(1, &updates[1]).await.expect("withdrawn");
+    assert!(!scene.is_stored(1) && scene.is_stored(0), "its bytes are erased, and no others");
+    let entry = scene.entry(1, "b");
+    assert_eq!(
+        (entry["state"].as_str(), entry["update_id"].as_str()),
+        (Some("accepted"), Some(updates[1].as_str()))
+    );
+    assert!(
+        entry["withdrawn_at"].is_string() && entry["digest"].is_string(),
+        "that it took part stays: {entry}"
+    );
+    assert!(scene.entry(1, "a")["withdrawn_at"].is_null());
+    assert_eq!(scene.counted(1).await, model, "a published model is what it was");
+    let (holds, said) = scene.server.fsck();
+    assert!(holds, "{said}");
+    let (whole, said) = scene.server.says(&["audit", "verify"]);
+    assert!(whole, "{said}");
+    let audit = scene
+        .server
+        .admin()
+        .request("GET", &format!("/v1/audit?run={}&limit=1000", scene.run), &[], b"")
+        .json();
+    let record = audit["records"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|record| record["action"] == "update.withdrawn");
+    let record = record.expect("a record");
+    assert_eq!((&record["who"]["name"], &record["object"]), (&json!("b"), &json!(updates[1])));
+}
+
+async fn a_round_is_merged_again_without_what_was_withdrawn(database: Database) {
+    let scene = Scene::new(database, 2, 2);
+    let mut of_b = Vec::new();
+    for round in 1..=2 {
+        for i in 0..3 {
+            let update = scene.sends(i, round).await;
+            of_b.extend((i == 1).then_some(update));
+        }
+        assert_eq!(scene.counted(round).await, [1.0 / 3.0; 3]);
+    }
+    let admin = scene.server.admin();
+    eventually("the run is complete", || (admin.run(&scene.run)["state"] == "complete").then_some(())).await;
+    scene.withdraws(1, &of_b[1]).await.expect("withdrawn");
+    let opened = scene.remerge(2);
+    assert_eq!(opened.status, 201);
+    assert_eq!((&opened.json()["number"], &opened.json()["remerge_of"]), (&json!(3), &json!(2)));
+    assert_eq!(scene.counted(3).await, [0.5, 0.0, 0.5], "without site b");
+    let run = eventually("the run is complete again", || {
+        let run = admin.run(&scene.run);
+        (run["state"] == "complete").then_some(run)
+    })
+    .await;
+    assert_eq!(run["rounds_published"], 2);
+    assert_eq!(run["global_digest"], admin.round(&scene.run, 3)["global_digest"]);
+    assert_eq!(scene.entry(3, "b")["state"], "silent", "it took no part in this one");
+    let (whole, said) = scene.server.says(&["audit", "verify"]);
+    assert!(whole, "{said}");
+}
+
+async fn what_cannot_be_merged_again_is_refused_with_the_reason(database: Database) {
+    let scene = Scene::new(database, 2, 3);
+    let mut updates = Vec::new();
+    for i in 0..3 {
+        updates.push(scene.sends(i, 1).await);
+    }
+    scene.counted(1).await;
+    let why = |round: u32, status: u16, code: &str| scene.remerge(round).assert_problem(status, code);
+    assert!(why(1, 409, "conflict").contains("nothing of it was withdrawn"));
+    scene.withdraws(0, &updates[0]).await.expect("withdrawn");
+    assert!(why(1, 409, "conflict").contains("the quorum is 3"));
+    scene.server.admin().round_becomes(&scene.run, 2, "collecting").await;
+    assert!(why(2, 409, "conflict").contains("collecting"));
+    why(9, 404, "not-found");
+    for i in 0..3 {
+        scene.sends(i, 2).await;
+    }
+    scene.counted(2).await;
+    assert!(why(1, 409, "conflict").contains("round 2 was published since"));
+}
