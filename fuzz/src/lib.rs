@@ -1,6 +1,8 @@
 //! What is tried with bytes that nobody should trust. Each target ends for any bytes, without a panic, and what it reads well it
 //! must write and read again the same. Each answers whether there was something to read.
 
+#![forbid(unsafe_code)]
+
 use fedbasin_graph::{Graph, derive};
 use rebasin::{Alignment, Checkpoint, Dtype, Layout, Spec, TensorInfo};
 

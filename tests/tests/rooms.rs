@@ -3,7 +3,9 @@
 use std::{fs, path::Path};
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
-use fedbasin_tests::rooms::{DIRECTION, REBASIN_DEPENDENCIES, breaches, wrong_direction};
+use fedbasin_tests::rooms::{
+    DIRECTION, REBASIN_DEPENDENCIES, UNSAFE, breaches, unsafe_lines, wrong_direction,
+};
 
 fn metadata() -> Metadata {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
@@ -60,6 +62,34 @@ fn no_source_file_mentions_what_its_room_must_not() {
         found.extend(breaches(&path, &source));
     }
     assert!(found.is_empty(), "{} breaches:\n{}", found.len(), found.join("\n"));
+}
+
+#[test]
+fn unsafe_stands_in_one_file_alone_and_every_other_library_forbids_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository");
+    let (mut files, mut found) = (Vec::new(), Vec::new());
+    let metadata = metadata();
+    let ours = metadata.packages.iter().filter_map(|package| package.manifest_path.parent());
+    for package in ours.map(std::path::PathBuf::from).chain([root.join("fuzz")]) {
+        list(&package, &mut files);
+        let library = fs::read_to_string(package.join("src/lib.rs")).expect("a library");
+        assert!(
+            package.ends_with("rebasin") || library.contains("\n#![forbid(unsafe_code)]\n"),
+            "{}/src/lib.rs does not begin with #![forbid(unsafe_code)]",
+            package.display()
+        );
+    }
+    for file in files {
+        let path =
+            file.strip_prefix(&root).expect("a path below the root").to_string_lossy().replace('\\', "/");
+        let lines = unsafe_lines(&fs::read_to_string(&file).expect("a source file"));
+        if path == UNSAFE {
+            assert!(!lines.is_empty(), "{UNSAFE} needs its exception no more");
+        } else if !path.contains("/target/") {
+            found.extend(lines.iter().map(|line| format!("{path}:{line}")));
+        }
+    }
+    assert!(found.is_empty(), "unsafe stands in {UNSAFE} alone, but also in {}", found.join(", "));
 }
 
 fn list(folder: &Path, files: &mut Vec<std::path::PathBuf>) {

@@ -50,6 +50,17 @@ pub fn mentions(source: &str) -> Vec<Mention> {
     found
 }
 
+/// The lines, from 1, that hold `unsafe` code, or loosen the lint against it.
+#[must_use]
+pub fn unsafe_lines(source: &str) -> Vec<usize> {
+    let tokens = tokens(source);
+    let word =
+        |at: usize, word: &str| matches!(tokens.get(at), Some((_, Token::Word(found))) if found == word);
+    let loosens =
+        |at: usize| at >= 2 && word(at, "unsafe_code") && !word(at - 2, "forbid") && !word(at - 2, "deny");
+    (0..tokens.len()).filter(|at| word(*at, "unsafe") || loosens(*at)).map(|at| tokens[at].0).collect()
+}
+
 /// Reads one tree from `at` on and returns where it ends: at `,`, `}` or after `;`.
 fn use_tree(tokens: &[(usize, Token)], mut at: usize, prefix: &str, found: &mut Vec<Mention>) -> usize {
     let mut path = prefix.to_owned();

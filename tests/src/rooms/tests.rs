@@ -1,4 +1,4 @@
-use super::{breaches, mentions, wrong_direction};
+use super::{breaches, mentions, unsafe_lines, wrong_direction};
 
 fn paths(source: &str) -> Vec<String> {
     mentions(source).into_iter().map(|mention| mention.path).collect()
@@ -93,4 +93,13 @@ fn a_client_that_depends_on_the_server_is_a_breach() {
     assert_eq!(wrong_direction("fedbasin-server", &["rebasin", "fedbasin-proto"]), [""; 0]);
     assert_eq!(wrong_direction("rebasin", &["fedbasin-proto"]).len(), 1);
     assert_eq!(wrong_direction("fedbasin-new", &[]).len(), 1, "a new package needs a place");
+}
+
+#[test]
+fn unsafe_is_found_in_code_and_in_a_loosened_lint_and_nowhere_else() {
+    assert_eq!(unsafe_lines("fn f() {\n    unsafe { g() }\n}\n#[allow(unsafe_code)]\nfn h() {}"), [2, 4]);
+    assert_eq!(
+        unsafe_lines("#![forbid(unsafe_code)]\n// unsafe\nfn f() -> &'static str { \"unsafe\" }"),
+        [0; 0]
+    );
 }
