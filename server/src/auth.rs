@@ -1,6 +1,7 @@
 //! Tokens: made, hashed, compared. Only hashes are stored.
 
 pub mod access;
+pub(crate) mod oidc;
 
 use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
 
@@ -55,9 +56,38 @@ pub fn hash(token: &str) -> String {
 /// The token of an `authorization: Bearer …` value.
 #[must_use]
 pub fn bearer(value: Option<&http::HeaderValue>) -> Option<&str> {
+    bearer_within(value, 512)
+}
+
+/// The same, of at most so many bytes.
+fn bearer_within(value: Option<&http::HeaderValue>, most: usize) -> Option<&str> {
     let (scheme, token) = value?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= 512).then_some(token)
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= most).then_some(token)
+}
+
+/// Who persons are: the operator by the admin token, others by tokens of an identity provider where there is one.
+#[derive(Clone)]
+pub(crate) struct People {
+    pub(crate) admin: Admin,
+    pub(crate) oidc: Option<oidc::Oidc>,
+}
+
+impl People {
+    /// # Errors
+    /// Those of [`Admin::from_config`]; says which setting of `[oidc]` cannot be used.
+    pub(crate) fn from_config(config: &Config) -> Result<Self> {
+        let oidc = config.oidc.as_ref().map(oidc::Oidc::from_config).transpose()?;
+        Ok(Self { admin: Admin::from_config(config)?, oidc })
+    }
+
+    /// The token of an `authorization: Bearer …` value; an identity provider's are longer than ours.
+    pub(crate) fn bearer<'a>(&self, value: Option<&'a http::HeaderValue>) -> Option<&'a str> {
+        match self.oidc {
+            Some(_) => bearer_within(value, oidc::MOST_TOKEN_BYTES),
+            None => bearer(value),
+        }
+    }
 }
 
 /// Knows the admin token by its hash.

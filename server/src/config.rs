@@ -1,8 +1,13 @@
 //! Settings: one TOML file, overridden by the command line and its environment variables.
 
+mod oidc;
+
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
+
+pub(crate) use self::oidc::allowed;
+pub use self::oidc::{Claim, Oidc};
 
 /// All settings, each with a default: an empty file is a working server for one machine.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,6 +33,8 @@ pub struct Config {
     /// The keys that receipts, models and the audit log's head are signed with, PEM; absent: made in the data folder. All processes of
     /// one database need the same.
     pub signing_key_file: Option<PathBuf>,
+    /// An identity provider whose tokens open the HTTP edge to persons; absent: only tokens made here do.
+    pub oidc: Option<Oidc>,
     /// What the server takes at the most.
     pub limits: Limits,
     /// How the worker goes about it.
@@ -48,6 +55,7 @@ impl Default for Config {
             admin_token_file: None,
             admin_token: None,
             signing_key_file: None,
+            oidc: None,
             limits: Limits::default(),
             work: Work::default(),
             log: Log::default(),
@@ -236,6 +244,7 @@ impl Config {
         if lease == 0 || lease > MAX_LEASE_SECONDS {
             return Err(format!("work.lease_seconds: {lease} is not within 1 and {MAX_LEASE_SECONDS}"));
         }
+        config.oidc.as_ref().map_or(Ok(()), Oidc::check)?;
         Ok(config)
     }
 }

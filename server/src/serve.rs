@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    auth::Admin,
+    auth::People,
     config::{Config, Log, Tls},
     error::{Code, Error, Result},
     grpc, http,
@@ -53,7 +53,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let _folder = hold_folder(&config.data_dir)?;
     open_many_files();
     let store = Store::open(&config).await?;
-    let admin = Admin::from_config(&config)?;
+    let people = People::from_config(&config)?;
     let signer = Signer::open(&config, &store).await?;
 
     let grpc_listener = tokio::net::TcpListener::bind(config.grpc.listen)
@@ -71,7 +71,7 @@ pub async fn serve(config: Config) -> Result<()> {
 
     let stop = CancellationToken::new();
     let failed = CancellationToken::new();
-    let edges = edges(&store, &signer, admin, (grpc_listener, http_listener), &config, &stop, &failed);
+    let edges = edges(&store, &signer, people, (grpc_listener, http_listener), &config, &stop, &failed);
     let mut tasks = JoinSet::new();
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
     if let Some(tls) = config.tls.clone() {
@@ -154,7 +154,7 @@ async fn warn_of_expiry(store: &Store, tls: &Tls) {
 async fn edges(
     store: &Store,
     signer: &Signer,
-    admin: Admin,
+    people: People,
     (grpc_listener, http_listener): (tokio::net::TcpListener, std::net::TcpListener),
     config: &Config,
     stop: &CancellationToken,
@@ -175,7 +175,7 @@ async fn edges(
         grpc::serve(store.clone(), sessions.clone(), signer.clone(), grpc_listener, config, stop.clone());
     let http = http::serve(
         store.clone(),
-        admin,
+        people,
         sessions_of_http,
         signer_of_http,
         http_listener,

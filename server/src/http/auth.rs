@@ -1,5 +1,7 @@
 //! Who may call: a token with a role, checked against the one table before a body is read.
 
+use std::time::Duration;
+
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request, State},
     middleware::Next,
@@ -11,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Api, problem::Problem};
 use crate::{
-    auth::{self, access},
+    auth::{self, access, oidc},
     error::{Code, Error, Result},
     model::{Holder, Role},
     sessions,
@@ -41,18 +43,15 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
     let who = Who {
         kind: "person".into(),
         name: Some(caller.role.name().to_owned()),
-        credential: Some(caller.credential),
+        credential: Some(caller.credential.clone()),
     };
     parts.extensions.insert(Actor { who, request: Some(uuid::Uuid::now_v7().to_string()) });
     let answer = next.run(Request::from_parts(parts, body));
-    let mut response = match caller.ended {
-        None => answer.await,
-        // A body may take as long as it likes; who sends it must still be let in when it is here.
-        Some(ended) => tokio::select! {
-            biased;
-            () = ended.cancelled() => return Problem::from(sessions::ended()).into_response(),
-            response = answer => response,
-        },
+    // A body may take as long as it likes; who sends it must still be let in when it is here.
+    let mut response = tokio::select! {
+        biased;
+        () = caller.end.comes() => return Problem::from(sessions::ended()).into_response(),
+        response = answer => response,
     };
     let head = api.signer.head().and_then(|head| HeaderValue::from_str(&head.to_word()).ok());
     if let Some(head) = head {
@@ -77,15 +76,36 @@ fn turned_away(request: &Parts, error: Error) -> Response {
 /// Who calls.
 struct Caller {
     role: Role,
-    /// The id of the token; `admin-token` for the operator's own.
+    /// The id of the token; `admin-token` for the operator's own, `oidc:` and the subject for an identity provider's.
     credential: String,
-    /// Cancelled when the token ends.
-    ended: Option<CancellationToken>,
+    end: End,
+}
+
+/// Of a subject the audit log says no more characters.
+const LONGEST_SUBJECT: usize = 128;
+
+/// When what a call was opened with opens nothing any more.
+enum End {
+    Never,
+    /// When this is cancelled.
+    Told(CancellationToken),
+    /// After that time.
+    In(Duration),
+}
+
+impl End {
+    async fn comes(&self) {
+        match self {
+            Self::Never => std::future::pending().await,
+            Self::Told(ended) => ended.cancelled().await,
+            Self::In(left) => tokio::time::sleep(*left).await,
+        }
+    }
 }
 
 /// Who calls, where they may.
 async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
-    let caller = caller(api, auth::bearer(request.headers.get(header::AUTHORIZATION))).await?;
+    let caller = caller(api, api.people.bearer(request.headers.get(header::AUTHORIZATION))).await?;
     let route = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     match access::least_role(request.method.as_str(), route) {
         Some(least) if caller.role >= least => Ok(caller),
@@ -104,14 +124,25 @@ async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
 /// The holder of a token.
 async fn caller(api: &Api, token: Option<&str>) -> Result<Caller> {
     match token {
-        Some(token) if api.admin.is(token) => {
-            return Ok(Caller { role: Role::Admin, credential: "admin-token".into(), ended: None });
+        Some(token) if api.people.admin.is(token) => {
+            return Ok(Caller { role: Role::Admin, credential: "admin-token".into(), end: End::Never });
         }
         Some(token) if auth::is_whole(token, auth::ADMIN_PREFIX) => {
             let found = api.store.token_by_hash(&auth::hash(token)).await?;
             if let Some(Alive { id, holder: Holder::Person(role) }) = found {
-                let ended = Some(api.sessions.of(&id));
-                return Ok(Caller { role, credential: id, ended });
+                let end = End::Told(api.sessions.of(&id));
+                return Ok(Caller { role, credential: id, end });
+            }
+        }
+        Some(token) if oidc::is_jwt(token) => {
+            if let Some(oidc) = &api.people.oidc {
+                // The database is asked for those alone whose signature is right.
+                let claims = oidc.claims(token).await?;
+                let person = oidc.person(&claims, api.store.now().await?)?;
+                tracing::debug!(person.subject, person.role = person.role.name(), "signed in");
+                let subject: String = person.subject.chars().take(LONGEST_SUBJECT).collect();
+                let credential = format!("oidc:{subject}");
+                return Ok(Caller { role: person.role, credential, end: End::In(person.left) });
             }
         }
         _ => {}

@@ -28,7 +28,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::problem::Problem;
 use crate::{
-    auth::Admin,
+    auth::People,
     config::{Config, Limits, Tls},
     error::{Code, Error, Result},
     graphs::Graphs,
@@ -50,7 +50,7 @@ struct Api {
     /// For the server's own certificate.
     tls: Option<Tls>,
     store: Store,
-    admin: Admin,
+    people: People,
     sessions: Sessions,
     signer: Signer,
     limits: Limits,
@@ -75,7 +75,7 @@ impl Modify for BearerToken {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("The admin token, or one made at /v1/tokens."))
+            .description(Some("The admin token, one made at /v1/tokens, or, where the server has [oidc] set, one of that identity provider (a JWT)."))
             .build();
         openapi.components.get_or_insert_default().add_security_scheme("token", SecurityScheme::Http(scheme));
     }
@@ -154,7 +154,7 @@ fn router(api: Api) -> Result<Router> {
 /// Says what of the certificate cannot be used, or why the listener failed.
 pub(crate) async fn serve(
     store: Store,
-    admin: Admin,
+    people: People,
     sessions: Sessions,
     signer: Signer,
     listener: TcpListener,
@@ -165,7 +165,7 @@ pub(crate) async fn serve(
     let service = router(Api {
         tls: tls.cloned(),
         store,
-        admin,
+        people,
         sessions,
         signer,
         limits: limits.clone(),

@@ -1,0 +1,241 @@
+//! The issuer's public keys: fetched when they are needed, kept while it is away.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
+};
+use reqwest::{Certificate, Client, redirect};
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::{
+    config::{self, allowed},
+    error::{Error, Result},
+};
+
+/// The longest that one answer of the issuer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The largest answer of the issuer, in bytes.
+const MOST_BYTES: usize = 256 << 10;
+const MOST_KEYS: usize = 64;
+/// Keys that were fetched so many pauses ago are fetched again: what the issuer withdrew opens nothing for longer.
+const OLD_PAUSES: u32 = 5;
+
+/// The keys of one issuer. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub(super) struct Keys {
+    issuer: String,
+    client: Client,
+    /// The issuer is asked no more often, whoever sends what.
+    pause: Duration,
+    known: Arc<RwLock<Known>>,
+    /// Held by who asks the issuer; when that was done last.
+    asked: Arc<Mutex<Option<Instant>>>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: Vec<Key>,
+    fetched: Option<Instant>,
+}
+
+struct Key {
+    id: Option<String>,
+    algorithms: &'static [Algorithm],
+    key: DecodingKey,
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<serde_json::Value>,
+}
+
+impl Keys {
+    /// Asks nothing yet.
+    pub(super) fn new(settings: &config::Oidc) -> Result<Self> {
+        let mut client = Client::builder()
+            .timeout(PATIENCE)
+            .redirect(redirect::Policy::none())
+            .user_agent("fedbasin-server");
+        if let Some(path) = &settings.ca_file {
+            let failed = |what: &dyn std::fmt::Display| {
+                Error::invalid(format!("oidc.ca_file: {}: {what}", path.display()))
+            };
+            let pem = std::fs::read(path).map_err(|error| failed(&error))?;
+            let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| failed(&error))?;
+            if authorities.is_empty() {
+                return Err(failed(&"holds no certificate (PEM)"));
+            }
+            client = client.tls_certs_only(authorities);
+        }
+        let client = client.build().map_err(|error| {
+            Error::invalid(format!(
+                "oidc: no HTTPS client can be made: {}; name an oidc.ca_file",
+                chain(&error)
+            ))
+        })?;
+        Ok(Self {
+            issuer: settings.issuer.clone(),
+            client,
+            pause: Duration::from_secs(settings.refresh_seconds),
+            known: Arc::default(),
+            asked: Arc::default(),
+        })
+    }
+
+    /// The key that a token says it is signed by. Where it is not known, or what is known is old, the issuer is asked, by one call at
+    /// a time and after a pause at the least.
+    pub(super) async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
+        let (found, old) = self.look(id, algorithm);
+        if found.is_some() && !old {
+            return found;
+        }
+        let asked = match &found {
+            // Another call asks already, and what is known will do.
+            Some(_) => match self.asked.clone().try_lock_owned() {
+                Ok(asked) => asked,
+                Err(_) => return found,
+            },
+            None => self.asked.clone().lock_owned().await,
+        };
+        let (found, old) = self.look(id, algorithm);
+        if found.is_some() && !old || asked.is_some_and(|when| when.elapsed() < self.pause) {
+            return found;
+        }
+        let keys = self.clone();
+        // A task of its own: who hangs up does not break it off, and so cannot keep newer keys away.
+        let asking = tokio::spawn(async move {
+            let mut asked = asked;
+            keys.renew().await;
+            *asked = Some(Instant::now());
+        });
+        let _ = asking.await;
+        self.look(id, algorithm).0
+    }
+
+    /// What is known, and whether that is old. A token without a key's id can only mean the one key that there is.
+    fn look(&self, id: Option<&str>, algorithm: Algorithm) -> (Option<DecodingKey>, bool) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let old = known.fetched.is_none_or(|when| when.elapsed() > self.pause * OLD_PAUSES);
+        let found = match id {
+            Some(id) => known
+                .keys
+                .iter()
+                .find(|key| key.id.as_deref() == Some(id) && key.algorithms.contains(&algorithm)),
+            None if known.keys.len() == 1 => {
+                known.keys.first().filter(|key| key.algorithms.contains(&algorithm))
+            }
+            None => None,
+        };
+        (found.map(|key| key.key.clone()), old)
+    }
+
+    async fn renew(&self) {
+        match self.fetch().await {
+            Ok(keys) => {
+                tracing::debug!(oidc.issuer = self.issuer, oidc.keys = keys.len(), "the issuer's keys");
+                if keys.is_empty() {
+                    tracing::warn!(
+                        oidc.issuer = self.issuer,
+                        "the issuer publishes no key that can be used here"
+                    );
+                }
+                *self.known.write().unwrap_or_else(PoisonError::into_inner) =
+                    Known { keys, fetched: Some(Instant::now()) };
+            }
+            Err(what) => {
+                tracing::warn!(
+                    oidc.issuer = self.issuer,
+                    error.message = what,
+                    "the issuer's keys cannot be had; those known stay"
+                );
+            }
+        }
+    }
+
+    async fn fetch(&self) -> Result<Vec<Key>, String> {
+        let issuer = self.issuer.trim_end_matches('/');
+        let found: Discovery = self.get(&format!("{issuer}/.well-known/openid-configuration")).await?;
+        if found.issuer != self.issuer {
+            return Err(format!(
+                "the issuer calls itself {:?}; oidc.issuer must be the same to the letter",
+                found.issuer
+            ));
+        }
+        let clear_text = self.issuer.starts_with("http:");
+        allowed(&found.jwks_uri, clear_text)
+            .map_err(|what| format!("jwks_uri: {:?} {what}", found.jwks_uri))?;
+        let set: KeySet = self.get(&found.jwks_uri).await?;
+        if set.keys.len() > MOST_KEYS {
+            return Err(format!("{}: {} keys are more than {MOST_KEYS}", found.jwks_uri, set.keys.len()));
+        }
+        Ok(set.keys.into_iter().filter_map(usable).collect())
+    }
+
+    /// One JSON document, of little size and in little time.
+    async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, String> {
+        let failed = |error: reqwest::Error| format!("{url}: {}", chain(&error.without_url()));
+        let mut answer = self.client.get(url).send().await.map_err(failed)?;
+        if answer.status() != http::StatusCode::OK {
+            return Err(format!("{url}: status {}", answer.status()));
+        }
+        let mut text = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(failed)? {
+            if text.len() + part.len() > MOST_BYTES {
+                return Err(format!("{url}: more than {MOST_BYTES} bytes"));
+            }
+            text.extend_from_slice(&part);
+        }
+        serde_json::from_slice(&text).map_err(|error| format!("{url}: {error}"))
+    }
+}
+
+/// A key of the set that may check signatures here; others are passed over.
+fn usable(key: serde_json::Value) -> Option<Key> {
+    use Algorithm as A;
+    let jwk: Jwk = serde_json::from_value(key).ok()?;
+    let signs = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let verifies = jwk.common.key_operations.as_ref().is_none_or(|all| all.contains(&KeyOperations::Verify));
+    if !signs || !verifies {
+        return None;
+    }
+    let algorithms: &'static [A] = match (&jwk.algorithm, jwk.common.key_algorithm) {
+        (AlgorithmParameters::RSA(_), None) => &[A::RS256, A::PS256],
+        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::RS256)) => &[A::RS256],
+        (AlgorithmParameters::RSA(_), Some(KeyAlgorithm::PS256)) => &[A::PS256],
+        (AlgorithmParameters::EllipticCurve(key), None | Some(KeyAlgorithm::ES256))
+            if key.curve == EllipticCurve::P256 =>
+        {
+            &[A::ES256]
+        }
+        (AlgorithmParameters::OctetKeyPair(key), None | Some(KeyAlgorithm::EdDSA))
+            if key.curve == EllipticCurve::Ed25519 =>
+        {
+            &[A::EdDSA]
+        }
+        _ => return None,
+    };
+    Some(Key { key: DecodingKey::from_jwk(&jwk).ok()?, id: jwk.common.key_id, algorithms })
+}
+
+/// An error with what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
