@@ -6,6 +6,7 @@ mod certificates;
 mod checkpoints;
 mod graphs;
 mod health;
+mod openapi;
 mod problem;
 mod rounds;
 mod runs;
@@ -123,7 +124,8 @@ fn stream_routes() -> OpenApiRouter<Api> {
 /// Those of writing JSON.
 pub fn openapi_json() -> Result<String> {
     let routes = OpenApiRouter::with_openapi(Document::openapi()).merge(open_routes());
-    let document = routes.merge(json_routes()).merge(stream_routes()).into_openapi();
+    let mut document = routes.merge(json_routes()).merge(stream_routes()).into_openapi();
+    openapi::complete(&mut document);
     document.to_pretty_json().map_err(Error::internal)
 }
 

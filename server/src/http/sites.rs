@@ -18,9 +18,11 @@ use crate::{auth, model};
 #[serde(deny_unknown_fields)]
 pub(super) struct NewSite {
     /// 1 to 63 of `a-z 0-9 -`.
+    #[schema(pattern = "^[a-z0-9][a-z0-9-]{0,62}$")]
     id: String,
     /// Days until its token opens nothing, 1 to 366; absent: 90.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 366)]
     token_expires_in_days: Option<u32>,
 }
 

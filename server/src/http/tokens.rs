@@ -21,7 +21,8 @@ use crate::{
 const DAYS: u32 = 90;
 /// And at the most.
 const MOST_DAYS: u32 = 366;
-const MOST_LABEL_BYTES: usize = 200;
+/// In characters.
+const MOST_LABEL: usize = 200;
 
 /// A token to be made for a person.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -30,9 +31,11 @@ pub(super) struct NewToken {
     role: Role,
     /// Whose it is, in words; shown in the list.
     #[serde(default)]
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     label: String,
     /// Days until it opens nothing, 1 to 366; absent: 90.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 366)]
     expires_in_days: Option<u32>,
 }
 
@@ -42,9 +45,11 @@ pub(super) struct NewToken {
 pub(super) struct NewSiteToken {
     /// In words; shown in the list.
     #[serde(default)]
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     label: String,
     /// Days until it opens nothing, 1 to 366; absent: 90.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 366)]
     expires_in_days: Option<u32>,
 }
 
@@ -111,9 +116,9 @@ pub(super) fn life(days: Option<u32>) -> Result<Millis> {
 }
 
 fn check_label(label: &str) -> Result<()> {
-    if label.len() > MOST_LABEL_BYTES || label.chars().any(char::is_control) {
+    if label.chars().count() > MOST_LABEL || label.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
-            "label: at most {MOST_LABEL_BYTES} bytes, without control characters"
+            "label: at most {MOST_LABEL} characters, without control characters"
         )));
     }
     Ok(())
