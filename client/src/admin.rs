@@ -126,7 +126,7 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
-        self.get::<TokenList>("/v1/tokens").map(|list| list.tokens)
+        self.pages("/v1/tokens", |list: TokenList| (list.tokens, list.next))
     }
 
     /// Revokes a token.
@@ -142,7 +142,13 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn certificates(&self) -> Result<Certificates> {
-        self.get("/v1/certificates")
+        let mut all: Certificates = self.get("/v1/certificates")?;
+        while let Some(after) = all.next.take() {
+            let more: Certificates = self.get(&format!("/v1/certificates?after={}", segment(&after)))?;
+            all.certificates.extend(more.certificates);
+            all.next = more.next;
+        }
+        Ok(all)
     }
 
     /// Revokes a site's certificate, whether it was ever seen or not.
@@ -158,7 +164,7 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn sites(&self) -> Result<Vec<Site>> {
-        self.get::<SiteList>("/v1/sites").map(|list| list.sites)
+        self.pages("/v1/sites", |list: SiteList| (list.sites, list.next))
     }
 
     /// Stores a checkpoint file, for instance a run's seed.
@@ -200,7 +206,7 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn runs(&self) -> Result<Vec<Run>> {
-        self.get::<RunList>("/v1/runs").map(|list| list.runs)
+        self.pages("/v1/runs", |list: RunList| (list.runs, list.next))
     }
 
     /// One run.
@@ -216,7 +222,7 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn rounds(&self, run: &str) -> Result<Vec<Round>> {
-        self.get::<RoundList>(&format!("/v1/runs/{}/rounds", segment(run))).map(|list| list.rounds)
+        self.pages(&format!("/v1/runs/{}/rounds", segment(run)), |list: RoundList| (list.rounds, list.next))
     }
 
     /// One round of a run, with every site of the cohort.
@@ -304,6 +310,21 @@ impl Admin {
         let url = self.url(path);
         let request = self.agent.get(&url).header("authorization", self.token.bearer());
         self.decode(&url, request.call())
+    }
+
+    /// All entries of a list, page by page; `parts` takes one page apart.
+    fn pages<L: DeserializeOwned, T>(
+        &self,
+        path: &str,
+        parts: impl Fn(L) -> (Vec<T>, Option<String>),
+    ) -> Result<Vec<T>> {
+        let (mut all, mut next) = parts(self.get(path)?);
+        while let Some(after) = next {
+            let page = parts(self.get(&format!("{path}?after={}", segment(&after)))?);
+            all.extend(page.0);
+            next = page.1;
+        }
+        Ok(all)
     }
 
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {

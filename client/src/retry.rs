@@ -32,7 +32,8 @@ pub fn verdict(status: &Status) -> Verdict {
     let server_code = status_code_string(status);
     match (status.code(), server_code.as_deref()) {
         (Code::Aborted, Some("offset-mismatch")) => Verdict::Resume,
-        (Code::Unavailable | Code::DeadlineExceeded, Some(_)) => Verdict::Retry,
+        (Code::Unavailable | Code::DeadlineExceeded, Some(_))
+        | (Code::ResourceExhausted, Some("too-many")) => Verdict::Retry,
         (Code::Internal, Some(_)) => Verdict::Once,
         (_, Some(_)) => Verdict::Final,
         (_, None) if is_certificate_trouble(status) || is_http_port(status) => Verdict::Final,

@@ -1,11 +1,13 @@
 //! Settings: one TOML file, overridden by the command line and its environment variables.
 
+mod limits;
 mod oidc;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
+pub use self::limits::Limits;
 pub(crate) use self::oidc::allowed;
 pub use self::oidc::{Claim, Oidc};
 
@@ -111,49 +113,6 @@ pub enum ClientCertificates {
     Required,
 }
 
-/// What the server takes at the most.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Largest checkpoint, in bytes.
-    pub max_checkpoint_bytes: u64,
-    /// Most sites in one cohort.
-    pub max_cohort: usize,
-    /// Streams at once on one HTTP/2 connection.
-    pub max_concurrent_streams: u32,
-    /// Uploads at once over all sites; further ones wait.
-    pub max_concurrent_uploads: usize,
-    /// An upload without a byte for so long is ended (it can be resumed), in seconds.
-    pub idle_timeout_seconds: u64,
-    /// Largest JSON body of the HTTP edge, in bytes.
-    pub max_json_bytes: usize,
-    /// Runs whose updates would need more memory to be aligned, by an estimate, are refused, in bytes.
-    pub max_align_memory_bytes: u64,
-    /// Largest graph (an ONNX file), in bytes. Specs need no trained weights and few units a layer.
-    pub max_graph_bytes: u64,
-    /// Memory of the process that derives and verifies a graph's spec, in bytes of address space.
-    pub max_graph_memory_bytes: u64,
-    /// How long that may take, in seconds.
-    pub max_graph_seconds: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_checkpoint_bytes: 16 << 30,
-            max_cohort: 1024,
-            max_concurrent_streams: 64,
-            max_concurrent_uploads: 64,
-            idle_timeout_seconds: 60,
-            max_json_bytes: 8 << 20,
-            max_align_memory_bytes: 8 << 30,
-            max_graph_bytes: 256 << 20,
-            max_graph_memory_bytes: 4 << 30,
-            max_graph_seconds: 60,
-        }
-    }
-}
-
 /// How the worker goes about it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -245,6 +204,7 @@ impl Config {
             return Err(format!("work.lease_seconds: {lease} is not within 1 and {MAX_LEASE_SECONDS}"));
         }
         config.oidc.as_ref().map_or(Ok(()), Oidc::check)?;
+        config.limits.check()?;
         Ok(config)
     }
 }

@@ -1,6 +1,6 @@
 //! One table of errors for both edges.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::round::InvalidTransition;
 
@@ -29,6 +29,10 @@ pub enum Code {
     OutOfRange,
     /// Larger than the server takes.
     TooLarge,
+    /// More calls than the limits let in, at once or within a minute; retry later.
+    TooMany,
+    /// The peer sends too few bytes in its time; retry.
+    TooSlow,
     /// No token, or an unknown one.
     Unauthenticated,
     /// Known, but not allowed.
@@ -57,6 +61,8 @@ impl Code {
             Self::OffsetMismatch => "offset-mismatch",
             Self::OutOfRange => "out-of-range",
             Self::TooLarge => "too-large",
+            Self::TooMany => "too-many",
+            Self::TooSlow => "too-slow",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",
             Self::Unavailable => "unavailable",
@@ -77,10 +83,10 @@ impl Code {
             Self::RoundClosed | Self::Incomplete => tonic::Code::FailedPrecondition,
             Self::RoundFull | Self::OffsetMismatch => tonic::Code::Aborted,
             Self::OutOfRange => tonic::Code::OutOfRange,
-            Self::TooLarge => tonic::Code::ResourceExhausted,
+            Self::TooLarge | Self::TooMany => tonic::Code::ResourceExhausted,
             Self::Unauthenticated => tonic::Code::Unauthenticated,
             Self::Forbidden => tonic::Code::PermissionDenied,
-            Self::Unavailable => tonic::Code::Unavailable,
+            Self::Unavailable | Self::TooSlow => tonic::Code::Unavailable,
             Self::DataLoss => tonic::Code::DataLoss,
             Self::Internal => tonic::Code::Internal,
         }
@@ -100,6 +106,8 @@ impl Code {
             | Self::OffsetMismatch => S::CONFLICT,
             Self::OutOfRange => S::RANGE_NOT_SATISFIABLE,
             Self::TooLarge => S::PAYLOAD_TOO_LARGE,
+            Self::TooMany => S::TOO_MANY_REQUESTS,
+            Self::TooSlow => S::REQUEST_TIMEOUT,
             Self::Unauthenticated => S::UNAUTHORIZED,
             Self::Forbidden => S::FORBIDDEN,
             Self::Unavailable => S::SERVICE_UNAVAILABLE,
@@ -109,7 +117,7 @@ impl Code {
 }
 
 /// When to ask again after [`Code::Unavailable`], as both edges say it.
-pub const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(2);
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// An error of the server: its kind, and a message that says what was wrong, with what, and what to do.
 #[derive(Debug)]
@@ -118,6 +126,8 @@ pub struct Error {
     message: String,
     /// The text may name hosts, paths or statements: for the log only.
     hidden: bool,
+    /// When to ask again, where that is known.
+    retry_after: Option<Duration>,
 }
 
 /// The server's results.
@@ -126,12 +136,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of that kind.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hidden: code == Code::Internal }
+        let retry_after = matches!(code, Code::Unavailable | Code::TooSlow).then_some(RETRY_AFTER);
+        Self { code, message: message.into(), hidden: code == Code::Internal, retry_after }
     }
 
     /// What the database, the disk or the object store said of a passing trouble: for the log only.
     fn storage(message: impl fmt::Display) -> Self {
-        Self { code: Code::Unavailable, message: message.to_string(), hidden: true }
+        Self { hidden: true, ..Self::new(Code::Unavailable, message.to_string()) }
+    }
+
+    /// More calls than a limit lets in: which, and from when on it would let this one in.
+    pub fn too_many(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(Code::TooMany, message) }
     }
 
     /// A defect or a broken row: `message` goes to the log, never to a caller.
@@ -162,6 +178,12 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> Code {
         self.code
+    }
+
+    /// When the same call may succeed, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The message for the log.

@@ -5,9 +5,11 @@
 #[macro_use]
 mod failpoint;
 
+mod admission;
 pub mod auth;
 pub mod cli;
 pub mod config;
+mod connections;
 pub mod error;
 mod graphs;
 mod grpc;
@@ -15,6 +17,7 @@ mod healthcheck;
 pub mod http;
 pub mod model;
 pub mod pki;
+mod rates;
 pub mod round;
 pub mod serve;
 mod sessions;

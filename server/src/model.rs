@@ -178,11 +178,12 @@ pub fn check_layout(
 
 /// Whether an update of `layout` can be aligned within `most` bytes of memory, by an estimate: eight copies of the
 /// parameters in `f32` (both checkpoints, the products of several starts), and for each group its gain matrix in `f64`.
-/// Known from the header alone, so that no update whose aligning would end the process is ever begun.
+/// Known from the header alone, so that no update whose aligning would end the process is ever begun. Neither may a group have
+/// more units than `width`: the time of an assignment grows with the cube of it.
 ///
 /// # Errors
 /// [`Code::InvalidCheckpoint`](crate::error::Code), with both figures; also where the spec does not fit.
-pub fn check_align_memory(spec: &Spec, layout: &Layout, most: u64) -> Result<()> {
+pub fn check_align_memory(spec: &Spec, layout: &Layout, most: u64, width: usize) -> Result<()> {
     let spec = spec.check(layout).map_err(|error| {
         Error::new(
             crate::error::Code::InvalidCheckpoint,
@@ -194,6 +195,16 @@ pub fn check_align_memory(spec: &Spec, layout: &Layout, most: u64) -> Result<()>
         bytes = bytes.saturating_add((tensor.num_elements() as u64).saturating_mul(8 * 4));
     }
     for group in spec.groups() {
+        if group.units > width {
+            return Err(Error::new(
+                crate::error::Code::InvalidCheckpoint,
+                format!(
+                    "group {}: {} units are more than the {width} of limits.max_assignment_width; pin its axes, or ask the \
+                     operator to raise the limit",
+                    group.name, group.units
+                ),
+            ));
+        }
         let units = group.units as u64;
         bytes = bytes.saturating_add(units.saturating_mul(units).saturating_mul(8));
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    admission::Admission,
     auth::People,
     config::{Config, Log, Tls},
     error::{Code, Error, Result},
@@ -31,8 +32,12 @@ const GOODBYE: std::time::Duration = std::time::Duration::from_secs(8);
 /// # Errors
 /// A level that is none.
 pub fn init_logging(settings: &Log) -> Result<()> {
-    let filter = EnvFilter::try_new(&settings.level)
-        .map_err(|error| Error::invalid(format!("log.level: {:?} is no filter: {error}", settings.level)))?;
+    let unusable = |error| Error::invalid(format!("log.level: {:?} is no filter: {error}", settings.level));
+    let filter = EnvFilter::try_new(&settings.level).map_err(unusable)?;
+    // These warn of what a peer sent, as often as it sends it: a peer could fill the disk. Who names them gets them.
+    let of_peers = ["h2", "hyper"].into_iter().filter(|name| !settings.level.contains(name));
+    let quiet = of_peers.filter_map(|name| format!("{name}=error").parse().ok());
+    let filter = quiet.fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -59,7 +64,8 @@ pub async fn serve(config: Config) -> Result<()> {
     let grpc_listener = tokio::net::TcpListener::bind(config.grpc.listen)
         .await
         .map_err(|error| cannot_listen("grpc.listen", config.grpc.listen, &error))?;
-    let http_listener = std::net::TcpListener::bind(config.http.listen)
+    let http_listener = tokio::net::TcpListener::bind(config.http.listen)
+        .await
         .map_err(|error| cannot_listen("http.listen", config.http.listen, &error))?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let (grpc_at, http_at) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
@@ -155,7 +161,7 @@ async fn edges(
     store: &Store,
     signer: &Signer,
     people: People,
-    (grpc_listener, http_listener): (tokio::net::TcpListener, std::net::TcpListener),
+    (grpc_listener, http_listener): (tokio::net::TcpListener, tokio::net::TcpListener),
     config: &Config,
     stop: &CancellationToken,
     failed: &CancellationToken,
@@ -166,22 +172,14 @@ async fn edges(
             failed.cancel();
         }
     };
+    let (tls, admission) = (config.tls.as_ref(), &Admission::new(&config.limits));
     let sessions = Sessions::default();
     let current = stop.run_until_cancelled(async {
         tokio::join!(sessions.keep_current(store), signer.keep_current(store))
     });
-    let (sessions_of_http, signer_of_http) = (sessions.clone(), signer.clone());
-    let grpc =
-        grpc::serve(store.clone(), sessions.clone(), signer.clone(), grpc_listener, config, stop.clone());
-    let http = http::serve(
-        store.clone(),
-        people,
-        sessions_of_http,
-        signer_of_http,
-        http_listener,
-        config,
-        stop.clone(),
-    );
+    let shared = (sessions.clone(), signer.clone());
+    let grpc = grpc::serve(store.clone(), shared.clone(), grpc_listener, tls, admission, stop.clone());
+    let http = http::serve(store.clone(), people, shared, http_listener, tls, admission, stop.clone());
     tokio::join!(async { watched("grpc", grpc.await) }, async { watched("http", http.await) }, current);
 }
 

@@ -1,12 +1,6 @@
 //! TLS of both edges: 1.3 alone; certificates are read again when their files change; sites may show one of their own.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -14,13 +8,6 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use sha2::{Digest as _, Sha256};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{mpsc, watch},
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
 
 use crate::{
@@ -32,11 +19,6 @@ use crate::{
 
 /// How often files are looked at, for a certificate that took another's place.
 const LOOK: Duration = Duration::from_secs(10);
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes at once, and of them from one address; who comes then is turned away. An idle one costs some kilobytes, for five seconds.
-const HANDSHAKES: usize = 4096;
-const HANDSHAKES_OF_ONE: usize = 256;
 
 /// An edge's TLS settings, as the files stand now.
 ///
@@ -135,85 +117,6 @@ fn stamp(tls: &Tls) -> Vec<Option<(std::time::SystemTime, u64)>> {
         .flatten()
         .map(|path| std::fs::metadata(path).and_then(|found| Ok((found.modified()?, found.len()))).ok())
         .collect()
-}
-
-/// Connections whose handshake is done. One that takes its time delays no other.
-pub(crate) fn incoming(
-    listener: TcpListener,
-    config: watch::Receiver<Arc<ServerConfig>>,
-    stop: CancellationToken,
-) -> ReceiverStream<std::io::Result<TlsStream<TcpStream>>> {
-    let (send, receive) = mpsc::channel(16);
-    tokio::spawn(async move {
-        let places = Places::default();
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let (stream, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Mostly: no file is left. Some end soon.
-                    tracing::warn!(error.message = %error, "a connection could not be taken");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                }
-            };
-            let Some(place) = places.take(peer.ip()) else {
-                tracing::debug!(peer.address = %peer, "too many handshakes under way");
-                continue;
-            };
-            let acceptor = TlsAcceptor::from(Arc::clone(&config.borrow()));
-            let send = send.clone();
-            tokio::spawn(async move {
-                let _place = place;
-                // Without it only small answers come later.
-                let _ = stream.set_nodelay(true);
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                    // The edge is gone where nobody takes it.
-                    Ok(Ok(stream)) => _ = send.send(Ok(stream)).await,
-                    Ok(Err(error)) => tracing::debug!(error.message = %error, "a handshake failed"),
-                    Err(_) => tracing::debug!("a handshake took too long"),
-                }
-            });
-        }
-    });
-    ReceiverStream::new(receive)
-}
-
-/// Handshakes under way, by address.
-#[derive(Clone, Default)]
-struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One handshake's place, free again when it is dropped.
-struct Place(Places, IpAddr);
-
-impl Places {
-    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place, if one is left for this address.
-    fn take(&self, address: IpAddr) -> Option<Place> {
-        let mut open = self.open();
-        let (all, own) = (open.values().sum::<usize>(), open.get(&address).copied().unwrap_or_default());
-        if all >= HANDSHAKES || own >= HANDSHAKES_OF_ONE {
-            return None;
-        }
-        open.insert(address, own + 1);
-        Some(Place(self.clone(), address))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.0.open();
-        match open.get_mut(&self.1) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => _ = open.remove(&self.1),
-        }
-    }
 }
 
 /// A site's certificate, which a known authority signed.

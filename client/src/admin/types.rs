@@ -102,16 +102,23 @@ pub struct Certificates {
     pub server: Option<ServerCertificate>,
     /// The one that expires first at the beginning.
     pub certificates: Vec<SiteCertificate>,
+    /// Where the next page begins, if this is not the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct TokenList {
     pub(super) tokens: Vec<TokenRecord>,
+    #[serde(default)]
+    pub(super) next: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 pub(super) struct SiteList {
     pub(super) sites: Vec<Site>,
+    #[serde(default)]
+    pub(super) next: Option<String>,
 }
 
 /// A stored checkpoint.
@@ -275,6 +282,8 @@ pub struct Run {
 #[derive(Debug, Deserialize)]
 pub(super) struct RunList {
     pub(super) runs: Vec<Run>,
+    #[serde(default)]
+    pub(super) next: Option<String>,
 }
 
 /// A round.
@@ -316,6 +325,8 @@ pub struct Round {
 #[derive(Debug, Deserialize)]
 pub(super) struct RoundList {
     pub(super) rounds: Vec<Round>,
+    #[serde(default)]
+    pub(super) next: Option<String>,
 }
 
 /// A site in a round.

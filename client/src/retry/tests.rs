@@ -49,6 +49,7 @@ fn a_defect_of_the_server_is_tried_once_more() {
 fn an_unavailable_server_is_tried_again() {
     assert_eq!(verdict(&from_server(Code::Unavailable, "unavailable")), Verdict::Retry);
     assert_eq!(verdict(&Status::unavailable("connection refused")), Verdict::Retry);
+    assert_eq!(verdict(&from_server(Code::ResourceExhausted, "too-many")), Verdict::Retry);
 }
 
 #[test]

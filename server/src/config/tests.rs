@@ -37,6 +37,9 @@ fn the_sample_is_understood_and_says_the_defaults() {
     assert_eq!(format!("{:?}", config.limits), format!("{:?}", defaults.limits));
     assert_eq!(format!("{:?}", config.work), format!("{:?}", defaults.work));
     assert_eq!(format!("{:?}", config.log), format!("{:?}", defaults.log));
+    for line in format!("{:#?}", defaults.limits).lines().filter_map(|line| line.trim().split_once(": ")) {
+        assert!(sample.contains(&format!("\n{} = ", line.0)), "the sample does not name {}", line.0);
+    }
     // The commented keys must be keys too.
     let tls = "[tls]\ncert_file = \"a\"\nkey_file = \"b\"\n";
     assert!(sample.contains("# [tls]") && Config::from_toml(tls).is_ok());

@@ -12,22 +12,16 @@ use fedbasin_proof::Who;
 use fedbasin_proto::v1;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Status,
-    body::Body,
-    service::LayerExt as _,
-    transport::{
-        Server,
-        server::{TcpConnectInfo, TcpIncoming, TlsConnectInfo},
-    },
-};
+use tonic::{Status, body::Body, service::LayerExt as _, transport::Server};
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
 use self::{service::Sites, upload::Uploads};
 use crate::{
+    admission::{self, Admission},
     auth,
-    config::Config,
-    error::{Code, Error, RETRY_AFTER, Result},
+    config::{Limits, Tls},
+    connections::{self, Call, CallsLayer, Link, Speaks},
+    error::{Code, Error, Result},
     model::Holder,
     sessions::Sessions,
     signing::{HEAD_HEADER, Signer},
@@ -56,10 +50,9 @@ impl From<Error> for Status {
         let mut status = Status::new(error.code().grpc(), error.public_message());
         let code = tonic::metadata::MetadataValue::from_static(error.code().as_str());
         status.metadata_mut().insert(fedbasin_proto::CODE_METADATA_KEY, code);
-        if error.code() == Code::Unavailable {
-            status
-                .metadata_mut()
-                .insert(fedbasin_proto::RETRY_METADATA_KEY, (RETRY_AFTER.as_millis() as u64).into());
+        if let Some(wait) = error.retry_after() {
+            let milliseconds = wait.as_millis().try_into().unwrap_or(u64::MAX);
+            status.metadata_mut().insert(fedbasin_proto::RETRY_METADATA_KEY, milliseconds.into());
         }
         status
     }
@@ -71,13 +64,13 @@ impl From<Error> for Status {
 /// Says what of the certificate cannot be used, or why the listener failed.
 pub(crate) async fn serve(
     store: Store,
-    sessions: Sessions,
-    signer: Signer,
+    (sessions, signer): (Sessions, Signer),
     listener: TcpListener,
-    config: &Config,
+    tls: Option<&Tls>,
+    admission: &Admission,
     stop: CancellationToken,
 ) -> Result<()> {
-    let (tls, limits) = (config.tls.as_ref(), &config.limits);
+    let limits = admission.limits();
     let uploads = Uploads::new(limits);
     tokio::spawn({
         let (uploads, stop) = (uploads.clone(), stop.clone());
@@ -88,11 +81,18 @@ pub(crate) async fn serve(
         .max_decoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES);
     let service = tower::ServiceBuilder::new()
-        .layer(AsyncRequireAuthorizationLayer::new(move |request: http::Request<Body>| {
-            authorize(store.clone(), sessions.clone(), request)
+        .layer(AsyncRequireAuthorizationLayer::new({
+            let admission = admission.clone();
+            move |request: http::Request<Body>| {
+                authorize(store.clone(), sessions.clone(), admission.clone(), request)
+            }
         }))
         .map_response(move |response| with_head(&signer, response))
         .named_layer(service);
+    let open = tower::ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new({
+        let admission = admission.clone();
+        move |request: http::Request<Body>| let_in(admission.clone(), request)
+    }));
 
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_serving::<v1::fed_basin_server::FedBasinServer<Sites>>().await;
@@ -110,35 +110,28 @@ pub(crate) async fn serve(
         .build_v1()
         .map_err(Error::internal)?;
 
-    // Without these hyper's own limits are switched off by tonic, or too small for long links.
-    let mut server = Server::builder()
-        .max_concurrent_streams(Some(limits.max_concurrent_streams))
-        .http2_max_local_error_reset_streams(Some(128))
-        .http2_max_pending_accept_reset_streams(Some(20))
-        .http2_max_header_list_size(Some(16 << 10))
-        .initial_stream_window_size(Some(4 << 20))
-        .initial_connection_window_size(Some(16 << 20))
-        .max_frame_size(Some(64 << 10))
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .tcp_nodelay(true);
     let drained = stop.clone();
-    let server = server.add_service(health).add_service(reflection).add_service(service);
+    let server = settings(limits)
+        .layer(CallsLayer::new(limits, |error| Status::from(error).into(), Body::new, Body::new))
+        .add_service(open.named_layer(health))
+        .add_service(open.named_layer(reflection))
+        .add_service(service);
+    let (watched, reload) = match tls {
+        Some(tls) => {
+            let (send, config) = tokio::sync::watch::channel(tls::server_config(tls, ALPN, true)?);
+            (Some(config), Some((tls.clone(), send)))
+        }
+        None => (None, None),
+    };
+    let incoming = connections::incoming(listener, watched, Speaks::Http2, limits, stop.clone());
     let serving = async {
-        match tls {
-            Some(tls) => {
-                let (send, config) = tokio::sync::watch::channel(tls::server_config(tls, ALPN, true)?);
-                let incoming = tls::incoming(listener, config, stop.clone());
-                let serving = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
-                tokio::select! {
-                    served = serving => served,
-                    () = tls::keep_current(tls.clone(), ALPN, true, |config| _ = send.send(config)) => Ok(()),
-                }
-            }
-            None => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
-            }
+        let serving = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+        match reload {
+            Some((tls, send)) => tokio::select! {
+                served = serving => served,
+                () = tls::keep_current(tls, ALPN, true, |config| _ = send.send(config)) => Ok(()),
+            },
+            None => serving.await,
         }
         .map_err(|error| Error::internal(format_args!("grpc: {error}")))
     };
@@ -165,14 +158,58 @@ fn with_head(signer: &Signer, mut response: http::Response<Body>) -> http::Respo
     response
 }
 
+/// What the edge's connections go by. Without these hyper's own limits are switched off by tonic, or too small for long links.
+fn settings(limits: &Limits) -> Server {
+    Server::builder()
+        .max_concurrent_streams(Some(limits.max_concurrent_streams))
+        .http2_max_local_error_reset_streams(Some(limits.max_local_error_reset_streams))
+        .http2_max_pending_accept_reset_streams(Some(limits.max_pending_accept_reset_streams))
+        .http2_max_header_list_size(Some(limits.max_header_list_bytes))
+        .initial_stream_window_size(Some(limits.stream_window_bytes))
+        .initial_connection_window_size(Some(limits.connection_window_bytes))
+        .max_frame_size(Some(limits.max_frame_bytes))
+        .http2_keepalive_interval(Some(Duration::from_secs(limits.keepalive_interval_seconds)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(limits.keepalive_timeout_seconds)))
+        // Not tonic's grace: with one it never tells the peer to take another connection. The connection itself ends then.
+        .max_connection_age(limits.connection_age())
+}
+
+/// Whether the server is well: cheap, and never refused, for whoever asks it decides who is sent here.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// Lets a call in that needs no token.
+async fn let_in(
+    admission: Admission,
+    request: http::Request<Body>,
+) -> std::result::Result<http::Request<Body>, http::Response<Body>> {
+    if request.uri().path() == HEALTH {
+        return Ok(request);
+    }
+    let permit = match request.extensions().get::<Link>() {
+        Some(link) => admission.admit(admission::Caller::Address(link.address()), 0),
+        None => Err(Error::internal("a call passed without its connection")),
+    };
+    hold(request.extensions(), permit).map_err(|error| Status::from(error).into_http())?;
+    Ok(request)
+}
+
+/// Keeps what let a call in for as long as it lasts.
+fn hold(extensions: &http::Extensions, permit: Result<admission::Permit>) -> Result<()> {
+    let permit = permit?;
+    let call = extensions.get::<Call>();
+    call.ok_or_else(|| Error::internal("a call passed without being counted"))?.hold(permit);
+    Ok(())
+}
+
 /// Finds the site by the token, before the body is read.
 async fn authorize(
     store: Store,
     sessions: Sessions,
+    admission: Admission,
     request: http::Request<Body>,
 ) -> std::result::Result<http::Request<Body>, http::Response<Body>> {
     let (mut parts, body) = request.into_parts();
-    match caller(&store, &sessions, &parts).await {
+    match caller(&store, &sessions, &admission, &parts).await {
         Ok(caller) => {
             parts.extensions.insert(caller);
             Ok(http::Request::from_parts(parts, body))
@@ -181,14 +218,32 @@ async fn authorize(
     }
 }
 
-async fn caller(store: &Store, sessions: &Sessions, request: &http::request::Parts) -> Result<Caller> {
+async fn caller(
+    store: &Store,
+    sessions: &Sessions,
+    admission: &Admission,
+    request: &http::request::Parts,
+) -> Result<Caller> {
+    let of_site = |(site, _): &(String, String)| admission::Caller::Site(site.clone());
+    let link = request.extensions.get::<Link>();
+    let link = link.ok_or_else(|| Error::internal("a call passed without its connection"))?;
     let token = auth::bearer(request.headers.get(http::header::AUTHORIZATION));
     let by_token = match token {
-        Some(token) => Some(by_token(store, token).await?),
+        Some(token) => {
+            let hash = auth::hash(token);
+            Some(admission.identify(link.address(), &hash, by_token(store, token, &hash), of_site).await?)
+        }
         None => None,
     };
-    let by_certificate = match certificate(request) {
-        Some(certificate) => Some(by_certificate(store, &certificate).await?),
+    let by_certificate = match link.certificate() {
+        Some(certificate) => {
+            let peer = Peer::of(certificate)?;
+            Some(
+                admission
+                    .identify(link.address(), &peer.fingerprint, by_certificate(store, &peer), of_site)
+                    .await?,
+            )
+        }
         None => None,
     };
     let (site, credential) = match (by_token, by_certificate) {
@@ -208,26 +263,27 @@ async fn caller(store: &Store, sessions: &Sessions, request: &http::request::Par
             ));
         }
     };
-    if !auth::access::site_may(request.uri.path()) {
+    let rpc = request.uri.path();
+    if !auth::access::site_may(rpc) {
         return Err(Error::new(Code::Forbidden, "no site may call this"));
     }
+    let bytes = match rpc.rsplit('/').next() {
+        Some("SendUpdate") => admission.limits().bytes_of_upload(),
+        Some("Download") => admission.limits().bytes_of_download(),
+        _ => 0,
+    };
+    let permit = admission.admit(admission::Caller::Site(site.clone()), bytes);
+    hold(&request.extensions, permit)?;
     let ended = sessions.of(&credential);
     let who = Who { kind: "site".into(), name: Some(site.clone()), credential: Some(credential) };
     let actor = Actor { who, request: Some(uuid::Uuid::now_v7().to_string()) };
     Ok(Caller { site: site.into(), actor, ended })
 }
 
-/// The certificate that the connection was opened with.
-fn certificate(request: &http::request::Parts) -> Option<Vec<u8>> {
-    let info = request.extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?;
-    Some(info.peer_certs()?.first()?.as_ref().to_vec())
-}
-
 /// A site, and the id of what it showed.
-async fn by_token(store: &Store, token: &str) -> Result<(String, String)> {
+async fn by_token(store: &Store, token: &str, hash: &str) -> Result<(String, String)> {
     if auth::is_whole(token, auth::SITE_PREFIX)
-        && let Some(Alive { id, holder: Holder::Site(site) }) =
-            store.token_by_hash(&auth::hash(token)).await?
+        && let Some(Alive { id, holder: Holder::Site(site) }) = store.token_by_hash(hash).await?
     {
         return Ok((site, id));
     }
@@ -237,10 +293,9 @@ async fn by_token(store: &Store, token: &str) -> Result<(String, String)> {
     ))
 }
 
-async fn by_certificate(store: &Store, certificate: &[u8]) -> Result<(String, String)> {
-    let peer = Peer::of(certificate)?;
+async fn by_certificate(store: &Store, peer: &Peer) -> Result<(String, String)> {
     if store.certificate_opens(&peer.fingerprint, &peer.site, peer.expires_at_ms).await? {
-        return Ok((peer.site, peer.fingerprint));
+        return Ok((peer.site.clone(), peer.fingerprint.clone()));
     }
     Err(Error::new(
         Code::Unauthenticated,

@@ -24,9 +24,6 @@ use crate::{
     store::{Staging, Store},
 };
 
-/// One site may hold this part of all places for uploads.
-const SITES_SHARE: usize = 4;
-
 /// The uploads that this process holds open. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub(super) struct Uploads {
@@ -85,10 +82,10 @@ impl Uploads {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             open: Arc::default(),
-            places: Arc::new(Semaphore::new(limits.max_concurrent_uploads.max(1))),
+            places: Arc::new(Semaphore::new(limits.max_concurrent_uploads)),
             shares: Arc::default(),
-            share: (limits.max_concurrent_uploads / SITES_SHARE).max(1),
-            idle: Duration::from_secs(limits.idle_timeout_seconds.max(1)),
+            share: limits.max_uploads_per_site,
+            idle: limits.idle_timeout(),
         }
     }
 
@@ -144,7 +141,7 @@ impl Uploads {
         mut chunks: Streaming<v1::UpdateChunk>,
         progress: &Progress,
     ) -> Result<()> {
-        let Some(first) = self.next(&mut chunks).await? else { return Ok(()) };
+        let Some(first) = next_chunk(&mut chunks).await? else { return Ok(()) };
         let update = store.update_of_site(site, &first.update_id).await?;
         under_way(&update)?;
         let mut leave = Leave { uploads: self, update_id: &update.id, keep: false };
@@ -227,7 +224,7 @@ impl Uploads {
                             return Ok(());
                         }
                     }
-                    chunk = self.next(&mut chunks) => break chunk?,
+                    chunk = next_chunk(&mut chunks) => break chunk?,
                 }
             };
         }
@@ -257,28 +254,18 @@ impl Uploads {
         match tokio::time::timeout(self.idle, told).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ok(false),
-            Err(_) => return Err(self.idled("no answer was read")),
+            Err(_) => {
+                let seconds = self.idle.as_secs();
+                return Err(Error::new(
+                    Code::TooSlow,
+                    format!(
+                        "no answer was read for {seconds} s; begin again and go on from the offset given"
+                    ),
+                ));
+            }
         }
         failpoint!("upload.acknowledged");
         Ok(true)
-    }
-
-    async fn next(&self, chunks: &mut Streaming<v1::UpdateChunk>) -> Result<Option<v1::UpdateChunk>> {
-        match tokio::time::timeout(self.idle, chunks.message()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(status)) if status.code() == tonic::Code::OutOfRange => Err(Error::new(
-                Code::TooLarge,
-                format!("a message is larger than a chunk of {MAX_CHUNK_BYTES} bytes"),
-            )),
-            Ok(Err(status)) => Err(Error::invalid(format!("the stream broke off: {}", status.message()))),
-            Err(_) => Err(self.idled("no byte came")),
-        }
-    }
-
-    fn idled(&self, what: &str) -> Error {
-        let seconds = self.idle.as_secs();
-        let message = format!("{what} for {seconds} s; begin again and go on from the offset given");
-        Error::new(Code::Unavailable, message)
     }
 
     /// Checks, stores and accepts an update all of whose bytes are here; again gives the same receipt.
@@ -329,6 +316,24 @@ impl Uploads {
         );
         Ok(receipt)
     }
+}
+
+/// The next chunk. How long it may take is the body's own rule.
+async fn next_chunk(chunks: &mut Streaming<v1::UpdateChunk>) -> Result<Option<v1::UpdateChunk>> {
+    let status = match chunks.message().await {
+        Ok(chunk) => return Ok(chunk),
+        Err(status) => status,
+    };
+    let slow = status.metadata().get(fedbasin_proto::CODE_METADATA_KEY);
+    Err(match status.code() {
+        _ if slow.is_some_and(|code| code == Code::TooSlow.as_str()) => {
+            Error::new(Code::TooSlow, status.message())
+        }
+        tonic::Code::OutOfRange => {
+            Error::new(Code::TooLarge, format!("a message is larger than a chunk of {MAX_CHUNK_BYTES} bytes"))
+        }
+        _ => Error::invalid(format!("the stream broke off: {}", status.message())),
+    })
 }
 
 /// What an upload is held against: the run's layout and the size of the reference's values, or, before there are any, its spec.

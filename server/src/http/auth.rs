@@ -8,18 +8,43 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fedbasin_proof::Who;
-use http::{HeaderValue, Version, header, request::Parts};
+use http::{Extensions, HeaderValue, Version, header, request::Parts};
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, problem::Problem};
 use crate::{
+    admission::{self, Permit},
     auth::{self, access, oidc},
+    connections::{Call, Link},
     error::{Code, Error, Result},
     model::{Holder, Role},
     sessions,
     signing::HEAD_HEADER,
     store::{Actor, Alive},
 };
+
+/// Lets a call in that needs no token, within the limits of its address.
+pub(super) async fn let_in(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let admitted = link(request.extensions()).and_then(|link| {
+        let permit = api.admission.admit(admission::Caller::Address(link.address()), 0)?;
+        hold(request.extensions(), permit)
+    });
+    match admitted {
+        Ok(()) => next.run(request).await,
+        Err(error) => Problem::from(error).into_response(),
+    }
+}
+
+fn link(extensions: &Extensions) -> Result<&Link> {
+    extensions.get().ok_or_else(|| Error::internal("a call passed without its connection"))
+}
+
+/// Keeps what let a call in for as long as it lasts.
+fn hold(extensions: &Extensions, permit: Permit) -> Result<()> {
+    let call: Option<&Call> = extensions.get();
+    call.ok_or_else(|| Error::internal("a call passed without being counted"))?.hold(permit);
+    Ok(())
+}
 
 /// The API on behalf of whoever calls: what it changes is recorded as theirs.
 pub(super) struct Acting(pub(super) Api);
@@ -105,10 +130,23 @@ impl End {
 
 /// Who calls, where they may.
 async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
-    let caller = caller(api, api.people.bearer(request.headers.get(header::AUTHORIZATION))).await?;
+    let token = api.people.bearer(request.headers.get(header::AUTHORIZATION)).ok_or_else(unknown)?;
+    let (address, hash) = (link(&request.extensions)?.address(), auth::hash(token));
+    let person = |caller: &Caller| admission::Caller::Person(caller.credential.clone());
+    let caller = api.admission.identify(address, &hash, caller(api, token, &hash), person).await?;
     let route = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     match access::least_role(request.method.as_str(), route) {
-        Some(least) if caller.role >= least => Ok(caller),
+        Some(least) if caller.role >= least => {
+            let limits = api.admission.limits();
+            let bytes = match (request.method.as_str(), route) {
+                ("POST", _) => limits.bytes_of_request(),
+                (_, "/v1/runs/{run}/rounds/{number}/model") => limits.bytes_of_download(),
+                _ => 0,
+            };
+            let person = admission::Caller::Person(caller.credential.clone());
+            hold(&request.extensions, api.admission.admit(person, bytes)?)?;
+            Ok(caller)
+        }
         Some(least) => Err(Error::new(
             Code::Forbidden,
             format!(
@@ -121,34 +159,37 @@ async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
     }
 }
 
-/// The holder of a token.
-async fn caller(api: &Api, token: Option<&str>) -> Result<Caller> {
-    match token {
-        Some(token) if api.people.admin.is(token) => {
-            return Ok(Caller { role: Role::Admin, credential: "admin-token".into(), end: End::Never });
-        }
-        Some(token) if auth::is_whole(token, auth::ADMIN_PREFIX) => {
-            let found = api.store.token_by_hash(&auth::hash(token)).await?;
-            if let Some(Alive { id, holder: Holder::Person(role) }) = found {
-                let end = End::Told(api.sessions.of(&id));
-                return Ok(Caller { role, credential: id, end });
-            }
-        }
-        Some(token) if oidc::is_jwt(token) => {
-            if let Some(oidc) = &api.people.oidc {
-                // The database is asked for those alone whose signature is right.
-                let claims = oidc.claims(token).await?;
-                let person = oidc.person(&claims, api.store.now().await?)?;
-                tracing::debug!(person.subject, person.role = person.role.name(), "signed in");
-                let subject: String = person.subject.chars().take(LONGEST_SUBJECT).collect();
-                let credential = format!("oidc:{subject}");
-                return Ok(Caller { role: person.role, credential, end: End::In(person.left) });
-            }
-        }
-        _ => {}
-    }
-    Err(Error::new(
+fn unknown() -> Error {
+    Error::new(
         Code::Unauthenticated,
         "no token, or one that opens nothing here (unknown, expired or revoked); send `authorization: Bearer <token>`",
-    ))
+    )
+}
+
+/// The holder of a token.
+async fn caller(api: &Api, token: &str, hash: &str) -> Result<Caller> {
+    if api.people.admin.is(token) {
+        return Ok(Caller { role: Role::Admin, credential: "admin-token".into(), end: End::Never });
+    }
+    if auth::is_whole(token, auth::ADMIN_PREFIX)
+        && let Some(Alive { id, holder: Holder::Person(role) }) = api.store.token_by_hash(hash).await?
+    {
+        let end = End::Told(api.sessions.of(&id));
+        return Ok(Caller { role, credential: id, end });
+    }
+    if oidc::is_jwt(token)
+        && let Some(oidc) = &api.people.oidc
+    {
+        // The database is asked for those alone whose signature is right.
+        let claims = oidc.claims(token).await?;
+        let person = oidc.person(&claims, api.store.now().await?)?;
+        tracing::debug!(person.subject, person.role = person.role.name(), "signed in");
+        let subject: String = person.subject.chars().take(LONGEST_SUBJECT).collect();
+        return Ok(Caller {
+            role: person.role,
+            credential: format!("oidc:{subject}"),
+            end: End::In(person.left),
+        });
+    }
+    Err(unknown())
 }

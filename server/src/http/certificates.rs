@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{
     Api,
     auth::Acting,
+    page::{Asked, Page},
     problem::{Path, Problem},
     time::iso,
 };
@@ -49,6 +50,8 @@ pub(super) struct CertificateList {
     server: Option<OwnCertificate>,
     /// Those that sites came with, the one that expires first at the beginning.
     certificates: Vec<Certificate>,
+    /// Where the next page begins (`after`), if this is not the last one.
+    next: Option<String>,
 }
 
 impl Certificate {
@@ -67,11 +70,12 @@ impl Certificate {
 }
 
 /// The certificates of the server and of sites, and how many days each has left.
-#[utoipa::path(get, path = "/v1/certificates", tag = "certificates", security(("token" = [])), responses(
+#[utoipa::path(get, path = "/v1/certificates", tag = "certificates", security(("token" = [])), params(Asked), responses(
     (status = 200, body = CertificateList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<CertificateList>, Problem> {
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<CertificateList>, Problem> {
     let now = api.store.now().await?;
     let server = api.tls.as_ref().and_then(|tls| match tls::expires_at(tls) {
         Ok(expires) => Some(expires),
@@ -81,10 +85,12 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<CertificateList>
         }
     });
     let certificates = api.store.certificates().await?;
+    let (certificates, next) = page.of(certificates, |certificate| certificate.fingerprint.clone())?;
     Ok(Json(CertificateList {
         server: server
             .map(|expires| OwnCertificate { expires_at: iso(expires), days_left: days_left(expires, now) }),
         certificates: certificates.into_iter().map(|certificate| Certificate::of(certificate, now)).collect(),
+        next,
     }))
 }
 

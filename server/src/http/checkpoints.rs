@@ -9,7 +9,11 @@ use headers::{ContentLength, HeaderMapExt as _};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
-use super::{Api, auth::Acting, problem::Problem};
+use super::{
+    Api,
+    auth::Acting,
+    problem::{Problem, broke_off},
+};
 use crate::{
     error::{Code, Error, Result},
     store::{Kind, Staging, StoredCheckpoint},
@@ -43,8 +47,9 @@ pub(super) async fn create(
     let Some(ContentLength(size)) = headers.typed_get() else {
         return Err(Error::invalid("content-length: absent; send the file's size").into());
     };
-    if size > api.limits.max_checkpoint_bytes {
-        let detail = format!("{size} bytes are more than the {} taken", api.limits.max_checkpoint_bytes);
+    if size > api.admission.limits().max_checkpoint_bytes {
+        let detail =
+            format!("{size} bytes are more than the {} taken", api.admission.limits().max_checkpoint_bytes);
         return Err(Error::new(Code::TooLarge, detail).into());
     }
     // Goes with this call, also where the client goes away and the call is dropped.
@@ -58,7 +63,7 @@ pub(super) async fn create(
 async fn receive(api: &Api, name: &str, size: u64, mut parts: BodyDataStream) -> Result<StoredCheckpoint> {
     let mut staging = api.store.staging_measured(name, size, None)?;
     while let Some(part) = parts.next().await {
-        let part = part.map_err(|error| Error::invalid(format!("body: broke off: {error}")))?;
+        let part = part.map_err(|error| broke_off(&error))?;
         let append = move || -> Result<Staging> {
             staging.append(&part)?;
             Ok(staging)

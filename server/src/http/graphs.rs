@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{
     Api,
     auth::Acting,
-    problem::{Path, Problem},
+    problem::{Path, Problem, broke_off},
     time::iso,
 };
 use crate::{
@@ -73,10 +73,10 @@ pub(super) async fn create(
     let Some(ContentLength(size)) = headers.typed_get() else {
         return Err(Error::invalid("content-length: absent; send the file's size").into());
     };
-    if size > api.limits.max_graph_bytes {
+    if size > api.admission.limits().max_graph_bytes {
         let detail = format!(
             "{size} bytes are more than the {} of limits.max_graph_bytes; export the network with few units a layer",
-            api.limits.max_graph_bytes
+            api.admission.limits().max_graph_bytes
         );
         return Err(Error::new(Code::TooLarge, detail).into());
     }
@@ -95,7 +95,7 @@ async fn receive(scratch: &Scratch, size: u64, mut parts: BodyDataStream) -> Res
     let mut file = std::fs::File::create(scratch.path())?;
     let mut written = 0;
     while let Some(part) = parts.next().await {
-        let part = part.map_err(|error| Error::invalid(format!("body: broke off: {error}")))?;
+        let part = part.map_err(|error| broke_off(&error))?;
         written += part.len() as u64;
         if written > size {
             break;

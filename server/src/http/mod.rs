@@ -7,18 +7,23 @@ mod checkpoints;
 mod graphs;
 mod health;
 mod openapi;
+mod page;
 mod problem;
 mod rounds;
 mod runs;
+mod serve;
 mod sites;
 mod time;
 mod tokens;
 
-use std::net::TcpListener;
-
 use ::http::header;
-use axum::{Router, extract::DefaultBodyLimit, response::IntoResponse as _};
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::DefaultBodyLimit,
+    response::IntoResponse as _,
+};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::{
@@ -27,11 +32,13 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::problem::Problem;
+use self::{health::Ready, problem::Problem};
 use crate::{
+    admission::Admission,
     auth::People,
-    config::{Config, Limits, Tls},
-    error::{Code, Error, Result},
+    config::Tls,
+    connections::{self, CallsLayer, Speaks},
+    error::{Error, Result},
     graphs::Graphs,
     sessions::Sessions,
     signing::Signer,
@@ -42,9 +49,6 @@ use crate::{
 /// What the edge speaks.
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
-/// How long a connection may take to send a request's headers.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
-
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
@@ -54,8 +58,9 @@ struct Api {
     people: People,
     sessions: Sessions,
     signer: Signer,
-    limits: Limits,
+    admission: Admission,
     graphs: Graphs,
+    ready: Ready,
 }
 
 #[derive(OpenApi)]
@@ -130,16 +135,22 @@ pub fn openapi_json() -> Result<String> {
 }
 
 fn router(api: Api) -> Result<Router> {
-    let document = openapi_json()?;
+    let document = Bytes::from(openapi_json()?);
+    let limits = api.admission.limits().clone();
     let guarded = json_routes()
-        .layer(DefaultBodyLimit::max(api.limits.max_json_bytes))
+        .layer(DefaultBodyLimit::max(limits.max_json_bytes))
         .merge(stream_routes().layer(DefaultBodyLimit::disable()))
         .layer(axum::middleware::from_fn_with_state(api.clone(), auth::require_role));
-    let (router, _) = open_routes().merge(guarded).split_for_parts();
     let document =
         move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()));
-    Ok(router
-        .route("/openapi.json", axum::routing::get(document))
+    let let_in = axum::middleware::from_fn_with_state(api.clone(), auth::let_in);
+    let document = Router::new().route("/openapi.json", axum::routing::get(document)).layer(let_in);
+    // Never refused: whoever asks it decides who is sent here.
+    let (open, _) = open_routes().split_for_parts();
+    let (guarded, _) = guarded.split_for_parts();
+    Ok(open
+        .merge(document)
+        .merge(guarded)
         .fallback(|| async {
             Problem::from(Error::not_found("there is no such page; the API is described at /openapi.json"))
         })
@@ -147,64 +158,49 @@ fn router(api: Api) -> Result<Router> {
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             Problem::from(Error::internal("a handler panicked")).into_response()
         }))
+        .layer(CallsLayer::new(&limits, |error| Box::new(error), Body::new, Body::new))
         .with_state(api))
 }
 
 /// Serves until `stop` is cancelled; requests under way may finish within seven seconds.
 ///
 /// # Errors
-/// Says what of the certificate cannot be used, or why the listener failed.
+/// Says what of the certificate cannot be used.
 pub(crate) async fn serve(
     store: Store,
     people: People,
-    sessions: Sessions,
-    signer: Signer,
+    (sessions, signer): (Sessions, Signer),
     listener: TcpListener,
-    config: &Config,
+    tls: Option<&Tls>,
+    admission: &Admission,
     stop: CancellationToken,
 ) -> Result<()> {
-    let (tls, limits) = (config.tls.as_ref(), &config.limits);
-    let service = router(Api {
+    let limits = admission.limits();
+    let router = router(Api {
         tls: tls.cloned(),
+        ready: Ready::default(),
         store,
         people,
         sessions,
         signer,
-        limits: limits.clone(),
+        admission: admission.clone(),
         graphs: Graphs::new(limits),
-    })?
-    .into_make_service();
-    let handle = Handle::new();
-    let stopped = stop.clone();
-    tokio::spawn({
-        let handle = handle.clone();
-        async move {
-            stop.cancelled().await;
-            handle.graceful_shutdown(Some(std::time::Duration::from_secs(7)));
-        }
-    });
-    let failed = |error: std::io::Error| Error::new(Code::Unavailable, format!("http: {error}"));
-    match tls {
+    })?;
+    let (watched, reload) = match tls {
         Some(tls) => {
-            let config = RustlsConfig::from_config(tls::server_config(tls, ALPN, false)?);
-            tokio::spawn({
-                let (tls, config, stop) = (tls.clone(), config.clone(), stopped);
-                async move {
-                    let apply = |newer| config.reload_from_config(newer);
-                    stop.run_until_cancelled(tls::keep_current(tls, ALPN, false, apply)).await
-                }
-            });
-            let mut server = axum_server::from_tcp_rustls(listener, config)
-                .map_err(failed)?
-                .first_request_timeout(PATIENCE);
-            server.http_builder().http1().header_read_timeout(Some(PATIENCE));
-            server.handle(handle).serve(service).await
+            let (send, config) = tokio::sync::watch::channel(tls::server_config(tls, ALPN, false)?);
+            (Some(config), Some((tls.clone(), send)))
         }
-        None => {
-            let mut server = axum_server::from_tcp(listener).map_err(failed)?.first_request_timeout(PATIENCE);
-            server.http_builder().http1().header_read_timeout(Some(PATIENCE));
-            server.handle(handle).serve(service).await
-        }
+        None => (None, None),
+    };
+    let incoming = connections::incoming(listener, watched, Speaks::Either, limits, stop.clone());
+    let serving = serve::connections(incoming, router, limits, stop);
+    match reload {
+        Some((tls, send)) => tokio::select! {
+            () = serving => {}
+            () = tls::keep_current(tls, ALPN, false, |config| _ = send.send(config)) => {}
+        },
+        None => serving.await,
     }
-    .map_err(failed)
+    Ok(())
 }

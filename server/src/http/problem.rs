@@ -1,14 +1,18 @@
 //! Errors as `application/problem+json` (RFC 9457).
 
+use std::time::Duration;
+
 use axum::{
     Json,
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Request},
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde::Serialize;
 
-use crate::error::{Code, Error, RETRY_AFTER};
+use super::Api;
+use crate::error::{Code, Error};
 
 /// An error as the API answers it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -23,12 +27,15 @@ pub(super) struct Problem {
     code: &'static str,
     /// What was wrong, with what, and what to do.
     detail: String,
+    /// When to ask again: goes into a header.
+    #[serde(skip)]
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, detail: String) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail }
+        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail, retry_after: None }
     }
 
     pub(super) fn method_not_allowed() -> Self {
@@ -49,21 +56,26 @@ impl Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        Self::new(error.code().http(), error.code().as_str(), error.public_message().to_owned())
+        let problem =
+            Self::new(error.code().http(), error.code().as_str(), error.public_message().to_owned());
+        Self { retry_after: error.retry_after(), ..problem }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.retry_after;
         let mut response = (status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER.as_secs()));
+        if let Some(wait) = retry_after {
+            // Whole seconds, never too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -72,25 +84,62 @@ impl IntoResponse for Problem {
 /// A JSON body whose faults are answered as problems.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T, S> FromRequest<S> for Body<T>
+impl<T> FromRequest<Api> for Body<T>
 where
-    Json<T>: FromRequest<S, Rejection = JsonRejection>,
-    S: Send + Sync,
+    T: serde::de::DeserializeOwned,
 {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Json::<T>::from_request(request, state).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => {
-                let code = match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
-                    _ => Code::InvalidArgument,
-                };
-                Err(Error::new(code, format!("body: {}", rejection.body_text())).into())
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), api).await;
+        let bytes = bytes.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Error::new(Code::TooLarge, format!("body: {}", rejection.body_text()))
             }
+            _ => broke_off(&rejection),
+        })?;
+        let most = api.admission.limits().max_json_depth;
+        if json_depth(&bytes) > most {
+            let detail = format!("body: nests deeper than the {most} of limits.max_json_depth");
+            return Err(Error::invalid(detail).into());
+        }
+        match Json::<T>::from_request(Request::from_parts(parts, bytes.into()), api).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(Error::invalid(format!("body: {}", rejection.body_text())).into()),
         }
     }
+}
+
+/// The error of a body that did not come to its end: the server's own where it waited too long.
+pub(super) fn broke_off(error: &(dyn std::error::Error + 'static)) -> Error {
+    let mut cause = Some(error);
+    while let Some(now) = cause {
+        if let Some(own) = now.downcast_ref::<Error>() {
+            return Error::new(own.code(), own.message());
+        }
+        cause = now.source();
+    }
+    Error::invalid(format!("body: broke off: {error}"))
+}
+
+/// How deep a text nests if it is JSON; brackets within strings do not count.
+fn json_depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// The parts of a path, whose faults are answered as problems: one that is no text names nothing.

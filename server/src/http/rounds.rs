@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::{
     Api,
     auth::Acting,
+    page::{Asked, Page},
     problem::{Path, Problem},
     runs,
     time::iso,
@@ -116,25 +117,31 @@ impl From<&Judged> for UpdatePlausibility {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct RoundList {
     rounds: Vec<Round>,
+    /// Where the next page begins (`after`), if this is not the last one.
+    next: Option<String>,
 }
 
 /// A run's rounds, oldest first.
 #[utoipa::path(get, path = "/v1/runs/{run}/rounds", tag = "rounds", security(("token" = [])),
-    params(("run" = String, Path)), responses((status = 200, body = RoundList),
+    params(("run" = String, Path), Asked), responses((status = 200, body = RoundList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
-    (status = 404, body = Problem, content_type = "application/problem+json")))]
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(
     State(api): State<Api>,
     Path(run): Path<String>,
+    page: Page,
 ) -> Result<Json<RoundList>, Problem> {
     let run = runs::find(&api, &run).await?;
     let last_seen = api.store.cohort_last_seen(&run.id).await?;
     let mut rounds = Vec::new();
-    for record in api.store.rounds(&run.id).await? {
+    let (records, next) =
+        page.of(api.store.rounds(&run.id).await?, |record| record.round.number.to_string())?;
+    for record in records {
         rounds.push(describe(&api, &run, &last_seen, record).await?);
     }
-    Ok(Json(RoundList { rounds }))
+    Ok(Json(RoundList { rounds, next }))
 }
 
 /// One round, with every site of the cohort.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     Api,
     auth::Acting,
+    page::{Asked, Page},
     problem::{Body, Path, Problem},
     time::iso,
 };
@@ -74,6 +75,8 @@ pub(super) struct Run {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct RunList {
     runs: Vec<Run>,
+    /// Where the next page begins (`after`), if this is not the last one.
+    next: Option<String>,
 }
 
 impl Run {
@@ -147,7 +150,7 @@ pub(super) async fn create(
     Acting(api): Acting,
     Body(new): Body<NewRun>,
 ) -> Result<(StatusCode, Json<Run>), Problem> {
-    let run = api.store.create_run(new.check(api.limits.max_cohort)?).await?;
+    let run = api.store.create_run(new.check(api.admission.limits().max_cohort)?).await?;
     tracing::info!(
         run.id = run.id,
         run.strategy = run.strategy.name(),
@@ -158,13 +161,15 @@ pub(super) async fn create(
 }
 
 /// All runs, newest first.
-#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("token" = [])), responses(
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("token" = [])), params(Asked), responses(
     (status = 200, body = RunList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<RunList>, Problem> {
-    let runs = api.store.runs().await?.into_iter().map(Run::of).collect::<Result<_>>()?;
-    Ok(Json(RunList { runs }))
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<RunList>, Problem> {
+    let (runs, next) = page.of(api.store.runs().await?, |run| run.id.clone())?;
+    let runs = runs.into_iter().map(Run::of).collect::<Result<_>>()?;
+    Ok(Json(RunList { runs, next }))
 }
 
 /// One run.

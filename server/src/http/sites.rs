@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Api,
     auth::Acting,
+    page::{Asked, Page},
     problem::{Body, Problem},
     time::iso,
     tokens::life,
@@ -52,6 +53,8 @@ pub(super) struct Site {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct SiteList {
     sites: Vec<Site>,
+    /// Where the next page begins (`after`), if this is not the last one.
+    next: Option<String>,
 }
 
 /// Enrols a site and gives its token once.
@@ -81,15 +84,17 @@ pub(super) async fn create(
 }
 
 /// All sites, by id.
-#[utoipa::path(get, path = "/v1/sites", tag = "sites", security(("token" = [])), responses(
+#[utoipa::path(get, path = "/v1/sites", tag = "sites", security(("token" = [])), params(Asked), responses(
     (status = 200, body = SiteList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<SiteList>, Problem> {
-    let sites = api.store.sites().await?.into_iter().map(|site| Site {
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<SiteList>, Problem> {
+    let (sites, next) = page.of(api.store.sites().await?, |site| site.id.clone())?;
+    let sites = sites.into_iter().map(|site| Site {
         id: site.id,
         created_at: iso(site.created_at_ms),
         last_seen_at: site.last_seen_at_ms.map(iso),
     });
-    Ok(Json(SiteList { sites: sites.collect() }))
+    Ok(Json(SiteList { sites: sites.collect(), next }))
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Api,
     auth::Acting,
+    page::{Asked, Page},
     problem::{Body, Path, Problem},
     time::iso,
 };
@@ -85,6 +86,8 @@ pub(super) struct Token {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct TokenList {
     tokens: Vec<Token>,
+    /// Where the next page begins (`after`), if this is not the last one.
+    next: Option<String>,
 }
 
 impl Token {
@@ -169,14 +172,16 @@ pub(super) async fn create_for_site(
 }
 
 /// All tokens, the newest first, without what would open anything.
-#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", security(("token" = [])), responses(
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", security(("token" = [])), params(Asked), responses(
     (status = 200, body = TokenList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
-    (status = 403, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<TokenList>, Problem> {
+    (status = 403, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json")))]
+pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<TokenList>, Problem> {
     let now = api.store.now().await?;
-    let tokens = api.store.tokens().await?.into_iter().map(|token| Token::of(token, now)).collect();
-    Ok(Json(TokenList { tokens }))
+    let (tokens, next) = page.of(api.store.tokens().await?, |token| token.id.clone())?;
+    let tokens = tokens.into_iter().map(|token| Token::of(token, now)).collect();
+    Ok(Json(TokenList { tokens, next }))
 }
 
 /// Revokes a token: it opens nothing from now on, at every replica; a site's streams that it opened end within five seconds.

@@ -81,6 +81,10 @@ pub struct Store {
     changes: watch::Sender<u64>,
     /// [`crate::config::Limits::max_align_memory_bytes`].
     max_align_memory: u64,
+    /// [`crate::config::Limits::max_assignment_width`].
+    max_assignment_width: usize,
+    /// What a checkpoint's header may say.
+    header_limits: rebasin::Limits,
     /// Tells of what other processes commit, while a store lives.
     _notices: Option<Arc<AbortOnDropHandle<()>>>,
 }
@@ -198,6 +202,8 @@ impl Store {
             changes,
             _notices: notices,
             max_align_memory: config.limits.max_align_memory_bytes,
+            max_assignment_width: config.limits.max_assignment_width,
+            header_limits: config.limits.of_header(),
         })
     }
 

@@ -151,7 +151,9 @@ impl Store {
         layout: &rebasin::Layout,
     ) -> Result<()> {
         match spec {
-            Some(spec) if strategy.aligns() => check_align_memory(spec, layout, self.max_align_memory),
+            Some(spec) if strategy.aligns() => {
+                check_align_memory(spec, layout, self.max_align_memory, self.max_assignment_width)
+            }
             _ => Ok(()),
         }
     }

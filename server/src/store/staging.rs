@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rebasin::{Bounds, Digest, Hasher, Layout, Limits, Magnitudes, Scanner};
+use rebasin::{Bounds, Digest, Hasher, Layout, Magnitudes, Scanner};
 
 use super::Store;
 use crate::{
@@ -40,7 +40,7 @@ impl Store {
     /// # Errors
     /// [`Code::InvalidCheckpoint`] if what is there already shows that it is none; [`Code::Unavailable`] for the disk.
     pub fn staging(&self, name: &str, size: u64, layout: Option<Layout>) -> Result<Staging> {
-        self.stage(name, Scanner::new(layout, size, Limits::default()), size)
+        self.stage(name, Scanner::new(layout, size, self.header_limits), size)
     }
 
     /// The same for an update, whose values have bounds where its round's reference is known.
@@ -53,7 +53,7 @@ impl Store {
         layout: Option<Layout>,
         bounds: Option<Bounds>,
     ) -> Result<Staging> {
-        let scanner = Scanner::new(layout, update.size, Limits::default()).within(bounds);
+        let scanner = Scanner::new(layout, update.size, self.header_limits).within(bounds);
         self.stage(&update.id, scanner, update.size)
     }
 
@@ -62,7 +62,7 @@ impl Store {
     /// # Errors
     /// As [`Store::staging`].
     pub fn staging_measured(&self, scratch: &str, size: u64, layout: Option<Layout>) -> Result<Staging> {
-        self.stage(scratch, Scanner::new(layout, size, Limits::default()).measuring(), size)
+        self.stage(scratch, Scanner::new(layout, size, self.header_limits).measuring(), size)
     }
 
     fn stage(&self, name: &str, scanner: Scanner, size: u64) -> Result<Staging> {

@@ -1,0 +1,73 @@
+//! Pages of lists.
+
+use axum::extract::{FromRequestParts, Query};
+use http::request::Parts;
+use serde::Deserialize;
+
+use super::{Api, problem::Problem};
+use crate::error::{Error, Result};
+
+/// Which part of a list is asked for.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Asked {
+    /// How many entries at the most; absent: as many as the server gives at once (`limits.max_page_size`).
+    limit: Option<usize>,
+    /// The entries after this one: `next` of the page before. Absent: from the first.
+    after: Option<String>,
+}
+
+/// The same, checked.
+pub(super) struct Page {
+    limit: usize,
+    after: Option<String>,
+}
+
+impl FromRequestParts<Api> for Page {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> std::result::Result<Self, Problem> {
+        let asked = Query::<Asked>::from_request_parts(parts, api).await;
+        let Query(asked) =
+            asked.map_err(|rejection| Error::invalid(format!("query: {}", rejection.body_text())))?;
+        let most = api.admission.limits().max_page_size;
+        let limit = asked.limit.unwrap_or(most);
+        if !(1..=most).contains(&limit) {
+            let detail = format!("limit: {limit} is not within 1 and the {most} of limits.max_page_size");
+            return Err(Error::invalid(detail).into());
+        }
+        Ok(Self { limit, after: asked.after })
+    }
+}
+
+impl Page {
+    /// The entries of this page, and after which one the next page begins, if there is one.
+    ///
+    /// # Errors
+    /// Nothing is named as the page begins.
+    pub(super) fn of<T>(
+        self,
+        entries: Vec<T>,
+        name: impl Fn(&T) -> String,
+    ) -> Result<(Vec<T>, Option<String>)> {
+        let first = match &self.after {
+            None => 0,
+            Some(after) => match entries.iter().position(|entry| name(entry) == *after) {
+                Some(place) => place + 1,
+                None => {
+                    let what =
+                        "after: the list has no such entry; take `next` of the page before, or begin anew";
+                    return Err(Error::invalid(what));
+                }
+            },
+        };
+        let is_more = entries.len() - first > self.limit;
+        let entries: Vec<_> = entries.into_iter().skip(first).take(self.limit).collect();
+        let next = entries.last().filter(|_| is_more).map(name);
+        Ok((entries, next))
+    }
+}
+
+#[cfg(test)]
+mod tests;
