@@ -88,6 +88,7 @@ pub(crate) async fn serve(
             }
         }))
         .map_response(move |response| with_head(&signer, response))
+        .map_response(with_code)
         .named_layer(service);
     let open = tower::ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new({
         let admission = admission.clone();
@@ -199,6 +200,24 @@ fn hold(extensions: &http::Extensions, permit: Result<admission::Permit>) -> Res
     let call = extensions.get::<Call>();
     call.ok_or_else(|| Error::internal("a call passed without being counted"))?.hold(permit);
     Ok(())
+}
+
+/// Gives what tonic refuses by itself a stable code, too: a message that is too large, or that cannot be read. The caller's fault, and
+/// tonic calls most of it internal.
+fn with_code(response: http::Response<Body>) -> http::Response<Body> {
+    if response.headers().contains_key(fedbasin_proto::CODE_METADATA_KEY) {
+        return response;
+    }
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    let error = match status.code() {
+        tonic::Code::OutOfRange => Error::new(
+            Code::TooLarge,
+            format!("a message has more than the {} bytes that are taken", fedbasin_proto::MAX_MESSAGE_BYTES),
+        ),
+        tonic::Code::Internal => Error::invalid(format!("the message cannot be read: {}", status.message())),
+        _ => return response,
+    };
+    Status::from(error).into_http()
 }
 
 /// Finds the site by the token, before the body is read.
