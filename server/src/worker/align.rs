@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rebasin::{Aligned, CheckedSpec, Digest, FileSource, MatchOptions};
+use rebasin::{AlignError, Aligned, CheckedSpec, Digest, FileSource, MatchOptions};
 
 use super::{
     Worker,
@@ -87,7 +87,10 @@ fn align_sources(
     let (reference, update) =
         rayon::join(|| rebasin::read_checkpoint(reference), || rebasin::read_checkpoint(update));
     let (reference, update) = (reference?, update?);
-    rebasin::align(spec, &reference, &update, options, &mut |_| halt.flow()).map_err(Error::internal)
+    rebasin::align(spec, &reference, &update, options, &mut |_| halt.flow()).map_err(|error| match error {
+        AlignError::Overflow { .. } => Error::new(Code::InvalidCheckpoint, error.to_string()),
+        error => Error::internal(error),
+    })
 }
 
 /// The run's spec, bound to its layout: both were checked when they were fixed.
