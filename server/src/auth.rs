@@ -53,15 +53,17 @@ pub fn hash(token: &str) -> String {
     hex::encode(Sha256::digest(token.as_bytes()))
 }
 
-/// The token of an `authorization: Bearer …` value.
+/// The token of the one `authorization: Bearer …`. Of several none counts: a proxy may have looked at another one.
 #[must_use]
-pub fn bearer(value: Option<&http::HeaderValue>) -> Option<&str> {
-    bearer_within(value, 512)
+pub fn bearer(headers: &http::HeaderMap) -> Option<&str> {
+    bearer_within(headers, 512)
 }
 
 /// The same, of at most so many bytes.
-fn bearer_within(value: Option<&http::HeaderValue>, most: usize) -> Option<&str> {
-    let (scheme, token) = value?.to_str().ok()?.split_once(' ')?;
+fn bearer_within(headers: &http::HeaderMap, most: usize) -> Option<&str> {
+    let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.len() <= most).then_some(token)
 }
@@ -82,10 +84,10 @@ impl People {
     }
 
     /// The token of an `authorization: Bearer …` value; an identity provider's are longer than ours.
-    pub(crate) fn bearer<'a>(&self, value: Option<&'a http::HeaderValue>) -> Option<&'a str> {
+    pub(crate) fn bearer<'a>(&self, headers: &'a http::HeaderMap) -> Option<&'a str> {
         match self.oidc {
-            Some(_) => bearer_within(value, oidc::MOST_TOKEN_BYTES),
-            None => bearer(value),
+            Some(_) => bearer_within(headers, oidc::MOST_TOKEN_BYTES),
+            None => bearer(headers),
         }
     }
 }

@@ -246,7 +246,7 @@ async fn caller(
     let of_site = |(site, _): &(String, String)| admission::Caller::Site(site.clone());
     let link = request.extensions.get::<Link>();
     let link = link.ok_or_else(|| Error::internal("a call passed without its connection"))?;
-    let token = auth::bearer(request.headers.get(http::header::AUTHORIZATION));
+    let token = auth::bearer(&request.headers);
     let by_token = match token {
         Some(token) => {
             let hash = auth::hash(token);

@@ -130,7 +130,7 @@ impl End {
 
 /// Who calls, where they may.
 async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
-    let token = api.people.bearer(request.headers.get(header::AUTHORIZATION)).ok_or_else(unknown)?;
+    let token = api.people.bearer(&request.headers).ok_or_else(unknown)?;
     let (address, hash) = (link(&request.extensions)?.address(), auth::hash(token));
     let person = |caller: &Caller| admission::Caller::Person(caller.credential.clone());
     let caller = api.admission.identify(address, &hash, caller(api, token, &hash), person).await?;
