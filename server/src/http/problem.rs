@@ -142,7 +142,8 @@ fn json_depth(text: &[u8]) -> usize {
     deepest
 }
 
-/// The parts of a path, whose faults are answered as problems: one that is no text names nothing.
+/// The parts of a path, whose faults are answered as problems: one that is no text names nothing, nor does one with a zero, which
+/// Postgres takes for no text.
 pub(super) struct Path<T>(pub(super) T);
 
 impl<T, S> FromRequestParts<S> for Path<T>
@@ -153,6 +154,9 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        if parts.uri.path().contains("%00") {
+            return Err(Error::not_found("the path holds a zero: nothing has such a name").into());
+        }
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(_) => Err(Error::not_found("the path is not valid UTF-8: nothing has such a name").into()),
