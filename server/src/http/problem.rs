@@ -1,6 +1,6 @@
 //! Errors as `application/problem+json` (RFC 9457).
 
-use std::time::Duration;
+use std::{fmt, marker::PhantomData, time::Duration};
 
 use axum::{
     Json,
@@ -9,7 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header, request::Parts};
-use serde::Serialize;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::Api;
 use crate::error::{Code, Error};
@@ -81,12 +84,15 @@ impl IntoResponse for Problem {
     }
 }
 
+/// So much is said of what is wrong with a body.
+const MOST_CHARACTERS: usize = 500;
+
 /// A JSON body whose faults are answered as problems.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T> FromRequest<Api> for Body<T>
 where
-    T: serde::de::DeserializeOwned,
+    T: DeserializeOwned,
 {
     type Rejection = Problem;
 
@@ -104,9 +110,17 @@ where
             let detail = format!("body: nests deeper than the {most} of limits.max_json_depth");
             return Err(Error::invalid(detail).into());
         }
-        match Json::<T>::from_request(Request::from_parts(parts, bytes.into()), api).await {
-            Ok(Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(Error::invalid(format!("body: {}", rejection.body_text())).into()),
+        match Json::<Object<T>>::from_request(Request::from_parts(parts, bytes.into()), api).await {
+            Ok(Json(Object(value))) => Ok(Self(value)),
+            Err(rejection) => {
+                // It may quote what was sent, whatever its size.
+                let mut text = rejection.body_text();
+                if let Some((end, _)) = text.char_indices().nth(MOST_CHARACTERS) {
+                    text.truncate(end);
+                    text.push('…');
+                }
+                Err(Error::invalid(format!("body: {text}")).into())
+            }
         }
     }
 }
@@ -142,13 +156,41 @@ fn json_depth(text: &[u8]) -> usize {
     deepest
 }
 
+/// A value that stands as an object: derived readers take a list for one, too, by the order of its fields.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object(deserializer).map(Self)
+    }
+}
+
+/// Reads a value that stands as an object.
+pub(super) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Fields<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    deserializer.deserialize_map(Fields(PhantomData))
+}
+
 /// The parts of a path, whose faults are answered as problems: one that is no text names nothing, nor does one with a zero, which
 /// Postgres takes for no text.
 pub(super) struct Path<T>(pub(super) T);
 
 impl<T, S> FromRequestParts<S> for Path<T>
 where
-    T: serde::de::DeserializeOwned + Send,
+    T: DeserializeOwned + Send,
     S: Send + Sync,
 {
     type Rejection = Problem;

@@ -1,15 +1,20 @@
 //! Runs: create, list, show, pause, resume, cancel.
 
+use std::fmt;
+
 use axum::{Json, extract::State};
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 
 use super::{
     Api,
     auth::Acting,
     page::{Asked, Page},
-    problem::{Body, Path, Problem},
+    problem::{Body, Path, Problem, object},
     time::iso,
 };
 use crate::{
@@ -28,7 +33,7 @@ pub(super) struct NewRun {
     /// The spec's JSON document; may be absent only for strategy `mean`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
-    spec: Option<Value>,
+    spec: Option<Box<RawValue>>,
     /// A graph that was sent to `/v1/graphs`: the run takes the spec that was derived from it and verified. Instead of `spec`.
     #[serde(default)]
     graph_digest: Option<String>,
@@ -37,8 +42,39 @@ pub(super) struct NewRun {
     #[serde(default)]
     seed_digest: Option<String>,
     /// The sites that take part, by id.
+    #[serde(deserialize_with = "sites")]
     cohort: Vec<String>,
+    #[serde(deserialize_with = "object")]
     policy: Policy,
+}
+
+/// More sites are in no cohort, whatever the limits say: so many are read at the most.
+const MOST_SITES: usize = 100_000;
+
+/// Reads the sites, and no more of them than memory can bear.
+fn sites<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Sites;
+
+    impl<'de> Visitor<'de> for Sites {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of sites")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut sites = Vec::new();
+            while let Some(site) = list.next_element()? {
+                if sites.len() == MOST_SITES {
+                    return Err(A::Error::custom(format_args!("cohort: more than {MOST_SITES} sites")));
+                }
+                sites.push(site);
+            }
+            Ok(sites)
+        }
+    }
+
+    deserializer.deserialize_seq(Sites)
 }
 
 /// A run.
@@ -116,7 +152,7 @@ impl NewRun {
         }
         let spec = self
             .spec
-            .map(|spec| rebasin::Spec::from_json(&spec.to_string()))
+            .map(|spec| rebasin::Spec::from_json(spec.get()))
             .transpose()
             .map_err(|error| Error::invalid(format!("spec: {error}")))?;
         let digest = |field: &str, digest: Option<String>| {
