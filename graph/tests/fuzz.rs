@@ -1,70 +1,13 @@
-//! The fuzzing targets with the ordinary compiler: every seed, and mutations of each.
+//! The fuzzing targets of this room and `rebasin` with the ordinary compiler.
 
 #[allow(unreachable_pub, reason = "it is a crate of its own too")]
-#[path = "../../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
+#[allow(unreachable_pub, reason = "it is a crate of its own too")]
+#[path = "../../fuzz/src/maths.rs"]
 mod targets;
 
-use std::{fs, path::Path};
-
-/// Mutations of each seed.
-const MUTATIONS: u64 = 3000;
-/// Larger seeds get fewer mutations: about so many bytes are tried in all for each.
-const BYTES: u64 = 5_000_000;
-
-fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let mut seeds: Vec<(String, Vec<u8>)> = fs::read_dir(&folder)
-        .expect("a corpus")
-        .map(|entry| {
-            let path = entry.expect("a file").path();
-            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-            (name, fs::read(path).expect("readable"))
-        })
-        .collect();
-    seeds.sort();
-    assert!(seeds.len() >= 5, "{}: {} seeds", folder.display(), seeds.len());
-    seeds
-}
-
-/// A few bytes changed, inserted, removed or repeated.
-fn mutated(seed: &[u8], number: u64) -> Vec<u8> {
-    let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed.len() as u64;
-    let mut below = |end: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(state >> 33).expect("31 bits") % end.max(1)
-    };
-    let mut bytes = seed.to_vec();
-    for _ in 0..=below(4) {
-        let at = below(bytes.len());
-        match below(6) {
-            _ if bytes.is_empty() => bytes.push(below(256) as u8),
-            0 => bytes[at] ^= 1 << below(8),
-            1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff, b'"', b'[', b'9'][below(8)],
-            2 => bytes.insert(at, below(256) as u8),
-            3 => drop(bytes.drain(at..(at + 1 + below(8)).min(bytes.len()))),
-            4 => {
-                let again = bytes[at..(at + 1 + below(16)).min(bytes.len())].to_vec();
-                bytes.splice(at..at, again);
-            }
-            _ => bytes.truncate(at),
-        }
-    }
-    bytes
-}
-
-fn replay(target: &str, tried: fn(&[u8]) -> bool) {
-    let mut well = 0;
-    for (name, seed) in seeds(target) {
-        let read = tried(&seed);
-        println!("{name}: {}", if read { "read" } else { "refused" });
-        well += u32::from(read);
-        let mutations = MUTATIONS.min(BYTES / (seed.len() as u64 + 1)).max(10);
-        for number in 0..mutations {
-            tried(&mutated(&seed, number));
-        }
-    }
-    assert!(well >= 2, "mutations start from files that are read, too");
-}
+use replay::replay;
 
 #[test]
 fn graphs() {

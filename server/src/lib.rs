@@ -11,6 +11,8 @@ pub mod cli;
 pub mod config;
 mod connections;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzed;
 mod graphs;
 mod grpc;
 mod healthcheck;

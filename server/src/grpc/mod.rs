@@ -2,6 +2,8 @@
 
 mod convert;
 mod download;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod service;
 mod upload;
 mod watch;

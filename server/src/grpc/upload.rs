@@ -1,6 +1,8 @@
 //! Uploads under way: chunks in, durable offsets out, then the receipt.
 
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzed;
 
 use std::{
     collections::HashMap,

@@ -4,6 +4,8 @@ mod audit;
 mod auth;
 mod certificates;
 mod checkpoints;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod graphs;
 mod health;
 mod openapi;

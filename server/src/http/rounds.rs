@@ -216,7 +216,8 @@ pub(super) async fn model(
     Ok(response)
 }
 
-enum Ranges {
+#[derive(Debug)]
+pub(super) enum Ranges {
     One(std::ops::Range<u64>),
     /// Several: the whole is answered, as RFC 9110 allows.
     Many,
@@ -224,7 +225,7 @@ enum Ranges {
 }
 
 /// The range that a request asks for. One that cannot be understood is ignored, as RFC 9110 allows.
-fn asked_range(headers: &HeaderMap, size: u64) -> Option<Ranges> {
+pub(super) fn asked_range(headers: &HeaderMap, size: u64) -> Option<Ranges> {
     let text = headers.get(header::RANGE)?.to_str().ok()?;
     // `headers` finds a suffix longer than the whole unsatisfiable; by RFC 9110, 14.1.2, it is the whole.
     if let Some(length) = text.strip_prefix("bytes=-").and_then(|length| length.parse::<u64>().ok()) {

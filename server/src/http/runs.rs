@@ -143,7 +143,7 @@ impl Run {
 }
 
 impl NewRun {
-    fn check(self, max_cohort: usize) -> Result<model::NewRun> {
+    pub(super) fn check(self, max_cohort: usize) -> Result<model::NewRun> {
         if self.cohort.len() > max_cohort {
             return Err(Error::invalid(format!(
                 "cohort: {} sites are more than the {max_cohort} of limits.max_cohort",

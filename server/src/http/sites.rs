@@ -12,7 +12,7 @@ use super::{
     time::iso,
     tokens::life,
 };
-use crate::{auth, model};
+use crate::{auth, error::Result, model, round::Millis};
 
 /// A site to be enrolled.
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -25,6 +25,14 @@ pub(super) struct NewSite {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 366)]
     token_expires_in_days: Option<u32>,
+}
+
+impl NewSite {
+    /// How long its token is to open something, in milliseconds, if it can be enrolled.
+    pub(super) fn check(&self) -> Result<Millis> {
+        model::check_id("id", &self.id)?;
+        life(self.token_expires_in_days)
+    }
 }
 
 /// A site with its token, which is shown this once.
@@ -68,8 +76,7 @@ pub(super) async fn create(
     Acting(api): Acting,
     Body(new): Body<NewSite>,
 ) -> Result<(StatusCode, Json<EnrolledSite>), Problem> {
-    model::check_id("id", &new.id)?;
-    let life = life(new.token_expires_in_days)?;
+    let life = new.check()?;
     let secret = auth::new_token(auth::SITE_PREFIX)?;
     let (site, token) = api.store.create_site(&new.id, &auth::hash(secret.expose()), life).await?;
     tracing::info!(site.id = site.id, token.id = token.id, "site enrolled");

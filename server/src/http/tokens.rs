@@ -118,18 +118,31 @@ pub(super) fn life(days: Option<u32>) -> Result<Millis> {
     }
 }
 
-fn check_label(label: &str) -> Result<()> {
+/// How long a token of that label is to open something.
+fn checked_life(label: &str, days: Option<u32>) -> Result<Millis> {
     if label.chars().count() > MOST_LABEL || label.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
             "label: at most {MOST_LABEL} characters, without control characters"
         )));
     }
-    Ok(())
+    life(days)
 }
 
-async fn make(api: &Api, prefix: &str, holder: Holder, label: &str, days: Option<u32>) -> Result<MadeToken> {
-    check_label(label)?;
-    let life = life(days)?;
+impl NewToken {
+    /// How long it is to open something, in milliseconds, if it can be made.
+    pub(super) fn check(&self) -> Result<Millis> {
+        checked_life(&self.label, self.expires_in_days)
+    }
+}
+
+impl NewSiteToken {
+    /// How long it is to open something, in milliseconds, if it can be made.
+    pub(super) fn check(&self) -> Result<Millis> {
+        checked_life(&self.label, self.expires_in_days)
+    }
+}
+
+async fn make(api: &Api, prefix: &str, holder: Holder, label: &str, life: Millis) -> Result<MadeToken> {
     let secret = auth::new_token(prefix)?;
     let made = api.store.create_token(&auth::hash(secret.expose()), &holder, label, life).await?;
     tracing::info!(token.id = made.id, token.holder = ?made.holder, "token made");
@@ -148,7 +161,7 @@ pub(super) async fn create(
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
     let holder = Holder::Person(new.role);
-    let made = make(&api, auth::ADMIN_PREFIX, holder, &new.label, new.expires_in_days).await?;
+    let made = make(&api, auth::ADMIN_PREFIX, holder, &new.label, new.check()?).await?;
     Ok((StatusCode::CREATED, Json(made)))
 }
 
@@ -167,7 +180,8 @@ pub(super) async fn create_for_site(
     Path(site): Path<String>,
     Body(new): Body<NewSiteToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
-    let made = make(&api, auth::SITE_PREFIX, Holder::Site(site), &new.label, new.expires_in_days).await?;
+    let life = new.check()?;
+    let made = make(&api, auth::SITE_PREFIX, Holder::Site(site), &new.label, life).await?;
     Ok((StatusCode::CREATED, Json(made)))
 }
 

@@ -66,28 +66,7 @@ impl Store {
     }
 
     fn stage(&self, name: &str, scanner: Scanner, size: u64) -> Result<Staging> {
-        let path = self.staging_dir.join(name);
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
-        let mut staging = Staging {
-            path,
-            hasher: Hasher::default(),
-            scanner,
-            size,
-            written: 0,
-            syncing: 0,
-            durable: 0,
-            file: file.try_clone()?,
-        };
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            let count = file.read(&mut buffer)?;
-            if count == 0 {
-                break;
-            }
-            staging.take(&buffer[..count])?;
-        }
-        staging.sync()?;
-        Ok(staging)
+        Staging::open(self.staging_dir.join(name), size, scanner)
     }
 
     /// Adds bytes to an upload's file.
@@ -209,6 +188,31 @@ impl Drop for Scratch {
 }
 
 impl Staging {
+    /// As [`Store::staging`], of a file.
+    pub(crate) fn open(path: PathBuf, size: u64, scanner: Scanner) -> Result<Self> {
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
+        let mut staging = Self {
+            path,
+            hasher: Hasher::default(),
+            scanner,
+            size,
+            written: 0,
+            syncing: 0,
+            durable: 0,
+            file: file.try_clone()?,
+        };
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let count = file.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            staging.take(&buffer[..count])?;
+        }
+        staging.sync()?;
+        Ok(staging)
+    }
+
     /// How many bytes are there.
     #[must_use]
     pub fn written(&self) -> u64 {

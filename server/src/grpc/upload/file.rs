@@ -142,7 +142,7 @@ pub(super) async fn append(
     .await
 }
 
-fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<()> {
+pub(super) fn append_blocking(staging: &mut Staging, chunk: &v1::UpdateChunk) -> Result<()> {
     if chunk.data.len() > MAX_CHUNK_BYTES {
         return Err(Error::new(Code::TooLarge, format!("a chunk has more than {MAX_CHUNK_BYTES} bytes")));
     }

@@ -1,0 +1,37 @@
+//! What fuzzing tries of this room's readers that are not public otherwise. Compiled in under the feature `fuzzing` only. Each ends for
+//! any bytes, without a panic, and tells whether there was something to read.
+
+use http::HeaderValue;
+
+use crate::{auth, tls::Peer};
+pub use crate::{grpc::fuzzed::*, http::fuzzed::*};
+
+/// A certificate, as TLS hands it over once its authority is known.
+///
+/// # Panics
+/// Where it is read differently a second time.
+#[must_use]
+pub fn certificate(bytes: &[u8]) -> bool {
+    let Ok(peer) = Peer::of(bytes) else { return false };
+    assert_eq!(peer.fingerprint.len(), 64);
+    assert_eq!(Peer::of(bytes).ok().as_ref(), Some(&peer));
+    true
+}
+
+/// The values of `authorization`, one a line.
+///
+/// # Panics
+/// Where something is taken for a token that cannot be one.
+#[must_use]
+pub fn authorization(bytes: &[u8]) -> bool {
+    let mut headers = http::HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Ok(value) = HeaderValue::from_bytes(line) else { return false };
+        headers.append(http::header::AUTHORIZATION, value);
+    }
+    let Some(token) = auth::bearer(&headers) else { return false };
+    assert!((1..=512).contains(&token.len()) && token.trim() == token, "{token:?}");
+    let whole = [auth::SITE_PREFIX, auth::ADMIN_PREFIX].map(|prefix| auth::is_whole(token, prefix));
+    assert!(whole != [true, true], "one token, one kind");
+    whole.contains(&true)
+}

@@ -1,0 +1,50 @@
+//! The fuzzing targets of the edges, the settings and a site's kit with the ordinary compiler.
+
+#[allow(unreachable_pub, reason = "it is a crate of its own too")]
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
+#[allow(unreachable_pub, reason = "it is a crate of its own too")]
+#[path = "../../fuzz/src/edges.rs"]
+mod targets;
+
+use replay::replay;
+
+#[test]
+fn requests() {
+    replay("request", targets::request);
+}
+
+#[test]
+fn streams_of_chunks() {
+    replay("chunks", targets::chunks);
+}
+
+#[test]
+fn bodies() {
+    replay("body", targets::body);
+}
+
+#[test]
+fn ranges() {
+    replay("range", targets::range);
+}
+
+#[test]
+fn certificates() {
+    replay("certificate", targets::certificate);
+}
+
+#[test]
+fn authorizations() {
+    replay("authorization", targets::authorization);
+}
+
+#[test]
+fn configs() {
+    replay("config", targets::config);
+}
+
+#[test]
+fn kits() {
+    replay("kit", targets::kit);
+}
