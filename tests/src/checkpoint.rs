@@ -153,6 +153,33 @@ impl Mlp {
         moved
     }
 
+    /// The same function, unit `i` of the first hidden layer times `factors[i]` on its way in, and divided by it on its way out.
+    #[must_use]
+    pub fn rescaled(&self, factors: [f32; 4]) -> Self {
+        let mut scaled = self.clone();
+        for (unit, factor) in factors.into_iter().enumerate() {
+            scaled.biases[0][unit] *= factor;
+            scaled.weights[0][unit * 3..][..3].iter_mut().for_each(|weight| *weight *= factor);
+            scaled.weights[1].iter_mut().skip(unit).step_by(4).for_each(|weight| *weight /= factor);
+        }
+        scaled
+    }
+
+    /// Another network of the same layout, each parameter changed.
+    #[must_use]
+    pub fn changed(&self, change: impl Fn(f32) -> f32) -> Self {
+        let all = |parts: &[Vec<f32>; 3]| {
+            parts.clone().map(|values| values.into_iter().map(&change).collect::<Vec<f32>>())
+        };
+        Self { weights: all(&self.weights), biases: all(&self.biases) }
+    }
+
+    /// All parameters, weights first.
+    #[must_use]
+    pub fn values(&self) -> Vec<f32> {
+        self.weights.iter().chain(&self.biases).flatten().copied().collect()
+    }
+
     /// As a file.
     #[must_use]
     pub fn file(&self) -> Vec<u8> {
@@ -196,8 +223,7 @@ impl Mlp {
     /// Largest difference of any parameter.
     #[must_use]
     pub fn distance(&self, other: &Self) -> f32 {
-        let all = |mlp: &Self| mlp.weights.iter().chain(&mlp.biases).flatten().copied().collect::<Vec<_>>();
-        all(self).iter().zip(all(other)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        self.values().iter().zip(other.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     }
 
     /// What it computes (ReLU between layers).
