@@ -75,6 +75,7 @@ fn simulate(postgres: Option<&str>, lists: u32) {
             tally.late_results,
             tally.resumed,
             tally.rejected,
+            tally.judged,
         ];
         assert!(seen.iter().all(|&count| count > 0), "something never happened: {tally:?}");
     }

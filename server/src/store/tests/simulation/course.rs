@@ -54,6 +54,8 @@ pub(super) struct Tally {
     pub(super) late_results: u32,
     pub(super) resumed: u32,
     pub(super) rejected: u32,
+    /// Rejected beside the others of their round.
+    pub(super) judged: u32,
 }
 
 impl Tally {
@@ -69,6 +71,7 @@ impl Tally {
         self.late_results += other.late_results;
         self.resumed += other.resumed;
         self.rejected += other.rejected;
+        self.judged += other.judged;
     }
 }
 
@@ -218,6 +221,7 @@ impl<'p> Course<'p> {
                     self.fail(taken, true).await;
                 }
             }
+            Op::MergeRejects => self.reject().await,
             Op::Overtaken { merges } => self.overtaken(merges).await,
             Op::Wake { fails } => match self.vanished.pop_front() {
                 Some(vanished) if fails => self.fail(vanished, false).await,
@@ -327,7 +331,7 @@ impl<'p> Course<'p> {
                 self.send(round, Parcel { site, other: false }).await;
             }
         }
-        let mut fault = setting.at_the_end;
+        let (mut fault, mut rejects) = (setting.at_the_end, setting.rejects);
         for _ in 0..12 {
             let run = self.store().run(RUN).await.expect("read").expect("a run");
             if run.state != RunState::Open {
@@ -337,6 +341,9 @@ impl<'p> Course<'p> {
             while self.align().await {}
             self.tick().await;
             self.fault = fault.take();
+            if std::mem::take(&mut rejects) {
+                self.reject().await;
+            }
             self.merge().await;
             self.fault = None;
             self.tick().await;

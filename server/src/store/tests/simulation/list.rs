@@ -86,6 +86,8 @@ pub(super) enum Op {
     Merge,
     TakeMerge,
     MergeFails,
+    /// A worker merges, finds an update implausible, and takes it out instead of publishing.
+    MergeRejects,
     /// A worker sleeps until its lease is over and another one was given, then wants to commit what it had.
     Overtaken {
         merges: bool,
@@ -155,6 +157,8 @@ pub(super) struct Setting {
     pub(super) persistent: bool,
     /// What befalls the first worker then.
     pub(super) at_the_end: Option<Fault>,
+    /// The first who merges then finds an update implausible.
+    pub(super) rejects: bool,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -180,6 +184,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Merge),
         2 => Just(Op::TakeMerge),
         1 => Just(Op::MergeFails),
+        1 => Just(Op::MergeRejects),
         4 => prop_oneof![Just(false), Just(true)].prop_map(|merges| Op::Overtaken { merges }),
         4 => prop_oneof![3 => Just(false), 1 => Just(true)].prop_map(|fails| Op::Wake { fails }),
         1 => Just(Op::Renew),
@@ -201,14 +206,17 @@ fn fault(calls: Range<u32>) -> impl Strategy<Value = Fault> {
 pub(super) fn list() -> impl Strategy<Value = (Setting, Vec<Step>)> {
     let flag = || prop_oneof![Just(false), Just(true)];
     let at_the_end = prop_oneof![1 => Just(None), 2 => fault(0..2).prop_map(Some)];
-    let setting = (flag(), flag(), flag(), flag(), at_the_end);
-    let setting = setting.prop_map(|(seeded, full_at_two, opens_briefly, persistent, at_the_end)| Setting {
-        seeded,
-        full_at_two,
-        min_open_seconds: opens_briefly.then_some(50),
-        persistent,
-        at_the_end,
-    });
+    let rejects = prop_oneof![3 => Just(false), 1 => Just(true)];
+    let setting = (flag(), flag(), flag(), flag(), at_the_end, rejects);
+    let setting =
+        setting.prop_map(|(seeded, full_at_two, opens_briefly, persistent, at_the_end, rejects)| Setting {
+            seeded,
+            full_at_two,
+            min_open_seconds: opens_briefly.then_some(50),
+            persistent,
+            at_the_end,
+            rejects,
+        });
     let befallen = prop_oneof![2 => Just(None), 1 => fault(0..3).prop_map(Some)];
     let step = (op(), befallen).prop_map(|(op, fault)| Step { op, fault });
     (setting, proptest::collection::vec(step, 1..30))

@@ -6,6 +6,7 @@ use super::{
     super::*,
     course::{Course, RUN, Told},
 };
+use crate::round::Judged;
 
 /// A lease, and what its worker made of it.
 pub(super) struct Vanished {
@@ -151,6 +152,32 @@ impl Course<'_> {
                 assert_eq!(*global, before, "one model a round, for ever");
             }
             (state, _) => assert!(!said && before.is_none(), "round {round} is {state:?}"),
+        }
+    }
+
+    /// Takes the first update out of a round that is merged.
+    pub(super) async fn reject(&mut self) {
+        let Some(taken) = self.lease_merge().await else { return };
+        let (store, token) = (self.store(), taken.token());
+        let Outcome::Merge(lease, _) = taken.result else { unreachable!("a lease on a merge") };
+        let standing = rebasin::Standing {
+            distance: 1.0,
+            distance_ratio: Some(9.0),
+            cosine: None,
+            statistics_ratio: None,
+            others: 2,
+        };
+        let judged = Judged { standing, warnings: vec!["too far".into()] };
+        let rejected = [(lease.work.inputs[0].update_id.clone(), judged)];
+        let told = async move { store.reject_implausible(&lease, &rejected).await };
+        match self.under_fault("reject", told).await {
+            Told::Done(done) => {
+                assert!(done, "refused under a lease that is held");
+                self.tally.judged += 1;
+            }
+            Told::Refused(error) => panic!("refused: {error}"),
+            Told::Died => {}
+            Told::Gone => self.give_back(token).await,
         }
     }
 
