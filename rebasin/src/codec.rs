@@ -228,10 +228,16 @@ impl<const N: usize, F: Fn([u8; N]) -> f64> pulp::NullaryFnOnce for Differences<
         let (others, rest_others) = self.other.as_chunks::<LANES>();
         let (mut squares, mut products) = ([0.0; LANES], [0.0; LANES]);
         for ((part, reference), other) in parts.iter().zip(references).zip(others) {
+            // One thing at a time: each of these loops is a few vector instructions.
+            let mut difference = [0.0; LANES];
             for lane in 0..LANES {
-                let difference = (self.decode)(part[lane]) - reference[lane];
-                squares[lane] += difference * difference;
-                products[lane] += difference * other[lane];
+                difference[lane] = (self.decode)(part[lane]) - reference[lane];
+            }
+            for lane in 0..LANES {
+                squares[lane] += difference[lane] * difference[lane];
+            }
+            for lane in 0..LANES {
+                products[lane] += difference[lane] * other[lane];
             }
         }
         let mut sums = [squares.iter().sum::<f64>(), products.iter().sum::<f64>()];

@@ -17,6 +17,9 @@ const TOGETHER: usize = 16;
 /// Bytes of an input that are added at a time where nothing moves: they and their sums in f64 stay in a core's own cache.
 const TILE_BYTES: usize = 64 << 10;
 
+/// The same where inputs are measured: some of them, the reference and the sums stay there until they are read again.
+const MEASURED_TILE_BYTES: usize = 16 << 10;
+
 /// Whoever takes the merged bytes: the tensor's index, and the next of its bytes.
 pub(super) type Sink<'s> = &'s mut (dyn FnMut(usize, &[u8]) -> Result<(), MergeError> + Send);
 
@@ -153,8 +156,9 @@ impl Blocks<'_> {
             }
             return Ok(());
         }
-        for offset in (0..block.num_bytes()).step_by(TILE_BYTES) {
-            let size = TILE_BYTES.min(block.num_bytes() - offset);
+        let tile = if reference.is_some() { MEASURED_TILE_BYTES } else { TILE_BYTES };
+        for offset in (0..block.num_bytes()).step_by(tile) {
+            let size = tile.min(block.num_bytes() - offset);
             slot.sum.clear();
             slot.sum.resize(size / info.dtype.size(), 0.0);
             for some in self.inputs.chunks(codec::AT_ONCE) {
