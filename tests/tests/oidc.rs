@@ -3,10 +3,13 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    process::Command,
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use fedbasin_tests::{Admin, Database, Issuer, IssuerKey, Options, PATIENCE, Server, Site, eventually, now};
+use fedbasin_tests::{
+    Admin, Database, Issuer, IssuerKey, Options, PATIENCE, Server, Site, client_binary, eventually, now,
+};
 use serde_json::{Value, json};
 
 /// A server that trusts an issuer, and asks it for keys once a second at the most.
@@ -74,6 +77,16 @@ async fn a_token_opens_what_the_highest_of_its_roles_may() {
     ] {
         assert_eq!(status(&server, &good), 200, "{good}");
     }
+    // The operator's program takes it as it takes others.
+    let mut program = Command::new(client_binary());
+    program.args(["admin", "runs", "--server", &server.http]).env("FEDBASIN_ADMIN_TOKEN", key.token(&claims));
+    let output = program.output().expect("the program runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The record says who it was, by the issuer's word.
+    let log = server.admin().get("/v1/audit").json();
+    let records = log["records"].as_array().expect("records");
+    assert!(records.iter().any(|record| record["who"]["credential"] == "oidc:8f14e45f"), "{log}");
+
     // Sites have no persons' tokens.
     let stranger = Site::new("a", &server.grpc, &key.token(&issuer.claims(&["all"])));
     let refused = stranger.client.clone().list_runs(fedbasin_proto::v1::ListRunsRequest {}).await;

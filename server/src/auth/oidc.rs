@@ -126,8 +126,13 @@ fn person(settings: &config::Oidc, claims: &Map<String, Value>, now: Millis) -> 
         }
     }
     let subject = match claims.get("sub") {
-        Some(Value::String(subject)) if !subject.is_empty() => subject.clone(),
-        _ => return Err(unauthenticated("it does not say whose it is (sub)")),
+        // It goes on record: no more than OpenID Connect allows.
+        Some(Value::String(subject))
+            if (1..=255).contains(&subject.len()) && subject.bytes().all(is_printable) =>
+        {
+            subject.clone()
+        }
+        _ => return Err(unauthenticated("it does not say whose it is (sub: 1 to 255 of printable ASCII)")),
     };
     let role = role(settings, claims).ok_or_else(|| {
         Error::new(
@@ -162,6 +167,10 @@ fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<Millis>> {
             _ => Err(unauthenticated(&format!("its {name} is no number of seconds"))),
         },
     }
+}
+
+fn is_printable(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte)
 }
 
 fn refused(error: &jsonwebtoken::errors::Error) -> Error {

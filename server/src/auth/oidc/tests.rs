@@ -103,7 +103,14 @@ fn a_token_that_another_program_got_opens_nothing() {
 
 #[test]
 fn a_token_of_nobody_opens_nothing() {
-    for nobody in [json!({ "sub": "" }), json!({ "sub": 7 }), json!({ "sub": null })] {
+    for nobody in [
+        json!({ "sub": "" }),
+        json!({ "sub": "a\nb" }),
+        json!({ "sub": "ä" }),
+        json!({ "sub": "x".repeat(256) }),
+        json!({ "sub": 7 }),
+        json!({ "sub": null }),
+    ] {
         assert_eq!(code(of(&plain(), &nobody)), Code::Unauthenticated, "{nobody}");
     }
 }
