@@ -1,7 +1,10 @@
 //! What holds for all calls, written into the OpenAPI document once: how names look, and what any call may answer.
 
 use serde_json::json;
-use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder, Schema, path::Operation};
+use utoipa::openapi::{
+    Content, OpenApi, Ref, RefOr, ResponseBuilder, Schema,
+    path::{Operation, ParameterIn},
+};
 
 /// What the ids of runs and sites look like.
 const ID: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
@@ -25,6 +28,9 @@ pub(super) fn complete(document: &mut OpenApi) {
 fn name_parameters(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
+        if parameter.parameter_in != ParameterIn::Path {
+            continue;
+        }
         let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { continue };
         let (pattern, example) = match parameter.name.as_str() {
             "run" => (Some(ID), Some(json!("pilot"))),

@@ -266,7 +266,7 @@ fn bounds(from: std::ops::Bound<u64>, to: std::ops::Bound<u64>, size: u64) -> Op
 /// Merges the newest published round again, without the updates that their sites withdrew since: as a new round, aligned to what the old one
 /// was. A round that is open is cancelled, a run that was complete is open until the new model is published.
 #[utoipa::path(post, path = "/v1/runs/{run}/rounds/{number}/remerge", tag = "rounds", security(("token" = [])),
-    params(("run" = String, Path), ("number" = String, Path)), responses(
+    params(("run" = String, Path), ("number" = u32, Path)), responses(
     (status = 201, body = Round),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
@@ -293,7 +293,7 @@ pub(super) async fn remerge(
 /// What a round's model was made from, signed: a bundle in the OpenSSF model signing format, which its tools verify with the P-256 key of
 /// `/v1/keys`.
 #[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}/model/signature", tag = "rounds", security(("token" = [])),
-    params(("run" = String, Path), ("number" = String, Path)), responses(
+    params(("run" = String, Path), ("number" = u32, Path)), responses(
     (status = 200, body = Object, content_type = "application/json"),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
