@@ -131,7 +131,15 @@ where
             }
             let answered = inner.call(request).await?;
             Ok(answered.map(|inner| {
-                response(Counted { inner, rest: Bytes::new(), piece, ended: false, under_way, _call: call })
+                response(Counted {
+                    inner,
+                    rest: Bytes::new(),
+                    piece,
+                    handed: 0,
+                    ended: false,
+                    under_way,
+                    _call: call,
+                })
             }))
         })
     }
@@ -239,6 +247,8 @@ pub(crate) struct Counted<B> {
     /// What of the last frame was not handed over yet.
     rest: Bytes,
     piece: usize,
+    /// Bytes so far.
+    handed: u64,
     ended: bool,
     under_way: Option<UnderWay>,
     _call: Call,
@@ -254,6 +264,7 @@ impl<B: Body> Counted<B> {
         let piece = self.rest.split_to(self.rest.remaining().min(self.piece));
         if let Some(under_way) = &self.under_way {
             under_way.0.hand(piece.len() as u64);
+            self.handed += piece.len() as u64;
         }
         self.ended = self.is_over();
         Frame::data(piece)
@@ -309,7 +320,7 @@ where
 impl<B> Drop for Counted<B> {
     fn drop(&mut self) {
         if let (false, Some(under_way)) = (self.ended, &self.under_way) {
-            under_way.0.forgive();
+            under_way.0.forgive(self.handed);
         }
     }
 }

@@ -158,9 +158,12 @@ impl Link {
         self.0.handed.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The peer wants no more of an answer: what was handed over may never be sent.
-    pub(super) fn forgive(&self) {
-        self.0.handed.fetch_min(self.0.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// The peer wants no more of an answer: what was handed over of it may never be sent.
+    pub(super) fn forgive(&self, bytes: u64) {
+        let sent = self.0.sent.load(Ordering::Relaxed);
+        let less = |handed: u64| Some(handed.saturating_sub(bytes).max(sent.min(handed)));
+        // It never refuses.
+        let _ = self.0.handed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     fn sent(&self, passed: Passed) {
