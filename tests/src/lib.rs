@@ -5,6 +5,7 @@ mod admin;
 mod bucket;
 pub mod checkpoint;
 mod database;
+pub mod floods;
 pub mod h2;
 mod issuer;
 mod process;
