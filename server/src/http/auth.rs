@@ -106,9 +106,6 @@ struct Caller {
     end: End,
 }
 
-/// Of a subject the audit log says no more characters.
-const LONGEST_SUBJECT: usize = 128;
-
 /// When what a call was opened with opens nothing any more.
 enum End {
     Never,
@@ -184,10 +181,9 @@ async fn caller(api: &Api, token: &str, hash: &str) -> Result<Caller> {
         let claims = oidc.claims(token).await?;
         let person = oidc.person(&claims, api.store.now().await?)?;
         tracing::debug!(person.subject, person.role = person.role.name(), "signed in");
-        let subject: String = person.subject.chars().take(LONGEST_SUBJECT).collect();
         return Ok(Caller {
             role: person.role,
-            credential: format!("oidc:{subject}"),
+            credential: format!("oidc:{}", person.subject),
             end: End::In(person.left),
         });
     }
