@@ -5,5 +5,6 @@
 
 mod edges;
 mod maths;
+mod proofs;
 
-pub use self::{edges::*, maths::*};
+pub use self::{edges::*, maths::*, proofs::*};
