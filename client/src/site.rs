@@ -26,7 +26,7 @@ use crate::{
     offline::{self, AlignJob},
     progress::Screen,
     retry::Patience,
-    trust::{Trust, TrustOptions},
+    trust::{self, Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
 };
 
@@ -149,9 +149,10 @@ impl Site {
                 let path = dir.reference();
                 let label = format!("round {number}");
                 let limit = if most == 0 { u64::MAX } else { most.max(round.reference_size) };
+                let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
                 download(&self.client, digest, &path, limit, self.options.patience, &self.screen, &label)
                     .await?;
-                self.trust.model(&self.client, digest, &path).await?;
+                trust::keep_signature(signature.as_deref(), &path)?;
                 Some(path)
             }
         };
@@ -361,8 +362,9 @@ impl Site {
         let mut global = None;
         if let Ok(digest) = status.global_digest.parse::<Digest>() {
             let (path, patience) = (self.dir.global(), self.options.patience);
+            let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
             download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
-            self.trust.model(&self.client, digest, &path).await?;
+            trust::keep_signature(signature.as_deref(), &path)?;
             global = Some((digest, path));
         }
         failpoint!("site.ended");

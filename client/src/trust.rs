@@ -7,7 +7,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fedbasin_proof::{
@@ -32,6 +32,8 @@ const HEAD_KEY: &str = "fedbasin-log-head";
 const KEYS_FILE: &str = "server-keys.pem";
 const HEAD_FILE: &str = "log-head.txt";
 const SHORT_CALL: Duration = Duration::from_secs(60);
+/// How long a server process may be behind another, with what is left of patience for it.
+const BEHIND: Duration = Duration::from_secs(30);
 /// What to do where a server does not prove what it says.
 const ASK: &str = "do not go on; ask whoever runs the server, and compare with what other sites saw";
 
@@ -129,12 +131,19 @@ impl Trust {
         })
     }
 
-    /// Checks that a receipt is signed.
+    /// Checks that a receipt is signed, and says where the log has its record.
     ///
     /// # Errors
-    /// It is not, or by other keys.
+    /// It is not, or by other keys; or it names no record.
     pub fn receipt(&self, receipt: &Receipt) -> Result<()> {
         let Some(keys) = &self.keys else { return Ok(()) };
+        if receipt.log_record.is_none() {
+            return Err(Error::failed(
+                "the receipt names no record of the audit log",
+                format_args!("update {}", receipt.update_id),
+                ASK,
+            ));
+        }
         let statement = Statement {
             update_id: receipt.update_id.clone(),
             run_id: receipt.run_id.clone(),
@@ -151,12 +160,13 @@ impl Trust {
             .map_err(|error| Error::failed(error, format_args!("update {}", receipt.update_id), ASK))
     }
 
-    /// Fetches the signature of a checkpoint, checks it, and keeps it beside the file: `FILE.sig`, in the OpenSSF model signing format.
+    /// Fetches the signature of a checkpoint and checks it: before its bytes are, so that none that is not signed gets a name. It is of
+    /// `run`, where one is given, or of a reference that no round published. None where nothing is checked.
     ///
     /// # Errors
-    /// It has none, or one by other keys, or one of other bytes; the server is away for too long.
-    pub async fn model(&self, client: &Client, digest: Digest, file: &Path) -> Result<()> {
-        let Some(keys) = &self.keys else { return Ok(()) };
+    /// It has none, or one by other keys, or one of other bytes or another run; the server is away for too long.
+    pub async fn model(&self, client: &Client, digest: Digest, run: Option<&str>) -> Result<Option<String>> {
+        let Some(keys) = &self.keys else { return Ok(None) };
         let place = format!("checkpoint {digest} at {}", client.url());
         let request = || GetModelSignatureRequest { digest: digest.to_string() };
         let answer = self
@@ -172,37 +182,55 @@ impl Trust {
                 ASK,
             ));
         }
-        let mut path = file.as_os_str().to_owned();
-        path.push(".sig");
-        write_bytes(Path::new(&path), bundle.as_bytes())
+        let signed_for = statement.provenance["run"].as_str();
+        if statement.provenance["kind"] == "global" && run.is_some_and(|run| signed_for != Some(run)) {
+            return Err(Error::failed(
+                format_args!("it is signed as a model of run {}", signed_for.unwrap_or("none")),
+                &place,
+                ASK,
+            ));
+        }
+        Ok(Some(bundle))
     }
 
     /// Makes sure that the log only grew since it was last seen, and that it holds the record of a receipt, if one is given. The newest
-    /// head is kept.
+    /// head is kept. A server process that is behind another one is asked again for a while.
     ///
     /// # Errors
     /// It was rolled back or rewritten, it does not hold the record, or the server is away for too long.
     pub async fn log(&mut self, client: &Client, receipt: Option<&Receipt>) -> Result<()> {
         let Some(keys) = self.keys.clone() else { return Ok(()) };
         let place = format!("the audit log of {}", client.url());
-        let answer = self
-            .patiently(&place, async || client.clone().get_server_keys(short(GetServerKeysRequest {})).await)
-            .await?;
         let refused = |error: &dyn std::fmt::Display| Error::failed(error, &place, ASK);
-        let mut newer = head_of(answer.metadata(), &keys).map_err(|error| refused(&error))?;
-        let older = match self.head.clone() {
-            // Another server process may be some seconds behind.
-            Some(kept) if kept.head.size > newer.head.size => std::mem::replace(&mut newer, kept),
-            Some(kept) => kept,
-            None => newer.clone(),
+        let record = receipt.and_then(|receipt| receipt.log_record);
+        let seen = self.head.as_ref().map_or(0, |kept| kept.head.size);
+        let wanted = record.map_or(0, |record| record.saturating_add(1)).max(seen);
+        let begun = Instant::now();
+        let newer = loop {
+            let answer = self
+                .patiently(&place, async || {
+                    client.clone().get_server_keys(short(GetServerKeysRequest {})).await
+                })
+                .await?;
+            let head = head_of(answer.metadata(), &keys).map_err(|error| refused(&error))?;
+            if head.head.size >= wanted {
+                break head;
+            }
+            if begun.elapsed() > BEHIND.min(self.patience.total) {
+                return Err(refused(&format_args!(
+                    "has {} records, of which {wanted} were seen or promised: it was rolled back",
+                    head.head.size
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         };
+        let older = self.head.clone().unwrap_or_else(|| newer.clone());
         if older.head.origin != newer.head.origin {
             return Err(refused(&format_args!(
                 "is {}, it was {} before: another log",
                 newer.head.origin, older.head.origin
             )));
         }
-        let record = receipt.and_then(|receipt| receipt.log_record).filter(|place| *place < newer.head.size);
         if older != newer || record.is_some() {
             let request = ProveLogRequest { first: older.head.size, second: newer.head.size, record };
             let proof = self
@@ -299,6 +327,8 @@ fn check(
         && found.site.as_ref() == Some(&receipt.site_id)
         && found.run.as_ref() == Some(&receipt.run_id)
         && found.round == Some(receipt.round)
+        && found.details.get("num_examples").and_then(serde_json::Value::as_u64)
+            == Some(receipt.num_examples)
         && found.after.as_ref() == Some(&receipt.digest);
     if of_receipt {
         return Ok(());
@@ -311,6 +341,17 @@ fn hashes(list: &[impl AsRef<[u8]>]) -> Result<Vec<merkle::Hash>, ProofError> {
         bytes.try_into().map_err(|_| ProofError::Log("its proof holds something that is no hash".into()))
     };
     list.iter().map(|bytes| hash(bytes.as_ref())).collect()
+}
+
+/// Keeps a model's signature beside it: `FILE.sig`, in the OpenSSF model signing format.
+///
+/// # Errors
+/// It cannot be written.
+pub fn keep_signature(bundle: Option<&str>, file: &Path) -> Result<()> {
+    let Some(bundle) = bundle else { return Ok(()) };
+    let mut path = file.as_os_str().to_owned();
+    path.push(".sig");
+    write_bytes(Path::new(&path), bundle.as_bytes())
 }
 
 /// Verifies a downloaded model's signature, from files alone.

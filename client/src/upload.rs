@@ -291,6 +291,7 @@ fn check_receipt(receipt: Receipt, update: &Announcement) -> Result<Receipt> {
     let matches = receipt.run_id == update.run_id
         && receipt.round == update.round
         && receipt.size == update.size
+        && receipt.num_examples == update.num_examples
         && receipt.digest == update.digest.to_string();
     if matches {
         return Ok(receipt);

@@ -40,3 +40,25 @@ CREATE TRIGGER audit_records_are_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON aud
   FOR EACH STATEMENT EXECUTE FUNCTION fedbasin_audit_is_kept();
 CREATE TRIGGER audit_nodes_are_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_nodes
   FOR EACH STATEMENT EXECUTE FUNCTION fedbasin_audit_is_kept();
+CREATE TRIGGER audit_head_is_kept BEFORE DELETE OR TRUNCATE ON audit_head
+  FOR EACH STATEMENT EXECUTE FUNCTION fedbasin_audit_is_kept();
+CREATE FUNCTION fedbasin_audit_grows() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.size < OLD.size OR NEW.origin <> OLD.origin OR (OLD.keys IS NOT NULL AND NEW.keys IS DISTINCT FROM OLD.keys) THEN
+    RAISE EXCEPTION 'the audit log only grows, under one name and one pair of keys';
+  END IF;
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER audit_head_grows BEFORE UPDATE ON audit_head FOR EACH ROW EXECUTE FUNCTION fedbasin_audit_grows();
+-- At the end of the transaction: no record lies beyond the head.
+CREATE FUNCTION fedbasin_audit_is_headed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.seq >= (SELECT size FROM audit_head WHERE id = 1) THEN
+    RAISE EXCEPTION 'a record of the audit log comes with its head';
+  END IF;
+  RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER audit_records_are_headed AFTER INSERT ON audit_records
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fedbasin_audit_is_headed();

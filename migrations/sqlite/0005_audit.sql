@@ -47,3 +47,12 @@ CREATE TRIGGER audit_nodes_are_kept_from_delete BEFORE DELETE ON audit_nodes
 BEGIN
   SELECT RAISE(ABORT, 'records of the audit log are neither changed nor removed');
 END;
+CREATE TRIGGER audit_head_is_kept BEFORE DELETE ON audit_head
+BEGIN
+  SELECT RAISE(ABORT, 'records of the audit log are neither changed nor removed');
+END;
+CREATE TRIGGER audit_head_grows BEFORE UPDATE ON audit_head
+WHEN NEW.size < OLD.size OR NEW.origin <> OLD.origin OR (OLD.keys IS NOT NULL AND NEW.keys IS NOT OLD.keys)
+BEGIN
+  SELECT RAISE(ABORT, 'the audit log only grows, under one name and one pair of keys');
+END;

@@ -31,7 +31,8 @@ impl Who {
 }
 
 /// One record: who did what to which objects, when, why. Its leaf is the line that [`Record::to_line`] gave when it was written. It
-/// holds ids and digests, nothing of a model and nothing of a person but the role and the token's id.
+/// holds ids and digests, nothing of a model; of a person the role, and the token's id or the
+/// subject by which an identity provider knows them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -43,7 +44,7 @@ pub struct Record {
     pub action: String,
     /// Who.
     pub who: Who,
-    /// The request that it was done for, as the answer and the server's log name it.
+    /// The call that it was done for: all that one call did has one id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
     /// The run, where it is of one.

@@ -114,7 +114,11 @@ impl Admission {
                 known.insert(shown.to_owned(), who(found));
             }
             Ok(_) => {}
-            Err(error) if error.code() == Code::Unauthenticated => _ = self.0.of_addresses.take(network),
+            Err(error) if matches!(error.code(), Code::Unauthenticated | Code::Forbidden) => {
+                // What opens nothing any more is a stranger's from now on.
+                self.known().remove(shown);
+                _ = self.0.of_addresses.take(network);
+            }
             Err(_) => {}
         }
         outcome

@@ -35,18 +35,20 @@ impl Signer {
     /// # Errors
     /// Says which file cannot be read or written, or which keys are others, and what to do.
     pub async fn open(config: &Config, store: &Store) -> Result<Self> {
-        let keys = match &config.signing_key_file {
-            Some(path) => read(path)?.ok_or_else(|| {
-                Error::invalid(format!("signing_key_file: there is no file {}", path.display()))
-            })?,
-            None => {
-                let path = config.data_dir.join(FILE);
-                match read(&path)? {
-                    Some(keys) => keys,
-                    None => make(&path)?,
-                }
-            }
-        };
+        let path = config.data_dir.join(FILE);
+        if config.signing_key_file.is_none() && !path.exists() {
+            make(&path)?;
+        }
+        Self::open_as_they_are(config, store).await
+    }
+
+    /// The same, where no keys are made.
+    ///
+    /// # Errors
+    /// As [`Signer::open`], or there are no keys.
+    pub async fn open_as_they_are(config: &Config, store: &Store) -> Result<Self> {
+        let path = config.signing_key_file.clone().unwrap_or_else(|| config.data_dir.join(FILE));
+        let keys = read(&path)?;
         store.hold_log_keys(&keys.public()).await?;
         tracing::debug!(signing.keys = keys.public().fingerprint(), "signing keys");
         Ok(Self { keys: Arc::new(keys), head: watch::Sender::new(None) })
@@ -78,7 +80,8 @@ impl Signer {
             match store.log_head().await {
                 Ok(head) => {
                     self.head.send_if_modified(|known| {
-                        let grew = known.as_ref().is_none_or(|known| known.head != head);
+                        // What was signed is never taken back.
+                        let grew = known.as_ref().is_none_or(|known| known.head.size < head.size);
                         if grew {
                             *known = Some(self.sign_head(head));
                         }
@@ -166,24 +169,26 @@ impl Signer {
     }
 }
 
-fn read(path: &Path) -> Result<Option<SigningKeys>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(Error::invalid(format!("signing_key_file: cannot read {}: {error}", path.display())));
-        }
-    };
-    let keys = SigningKeys::from_pem(&text);
-    keys.map(Some).map_err(|error| Error::invalid(format!("signing_key_file: {}: {error}", path.display())))
+fn read(path: &Path) -> Result<SigningKeys> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::invalid(format!("signing_key_file: cannot read {}: {error}", path.display()))
+    })?;
+    SigningKeys::from_pem(&text)
+        .map_err(|error| Error::invalid(format!("signing_key_file: {}: {error}", path.display())))
 }
 
-fn make(path: &Path) -> Result<SigningKeys> {
-    let defect = |error: ProofError| Error::internal(error);
-    let text = SigningKeys::generate().map_err(defect)?;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+/// Makes keys that are whole and on the disk once the file has its name: the database notes them, and takes no others.
+fn make(path: &Path) -> Result<()> {
+    let text = SigningKeys::generate().map_err(|error: ProofError| Error::internal(error))?;
+    let beside = path.with_extension("new");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    if let Some(folder) = path.parent() {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
     tracing::info!(signing.key_file = %path.display(), "made signing keys");
-    SigningKeys::from_pem(&text).map_err(defect)
+    Ok(())
 }

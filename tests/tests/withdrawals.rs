@@ -69,6 +69,7 @@ on_both_databases!(
     an_update_that_is_withdrawn_while_its_round_collects_does_not_count,
     an_update_of_a_round_that_is_over_is_erased_and_its_record_stays,
     a_round_is_merged_again_without_what_was_withdrawn,
+    merging_again_twice_counts_once_and_never_comes_back_to_what_was_withdrawn,
     what_cannot_be_merged_again_is_refused_with_the_reason,
 );
 
@@ -133,11 +134,15 @@ async fn an_update_of_a_round_that_is_over_is_erased_and_its_record_stays(databa
 
 async fn a_round_is_merged_again_without_what_was_withdrawn(database: Database) {
     let scene = Scene::new(database, 2, 2);
-    let mut of_b = Vec::new();
+    let (mut of_a, mut of_b) = (Vec::new(), Vec::new());
     for round in 1..=2 {
         for i in 0..3 {
             let update = scene.sends(i, round).await;
-            of_b.extend((i == 1).then_some(update));
+            match i {
+                0 => of_a.push(update),
+                1 => of_b.push(update),
+                _ => {}
+            }
         }
         assert_eq!(scene.counted(round).await, [1.0 / 3.0; 3]);
     }
@@ -156,8 +161,38 @@ async fn a_round_is_merged_again_without_what_was_withdrawn(database: Database) 
     assert_eq!(run["rounds_published"], 2);
     assert_eq!(run["global_digest"], admin.round(&scene.run, 3)["global_digest"]);
     assert_eq!(scene.entry(3, "b")["state"], "silent", "it took no part in this one");
+    // Another site takes back what was carried over, by the id that its receipt says.
+    scene.withdraws(0, &of_a[1]).await.expect("withdrawn");
+    assert!(!scene.entry(3, "a")["withdrawn_at"].is_null(), "where it was carried to, too");
+    assert!(scene.remerge(3).assert_problem(409, "conflict").contains("the quorum is 2"));
     let (whole, said) = scene.server.says(&["audit", "verify"]);
     assert!(whole, "{said}");
+}
+
+async fn merging_again_twice_counts_once_and_never_comes_back_to_what_was_withdrawn(database: Database) {
+    let scene = Scene::new(database, 1, 1);
+    let mut updates = Vec::new();
+    for i in 0..3 {
+        updates.push(scene.sends(i, 1).await);
+    }
+    scene.counted(1).await;
+    let admin = scene.server.admin();
+    scene.withdraws(0, &updates[0]).await.expect("withdrawn");
+    assert_eq!(scene.remerge(1).status, 201);
+    assert_eq!(scene.counted(2).await, [0.0, 0.5, 0.5]);
+    scene.withdraws(1, &updates[1]).await.expect("withdrawn");
+    assert_eq!(scene.remerge(2).status, 201);
+    // While the first one may still be under way: as if its answer had been lost.
+    let again = scene.remerge(2);
+    let newest = if again.status == 201 { 4 } else { 3 };
+    assert_eq!(scene.counted(newest).await, [0.0, 0.0, 1.0]);
+    let run = eventually("the run is complete", || {
+        let run = admin.run(&scene.run);
+        (run["state"] == "complete").then_some(run)
+    })
+    .await;
+    assert_eq!(run["rounds_published"], 1, "{run}");
+    assert_eq!(run["global_digest"], admin.round(&scene.run, newest)["global_digest"]);
 }
 
 async fn what_cannot_be_merged_again_is_refused_with_the_reason(database: Database) {

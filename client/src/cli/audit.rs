@@ -97,7 +97,7 @@ pub(super) fn keep_signature(
     let bundle = admin.model_signature(run, number)?;
     let path = beside(model);
     write_bytes(&path, bundle.as_bytes())?;
-    match keys {
+    let statement = match keys {
         Some(keys) => trust::verify_model(model, &path, keys)?,
         None => {
             let named = fedbasin_proof::PublicKeys::from_pem(&admin.keys()?.keys);
@@ -105,6 +105,14 @@ pub(super) fn keep_signature(
             trust::verify_model_by(model, &path, &named)?
         }
     };
+    let of = (&statement.provenance["run"], &statement.provenance["round"]);
+    if of != (&json!(run), &json!(number)) {
+        return Err(Error::failed(
+            format_args!("it is signed as the model of round {} of run {}", of.1, of.0),
+            path.display(),
+            "do not use it; ask whoever runs the server",
+        ));
+    }
     Ok(path)
 }
 

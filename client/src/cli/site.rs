@@ -28,7 +28,7 @@ use crate::{
     progress::Screen,
     retry::{Backoff, Patience, verdict},
     site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
-    trust::{Trust, TrustOptions},
+    trust::{self, Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
 };
 
@@ -427,9 +427,10 @@ async fn download_one(
             return Err(Error::usage("no checkpoint is named", "arguments", "give --run or --digest"));
         }
     };
+    let signature = server.trusted().await?.model(&server.client, digest, None).await?;
     let size =
         download(&server.client, digest, &output, u64::MAX, server.patience, screen, "checkpoint").await?;
-    server.trusted().await?.model(&server.client, digest, &output).await?;
+    trust::keep_signature(signature.as_deref(), &output)?;
     let value = json!({ "digest": digest.to_string(), "size": size, "file": output });
     screen.answer(&value, || format!("checkpoint {digest}: {size} bytes in {}", output.display()))
 }

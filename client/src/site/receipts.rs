@@ -6,7 +6,7 @@ use fedbasin_proto::v1::{FinishUpdateRequest, Receipt, UpdateState};
 use tonic::Request;
 
 use super::Site;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 impl Site {
     /// Asks for the receipts of updates that the server holds and this folder has none of. What is not answered now is asked for
@@ -21,7 +21,15 @@ impl Site {
             let Some(id) = ticket.unsettled().map(str::to_owned) else { continue };
             match self.receipt(&id).await {
                 Answer::Receipt(receipt) => {
+                    if let Some(what) = ticket.differs_from(&receipt) {
+                        return Err(Error::failed(
+                            format_args!("the receipt is of another {what}"),
+                            format_args!("update {id}"),
+                            "do not go on; ask whoever runs the server",
+                        ));
+                    }
                     self.trust.receipt(&receipt)?;
+                    self.unproved = Some(receipt.clone());
                     self.screen.say(format_args!(
                         "round {number}: sent by an earlier process, receipt {} digest {} examples {}",
                         receipt.update_id, receipt.digest, receipt.num_examples

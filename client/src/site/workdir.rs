@@ -241,6 +241,18 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    /// In what a receipt is not of what was sent; none where it is.
+    pub(super) fn differs_from(&self, receipt: &Receipt) -> Option<&'static str> {
+        let differs = [
+            (self.update_id.as_deref() != Some(receipt.update_id.as_str()), "update"),
+            (self.run_id != receipt.run_id, "run"),
+            (self.round != receipt.round, "round"),
+            (self.digest.as_deref() != Some(receipt.digest.as_str()), "checkpoint"),
+            (self.num_examples != Some(receipt.num_examples), "number of examples"),
+        ];
+        differs.into_iter().find_map(|(differs, what)| differs.then_some(what))
+    }
+
     /// The update that was announced, where nothing says yet what became of it.
     pub(super) fn unsettled(&self) -> Option<&str> {
         let settled = self.receipt.is_some() || self.declined.is_some() || self.rejected.is_some();

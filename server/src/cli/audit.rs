@@ -85,7 +85,7 @@ fn read_head(path: &Path, keys: Option<PublicKeys>) -> Result<SignedHead> {
 
 async fn write_export(config: &Config, output: &Path) -> Result<()> {
     let store = Store::open_as_it_is(config).await?;
-    let signer = Signer::open(config, &store).await?;
+    let signer = Signer::open_as_they_are(config, &store).await?;
     let head = signer.sign_head(store.log_head().await?);
     let cannot = |error: std::io::Error| {
         Error::invalid(format!("--output: cannot write {}: {error}", output.display()))

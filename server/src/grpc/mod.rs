@@ -285,9 +285,6 @@ async fn caller(
         }
     };
     let rpc = request.uri.path();
-    if !auth::access::site_may(rpc) {
-        return Err(Error::new(Code::Forbidden, "no site may call this"));
-    }
     let bytes = match rpc.rsplit('/').next() {
         Some("SendUpdate") => admission.limits().bytes_of_upload(),
         Some("Download") => admission.limits().bytes_of_download(),
@@ -295,6 +292,9 @@ async fn caller(
     };
     let permit = admission.admit(admission::Caller::Site(site.clone()), bytes);
     hold(&request.extensions, permit)?;
+    if !auth::access::site_may(rpc) {
+        return Err(Error::new(Code::Forbidden, "no site may call this"));
+    }
     let ended = sessions.of(&credential);
     let who = Who { kind: "site".into(), name: Some(site.clone()), credential: Some(credential) };
     let actor = Actor { who, request: Some(uuid::Uuid::now_v7().to_string()) };

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    model::check_id,
     store::{MOST_RECORDS, Store},
 };
 
@@ -57,9 +58,13 @@ pub(super) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,
 ) -> Result<Json<RecordList>, Problem> {
-    let limit = page.limit.unwrap_or(100);
-    if limit == 0 || limit > MOST_RECORDS {
-        return Err(Error::invalid(format!("limit: {limit} is not within 1 and {MOST_RECORDS}")).into());
+    let most = MOST_RECORDS.min(u32::try_from(api.admission.limits().max_page_size).unwrap_or(MOST_RECORDS));
+    let limit = page.limit.unwrap_or(100.min(most));
+    if limit == 0 || limit > most {
+        return Err(Error::invalid(format!("limit: {limit} is not within 1 and {most}")).into());
+    }
+    if let Some(run) = &page.run {
+        check_id("run", run)?;
     }
     let head = api.store.log_head().await?;
     let lines = api.store.log_lines(page.from, limit, page.run.as_deref()).await?;

@@ -132,16 +132,17 @@ async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
     let person = |caller: &Caller| admission::Caller::Person(caller.credential.clone());
     let caller = api.admission.identify(address, &hash, caller(api, token, &hash), person).await?;
     let route = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let limits = api.admission.limits();
+    let bytes = match (request.method.as_str(), route) {
+        ("POST", _) => limits.bytes_of_request(),
+        (_, "/v1/runs/{run}/rounds/{number}/model") => limits.bytes_of_download(),
+        _ => 0,
+    };
+    // Counted before it is known whether it may be made.
+    let permit = api.admission.admit(person(&caller), bytes)?;
     match access::least_role(request.method.as_str(), route) {
         Some(least) if caller.role >= least => {
-            let limits = api.admission.limits();
-            let bytes = match (request.method.as_str(), route) {
-                ("POST", _) => limits.bytes_of_request(),
-                (_, "/v1/runs/{run}/rounds/{number}/model") => limits.bytes_of_download(),
-                _ => 0,
-            };
-            let person = admission::Caller::Person(caller.credential.clone());
-            hold(&request.extensions, api.admission.admit(person, bytes)?)?;
+            hold(&request.extensions, permit)?;
             Ok(caller)
         }
         Some(least) => Err(Error::new(

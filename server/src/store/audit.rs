@@ -4,7 +4,9 @@
 //! exactly if what it records is.
 
 use fedbasin_proof::{
-    Frontier, Hash, ProofError, PublicKeys, Record, SignedHead, TreeHead, Who, export::Checker, merkle,
+    Frontier, Hash, ProofError, PublicKeys, Record, SignedHead, TreeHead, Who,
+    export::{self, Checker},
+    merkle,
 };
 use sqlx::{Row as _, any::AnyRow};
 
@@ -115,6 +117,12 @@ impl Store {
 
     async fn append_record(&self, tx: &mut Tx, frontier: &mut Frontier, record: &Record) -> Result<()> {
         let line = record.to_line().map_err(Error::internal)?;
+        if line.len() > export::MOST_LINE_BYTES {
+            return Err(Error::internal(format_args!(
+                "a record of {} is too long to be checked",
+                record.action
+            )));
+        }
         let leaf = merkle::leaf_hash(line.as_bytes());
         sqlx::query(
             "INSERT INTO audit_records (seq, line, hash, action, object, run_id) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -205,14 +213,18 @@ impl Store {
 
     /// Lines and the hashes that are kept of them.
     async fn log_rows(&self, from: u64, limit: u32, run_id: Option<&str>) -> Result<Vec<(String, Hash)>> {
-        let rows = sqlx::query(
-            "SELECT line, hash FROM audit_records WHERE seq >= $1 AND (run_id = $3 OR $3 = '') ORDER BY seq LIMIT $2",
-        )
-        .bind(signed(from)?)
-        .bind(i64::from(limit.min(MOST_RECORDS)))
-        .bind(run_id.unwrap_or_default())
-        .fetch_all(&self.pool)
-        .await?;
+        let query = match run_id {
+            Some(_) => {
+                "SELECT line, hash FROM audit_records WHERE seq >= $1 AND run_id = $3 ORDER BY seq LIMIT $2"
+            }
+            None => "SELECT line, hash FROM audit_records WHERE seq >= $1 ORDER BY seq LIMIT $2",
+        };
+        let query = sqlx::query(query).bind(signed(from)?).bind(i64::from(limit.min(MOST_RECORDS)));
+        let rows = match run_id {
+            Some(run_id) => query.bind(run_id),
+            None => query,
+        };
+        let rows = rows.fetch_all(&self.pool).await?;
         rows.iter().map(|row| Ok((row.try_get("line")?, hash(row, "hash")?))).collect()
     }
 
@@ -258,9 +270,7 @@ impl Store {
     async fn check_length(&self, size: u64) -> Result<()> {
         let have = self.log_head().await?.size;
         if size > have {
-            return Err(Error::invalid(format!(
-                "second: {size} records are asked for, the audit log has {have}"
-            )));
+            return Err(Error::invalid(format!("{size} records are asked for, the audit log has {have}")));
         }
         Ok(())
     }
@@ -299,8 +309,11 @@ impl Store {
             return Err(Error::invalid("--grant-to: SQLite knows no roles; use it with postgres://"));
         }
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if role.is_empty() || role.len() > 63 || !role.bytes().all(plain) {
-            return Err(Error::invalid(format!("--grant-to: {role:?} is not 1 to 63 of a-z, 0-9 and _")));
+        let of_all = ["public", "current_user", "current_role", "session_user", "user"].contains(&role);
+        if role.is_empty() || role.len() > 63 || !role.bytes().all(plain) || of_all {
+            return Err(Error::invalid(format!(
+                "--grant-to: {role:?} is not the name of one role, 1 to 63 of a-z, 0-9 and _"
+            )));
         }
         let statements = [
             format!("GRANT USAGE ON SCHEMA public TO {role}"),
@@ -358,6 +371,17 @@ impl Store {
                 }
             }
         }
+        let beyond = sqlx::query("SELECT 1 FROM audit_records WHERE seq >= $1")
+            .bind(signed(head.size)?)
+            .fetch_optional(&self.pool)
+            .await?;
+        // Those that were appended since the head was read make it grow.
+        if beyond.is_some() && self.log_head().await?.size == head.size {
+            return Err(Error::new(
+                Code::DataLoss,
+                format!("the audit log: there are records beyond the {} of its head", head.size),
+            ));
+        }
         let span = checker.finish(&head, seen).map_err(broken)?;
         // What was there before the log began has no record.
         self.compare_rows(span.map_or(0, |(first, _)| first)).await?;
@@ -371,7 +395,8 @@ impl Store {
                 "update",
                 "SELECT u.id AS id FROM updates u WHERE u.state IN ('accepted', 'aligned') AND u.accepted_at_ms >= $1
                    AND NOT EXISTS (SELECT 1 FROM audit_records a WHERE a.object = u.id AND a.action = 'update.accepted'
-                     AND a.line LIKE '%\"after\":\"' || u.digest || '\"%') LIMIT 1",
+                     AND a.line LIKE '%\"after\":\"' || u.digest || '\"%'
+                     AND a.line LIKE '%\"num_examples\":' || u.num_examples || '}%') LIMIT 1",
             ),
             (
                 "published round of run",
@@ -392,6 +417,17 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// A list for a record's details; a long one by its length and the SHA-256 of its JSON, so that no line is too long to be checked.
+pub(super) fn listed(list: Vec<serde_json::Value>) -> serde_json::Value {
+    const MOST: usize = 1000;
+    if list.len() <= MOST {
+        return list.into();
+    }
+    let count = list.len();
+    let digest = rebasin::Digest::of(serde_json::Value::from(list).to_string().as_bytes());
+    serde_json::json!({ "count": count, "sha256": digest.to_string() })
 }
 
 fn other_hash(node: merkle::Node) -> Error {

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, Tx, checkpoints::again, document, one_row, parsed_optional, to_json, unsigned};
+use super::{
+    Store, Tx, audit::listed, checkpoints::again, document, one_row, parsed_optional, to_json, unsigned,
+};
 use crate::{
     error::{Code, Error, Result},
     model::{NewRun, Run, RunState, Strategy, check_align_memory, check_id, check_layout},
@@ -429,7 +431,7 @@ fn created(new: &NewRun, spec: Option<&rebasin::Spec>, cohort: &[String]) -> Res
         .detail("strategy", new.strategy.name())
         .detail("spec_digest", spec)
         .detail("graph_digest", new.graph.map(|digest| digest.to_string()))
-        .detail("cohort", cohort)
+        .detail("cohort", listed(cohort.iter().map(|site| site.as_str().into()).collect()))
         .detail("policy", serde_json::to_value(&new.policy).map_err(Error::internal)?))
 }
 

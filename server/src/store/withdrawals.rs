@@ -18,7 +18,8 @@ const WITHDRAWN: &str = "withdrawn by its site";
 
 impl Store {
     /// Takes an update back. In a round that is open it no longer counts, and the site may send another; in one that is over the record
-    /// says that it was withdrawn. Its bytes are erased, unless somebody else sent the same. Again changes nothing.
+    /// says that it was withdrawn; and the same for the rows that carry it over to rounds that are merged again. Its bytes are erased,
+    /// unless somebody else sent the same. Again changes nothing.
     ///
     /// # Errors
     /// [`Code::NotFound`] for an update that is not of this site.
@@ -26,30 +27,37 @@ impl Store {
         let found = self.update_of_site(site_id, update_id).await?;
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &found.run_id).await?;
-        let before = self.lock_round(&mut tx, &found.run_id, found.round).await?;
-        let update = self.update_in(&mut tx, update_id).await?;
-        if update.withdrawn_at_ms.is_some() {
-            tx.rollback().await?;
-        } else {
+        for update in self.carried(&mut tx, &found).await? {
+            let before = self.lock_round(&mut tx, &update.run_id, update.round).await?;
             self.take_out(&mut tx, &before, &update).await?;
             sqlx::query(self.sql(
                 "UPDATE updates SET withdrawn_at_ms = {now}, retired_at_ms = COALESCE(retired_at_ms, {now}) WHERE id = $1",
             ))
-            .bind(update_id)
+            .bind(&update.id)
             .execute(&mut *tx)
             .await?;
             tx.record(of_update("update.withdrawn", &update).digests(Some(update.digest.to_string()), None));
-            self.commit(tx).await?;
         }
+        self.settle(tx).await?;
         self.discard_upload(update_id).await;
         self.erase_retired(&found.run_id).await?;
         self.update_of_site(site_id, update_id).await
     }
 
-    async fn update_in(&self, tx: &mut Tx, id: &str) -> Result<Update> {
-        let query = format!("{UPDATE_COLUMNS} WHERE u.id = $1");
-        let row = sqlx::query(sqlx::AssertSqlSafe(query)).bind(id).fetch_one(&mut **tx).await?;
-        update_from(&row)
+    /// The rows of what a site sent, as it came and as it was carried over, that are not withdrawn; by round.
+    async fn carried(&self, tx: &mut Tx, update: &Update) -> Result<Vec<Update>> {
+        let query = format!(
+            "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND u.site_id = $2 AND u.withdrawn_at_ms IS NULL
+               AND COALESCE(u.carried_from, u.id) = (SELECT COALESCE(carried_from, id) FROM updates WHERE id = $3)
+             ORDER BY u.round"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(&update.run_id)
+            .bind(&update.site_id)
+            .bind(&update.id)
+            .fetch_all(&mut **tx)
+            .await?;
+        rows.iter().map(update_from).collect()
     }
 
     /// Takes an update out of its round, where that is open; both locked.
@@ -132,7 +140,7 @@ impl Store {
             self.save_round(&mut tx, &newest, &after, None).await?;
         }
         let next = newest.round.number + 1;
-        self.reopen(&mut tx, run, before, &locked.state).await?;
+        self.reopen(&mut tx, run, number, before, &locked.state).await?;
         self.open_again(&mut tx, run, (number, next), reference, left.len(), now).await?;
         for update in &left {
             self.carry_over(&mut tx, update, next).await?;
@@ -149,8 +157,11 @@ impl Store {
         number: u32,
     ) -> Result<Result<Option<Digest>, String>> {
         let rows = sqlx::query(
-            "SELECT number, global_digest FROM rounds WHERE run_id = $1 AND state = 'published' AND number <> $2
-             ORDER BY number DESC LIMIT 1",
+            // What was merged again stands for nothing any more.
+            "SELECT o.number, o.global_digest FROM rounds o WHERE o.run_id = $1 AND o.state = 'published' AND o.number <> $2
+               AND NOT EXISTS (SELECT 1 FROM rounds a WHERE a.run_id = o.run_id AND a.remerge_of = o.number
+                                 AND a.state = 'published')
+             ORDER BY o.number DESC LIMIT 1",
         )
         .bind(run_id)
         .bind(i64::from(number))
@@ -227,13 +238,26 @@ impl Store {
         ))
     }
 
-    /// Lets the run stand as it did before the round was published.
-    async fn reopen(&self, tx: &mut Tx, run: &Run, global: Option<Digest>, state: &str) -> Result<()> {
+    /// Lets the run stand as it did before the round was published. However often: what is published is counted, and each round that was
+    /// merged again once.
+    async fn reopen(
+        &self,
+        tx: &mut Tx,
+        run: &Run,
+        number: u32,
+        global: Option<Digest>,
+        state: &str,
+    ) -> Result<()> {
         let result = sqlx::query(
-            "UPDATE runs SET state = 'open', global_digest = $2, rounds_published = rounds_published - 1 WHERE id = $1",
+            "UPDATE runs SET state = 'open', global_digest = $2, rounds_published = (
+               SELECT COUNT(*) FROM rounds o WHERE o.run_id = $1 AND o.state = 'published' AND o.number <> $3
+                 AND NOT EXISTS (SELECT 1 FROM rounds a WHERE a.run_id = o.run_id AND a.remerge_of = o.number
+                                   AND a.state = 'published'))
+             WHERE id = $1",
         )
         .bind(&run.id)
         .bind(global.map(|digest| digest.to_string()))
+        .bind(i64::from(number))
         .execute(&mut **tx)
         .await?;
         one_row(&result, "reopening a run")?;
@@ -256,9 +280,10 @@ impl Store {
         let window = run.policy.window(u32::try_from(updates).map_err(Error::internal)?, now);
         let reference = reference.map(|digest| digest.to_string());
         sqlx::query(
+            // All that it waits for is here: should some of it be withdrawn first, its quorum is enough.
             "INSERT INTO rounds (run_id, number, state, reference_digest, quorum, full_at, opened_at_ms, deadline_at_ms,
-                                 remerge_of)
-             VALUES ($1, $2, 'collecting', $3, $4, $5, $6, $7, $8)",
+                                 remerge_of, quorum_closes_at_ms)
+             VALUES ($1, $2, 'collecting', $3, $4, $5, $6, $7, $8, $6)",
         )
         .bind(&run.id)
         .bind(i64::from(number))
@@ -285,8 +310,9 @@ impl Store {
         let id = uuid::Uuid::now_v7().to_string();
         let result = sqlx::query(self.sql(
             "INSERT INTO updates (id, run_id, round, site_id, digest, size, num_examples, metrics, state, begun_at_ms,
-                                  accepted_at_ms)
-             SELECT $2, run_id, $3, site_id, digest, size, num_examples, metrics, 'accepted', begun_at_ms, {now}
+                                  accepted_at_ms, carried_from)
+             SELECT $2, run_id, $3, site_id, digest, size, num_examples, metrics, 'accepted', begun_at_ms, {now},
+                    COALESCE(carried_from, id)
              FROM updates WHERE id = $1",
         ))
         .bind(&update.id)

@@ -154,17 +154,19 @@ impl Store {
 
     /// Rejects an accepted update and takes it from its round, both locked.
     async fn withdraw(&self, tx: &mut Tx, before: &RoundRecord, id: &str, reason: &str) -> Result<()> {
-        let result = sqlx::query(
+        let row = sqlx::query(
             "UPDATE updates SET state = 'rejected', reason = $2, lease_token = NULL, lease_expires_at_ms = 0
-             WHERE id = $1 AND state = 'accepted'",
+             WHERE id = $1 AND state = 'accepted' RETURNING site_id, digest",
         )
         .bind(id)
         .bind(reason)
-        .execute(&mut **tx)
+        .fetch_optional(&mut **tx)
         .await?;
-        one_row(&result, "rejecting an update that cannot be aligned")?;
-        let record = Record::of("update.rejected").round(&before.run_id, before.round.number);
-        tx.record(record.object(id).because(reason));
+        let row =
+            row.ok_or_else(|| Error::internal("rejecting an update that cannot be aligned: it is gone"))?;
+        let (site, digest): (String, String) = (row.try_get("site_id")?, row.try_get("digest")?);
+        let record = Record::of("update.rejected").round(&before.run_id, before.round.number).site(&site);
+        tx.record(record.object(id).digests(None, Some(digest)).because(reason));
         let now = self.now_in(tx).await?;
         let after = before.round.clone().apply(Event::UpdateWithdrawn, now)?;
         if after.state != before.round.state {
@@ -196,7 +198,7 @@ impl Store {
             return Ok(());
         };
         let result = sqlx::query(
-            "UPDATE rounds SET reference_digest = $3 WHERE run_id = $1 AND number = $2 AND state = 'merging'",
+            "UPDATE rounds SET reference_digest = $3 WHERE run_id = $1 AND number = $2 AND state IN ('collecting', 'merging')",
         )
         .bind(&round.run_id)
         .bind(i64::from(round.round.number))

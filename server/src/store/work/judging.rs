@@ -1,13 +1,14 @@
 //! How updates stood beside one another, and those that are rejected for it.
 
 use fedbasin_proof::Record;
+use sqlx::Row as _;
 
 use super::{
     super::{Store, Tx, one_row, to_json},
     Lease, MergeWork,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     round::{Event, Judged, Round, State},
 };
 
@@ -46,15 +47,18 @@ impl Store {
         for (update_id, judged) in rejected {
             let reason =
                 format!("implausible beside the other updates of its round: {}", judged.warnings.join("; "));
-            let result = sqlx::query(
-                "UPDATE updates SET state = 'rejected', reason = $2 WHERE id = $1 AND state IN ('accepted', 'aligned')",
+            let row = sqlx::query(
+                "UPDATE updates SET state = 'rejected', reason = $2 WHERE id = $1 AND state IN ('accepted', 'aligned')
+                 RETURNING site_id, digest",
             )
             .bind(update_id)
             .bind(&reason)
-            .execute(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await?;
-            one_row(&result, "rejecting an implausible update")?;
-            tx.record(Record::of("update.rejected").round(run_id, round).object(update_id).because(&reason));
+            let row = row.ok_or_else(|| Error::internal("rejecting an implausible update: it is gone"))?;
+            let (site, digest): (String, String) = (row.try_get("site_id")?, row.try_get("digest")?);
+            let record = Record::of("update.rejected").round(run_id, round).site(&site);
+            tx.record(record.object(update_id).digests(None, Some(digest)).because(&reason));
             // Once its quorum is gone the round has failed, and the others of these are rejected all the same.
             if after.state == State::Merging {
                 after = after.apply(Event::UpdateWithdrawn, now)?;

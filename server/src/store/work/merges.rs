@@ -8,7 +8,7 @@ use rebasin::{AlignReport, Alignment, Digest};
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
-    super::{Store, Tx, document, one_row, parsed, staging::Sealed, to_json, unsigned},
+    super::{Store, Tx, audit::listed, document, one_row, parsed, staging::Sealed, to_json, unsigned},
     Lease, RETRY_PAUSE, millis, never_ended,
 };
 use crate::{
@@ -174,8 +174,13 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             one_row(&result, "refining an alignment")?;
+            let site = lease.work.inputs.iter().find(|input| input.update_id == *update_id);
             let record = Record::of("update.refined").round(&lease.work.run.id, lease.work.round);
-            tx.record(record.object(update_id).detail("moved", report.moved));
+            let record = record.object(update_id).detail("moved", report.moved);
+            tx.record(match site {
+                Some(input) => record.site(&input.site_id).digests(None, Some(input.digest.to_string())),
+                None => record,
+            });
         }
         self.save_judged(&mut tx, judged).await?;
         let now = self.now_in(&mut tx).await?;
@@ -289,6 +294,6 @@ fn merged(work: &MergeWork) -> Record {
     Record::of("round.merged")
         .round(&work.run.id, work.round)
         .digests(Some(work.reference.to_string()), None)
-        .detail("updates", updates)
+        .detail("updates", listed(updates))
         .detail("software", concat!("fedbasin-server ", env!("CARGO_PKG_VERSION")))
 }
