@@ -30,6 +30,8 @@ impl Scene {
 
     /// Site `i` sends the one-hot tensor `i` of three; gives its update's id.
     async fn sends(&self, i: usize, round: u32) -> String {
+        // A round opens a moment after the one before is published.
+        self.server.admin().round_becomes(&self.run, round, "collecting").await;
         let sent = self.sites[i].upload(&self.run, round, &one_hot(i, 3), 1).await;
         sent.expect("a receipt").update_id
     }
