@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
-use crate::error::{CLEAR_TEXT, status_code_string};
+use crate::error::{CLEAR_TEXT, Error, status_code_string};
 
 /// What to do about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +164,30 @@ impl Backoff {
                 true
             }
             None => false,
+        }
+    }
+}
+
+/// Makes a call again and again as long as that is worth it and patience lasts. `place` says which call, and where.
+///
+/// # Errors
+/// The last failure.
+pub(crate) async fn patiently<T>(
+    patience: Patience,
+    place: &str,
+    mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
+) -> Result<Response<T>, Error> {
+    let mut backoff = Backoff::new(patience);
+    loop {
+        let status = match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(status) => status,
+        };
+        if !backoff.allows(verdict(&status)) {
+            return Err(Error::from_status(&status, place));
+        }
+        if !backoff.wait().await {
+            return Err(Error::gave_up(&status, place, "start the same command again"));
         }
     }
 }

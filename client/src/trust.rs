@@ -17,14 +17,14 @@ use fedbasin_proto::v1::{
     GetModelSignatureRequest, GetServerKeysRequest, ProveLogRequest, ProveLogResponse, Receipt,
 };
 use rebasin::Digest;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, metadata::MetadataMap};
 
 use crate::{
     connect::Client,
     error::{Error, Result},
     files::{read_text, write_bytes},
     progress::Screen,
-    retry::{Backoff, Patience, verdict},
+    retry::{Patience, patiently},
 };
 
 /// The metadata key in which the log's head travels.
@@ -94,9 +94,10 @@ impl Trust {
     /// The keys that the server names, kept from now on.
     async fn first_keys(&self, client: &Client) -> Result<PublicKeys> {
         let place = format!("asking {} for its keys", client.url());
-        let answer = self
-            .patiently(&place, async || client.clone().get_server_keys(short(GetServerKeysRequest {})).await)
-            .await?;
+        let answer = patiently(self.patience, &place, async || {
+            client.clone().get_server_keys(short(GetServerKeysRequest {})).await
+        })
+        .await?;
         let keys = PublicKeys::from_pem(&answer.into_inner().keys)
             .map_err(|error| Error::failed(error, client.url(), ASK))?;
         match &self.folder {
@@ -169,9 +170,10 @@ impl Trust {
         let Some(keys) = &self.keys else { return Ok(None) };
         let place = format!("checkpoint {digest} at {}", client.url());
         let request = || GetModelSignatureRequest { digest: digest.to_string() };
-        let answer = self
-            .patiently(&place, async || client.clone().get_model_signature(short(request())).await)
-            .await?;
+        let answer = patiently(self.patience, &place, async || {
+            client.clone().get_model_signature(short(request())).await
+        })
+        .await?;
         let bundle = answer.into_inner().bundle;
         let statement =
             ModelStatement::open(&bundle, keys).map_err(|error| Error::failed(error, &place, ASK))?;
@@ -207,11 +209,10 @@ impl Trust {
         let wanted = record.map_or(0, |record| record.saturating_add(1)).max(seen);
         let begun = Instant::now();
         let newer = loop {
-            let answer = self
-                .patiently(&place, async || {
-                    client.clone().get_server_keys(short(GetServerKeysRequest {})).await
-                })
-                .await?;
+            let answer = patiently(self.patience, &place, async || {
+                client.clone().get_server_keys(short(GetServerKeysRequest {})).await
+            })
+            .await?;
             let head = head_of(answer.metadata(), &keys).map_err(|error| refused(&error))?;
             if head.head.size >= wanted {
                 break head;
@@ -233,16 +234,16 @@ impl Trust {
         }
         if older != newer || record.is_some() {
             let request = ProveLogRequest { first: older.head.size, second: newer.head.size, record };
-            let proof = self
-                .patiently(&place, async || client.clone().prove_log(short(request)).await)
-                .await
-                .map_err(|error| match error.code() {
-                    Some("invalid-argument") => {
-                        refused(&format_args!("has fewer records than it had: it was rolled back ({error})"))
-                    }
-                    _ => error,
-                })?
-                .into_inner();
+            let proof =
+                patiently(self.patience, &place, async || client.clone().prove_log(short(request)).await)
+                    .await
+                    .map_err(|error| match error.code() {
+                        Some("invalid-argument") => refused(&format_args!(
+                            "has fewer records than it had: it was rolled back ({error})"
+                        )),
+                        _ => error,
+                    })?
+                    .into_inner();
             check(&older, &newer, &proof, record, receipt).map_err(|error| refused(&error))?;
         }
         if let Some(folder) = &self.folder
@@ -252,26 +253,6 @@ impl Trust {
         }
         self.head = Some(newer);
         Ok(())
-    }
-
-    async fn patiently<T>(
-        &self,
-        place: &str,
-        mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
-    ) -> Result<Response<T>> {
-        let mut backoff = Backoff::new(self.patience);
-        loop {
-            let status = match call().await {
-                Ok(answer) => return Ok(answer),
-                Err(status) => status,
-            };
-            if !backoff.allows(verdict(&status)) {
-                return Err(Error::from_status(&status, place));
-            }
-            if !backoff.wait().await {
-                return Err(Error::gave_up(&status, place, "start the same command again"));
-            }
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     error::ProofError,
     head::{SignedHead, TreeHead},
     keys::PublicKeys,
-    merkle::{Frontier, leaf_hash},
+    merkle::{Frontier, Hash, Node, leaf_hash},
     record::Record,
 };
 
@@ -76,7 +76,7 @@ pub struct Checker {
     frontier: Frontier,
     /// The length of a head that was seen before, and the root over so many records once they were read.
     kept_at: Option<u64>,
-    root_there: Option<crate::Hash>,
+    root_there: Option<Hash>,
     span_ms: Option<(i64, i64)>,
 }
 
@@ -95,11 +95,11 @@ impl Checker {
         }
     }
 
-    /// Takes the next record's line.
+    /// Takes the next record's line; gives it, and the inner nodes that it completes.
     ///
     /// # Errors
     /// [`ProofError::Malformed`] or [`ProofError::Log`] with the record's place.
-    pub fn record(&mut self, line: &str) -> Result<Record, ProofError> {
+    pub fn record(&mut self, line: &str) -> Result<(Record, Vec<(Node, Hash)>), ProofError> {
         let place = self.frontier.size();
         let record =
             Record::from_line(line).map_err(|error| ProofError::Log(format!("record {place}: {error}")))?;
@@ -110,9 +110,9 @@ impl Checker {
             )));
         }
         self.span_ms = Some((self.span_ms.map_or(record.at_ms, |(first, _)| first), record.at_ms));
-        self.frontier.append(leaf_hash(line.as_bytes()));
+        let made = self.frontier.append(leaf_hash(line.as_bytes()));
         self.note_root();
-        Ok(record)
+        Ok((record, made))
     }
 
     /// The tree over what was taken.

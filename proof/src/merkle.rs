@@ -167,6 +167,14 @@ pub fn inclusion_ranges(leaf: u64, size: u64) -> Option<Vec<Range<u64>>> {
     Some(ranges)
 }
 
+/// Up past the levels at which a node of the right edge has no sibling (RFC 9162, sections 2.1.3.2 and 2.1.4.2, "until LSB(fn) is set").
+fn past_lone((mut f, mut s): (u64, u64)) -> (u64, u64) {
+    while f.is_multiple_of(2) && f != 0 {
+        (f, s) = (f / 2, s / 2);
+    }
+    (f, s)
+}
+
 /// Whether a proof shows that the leaf with this hash is leaf `leaf` of the tree (RFC 9162, section 2.1.3.2).
 #[must_use]
 pub fn verify_inclusion(hash: &Hash, leaf: u64, size: u64, root: &Hash, proof: &[Hash]) -> bool {
@@ -180,9 +188,7 @@ pub fn verify_inclusion(hash: &Hash, leaf: u64, size: u64, root: &Hash, proof: &
         }
         if f % 2 == 1 || f == s {
             r = node_hash(p, &r);
-            while f.is_multiple_of(2) && f != 0 {
-                (f, s) = (f / 2, s / 2);
-            }
+            (f, s) = past_lone((f, s));
         } else {
             r = node_hash(&r, p);
         }
@@ -221,9 +227,7 @@ pub fn verify_consistency(
         if f % 2 == 1 || f == s {
             of_first = node_hash(c, &of_first);
             of_second = node_hash(c, &of_second);
-            while f.is_multiple_of(2) && f != 0 {
-                (f, s) = (f / 2, s / 2);
-            }
+            (f, s) = past_lone((f, s));
         } else {
             of_second = node_hash(&of_second, c);
         }

@@ -3,6 +3,7 @@
 use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use fedbasin_proof::{ProofError, PublicKeys, SignedHead, SigningKeys, TreeHead, model::ModelStatement};
+use http::{HeaderMap, HeaderValue};
 use rebasin::Digest;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// The header, and the metadata key, in which the log's signed head travels.
-pub const HEAD_HEADER: &str = "fedbasin-log-head";
+const HEAD_HEADER: &str = "fedbasin-log-head";
 /// The file in the data folder where no other is named.
 const FILE: &str = "signing-key.pem";
 /// How long the head that travels may be behind, where nothing wakes a look.
@@ -25,7 +26,8 @@ const LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Signer {
     keys: Arc<SigningKeys>,
-    head: watch::Sender<Option<SignedHead>>,
+    /// The newest head, and as the word of a header.
+    head: watch::Sender<Option<(SignedHead, HeaderValue)>>,
 }
 
 impl Signer {
@@ -69,7 +71,14 @@ impl Signer {
     /// The newest head that was signed here; at most some seconds old.
     #[must_use]
     pub fn head(&self) -> Option<SignedHead> {
-        self.head.borrow().clone()
+        self.head.borrow().as_ref().map(|(head, _)| head.clone())
+    }
+
+    /// Lets the newest head travel with an answer.
+    pub(crate) fn send_head(&self, headers: &mut HeaderMap) {
+        if let Some((_, word)) = &*self.head.borrow() {
+            headers.insert(HEAD_HEADER, word.clone());
+        }
     }
 
     /// Signs the log's head whenever it grew.
@@ -81,11 +90,13 @@ impl Signer {
                 Ok(head) => {
                     self.head.send_if_modified(|known| {
                         // What was signed is never taken back.
-                        let grew = known.as_ref().is_none_or(|known| known.head.size < head.size);
-                        if grew {
-                            *known = Some(self.sign_head(head));
+                        if known.as_ref().is_some_and(|(known, _)| known.head.size >= head.size) {
+                            return false;
                         }
-                        grew
+                        let head = self.sign_head(head);
+                        // Base64 is always a header's value.
+                        *known = HeaderValue::from_str(&head.to_word()).ok().map(|word| (head, word));
+                        true
                     });
                 }
                 Err(error) => {

@@ -26,7 +26,7 @@ use crate::{
     files::check_checkpoint,
     kit,
     progress::Screen,
-    retry::{Backoff, Patience, verdict},
+    retry::{Backoff, Patience, patiently, verdict},
     site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
     trust::{self, Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
@@ -376,21 +376,12 @@ async fn upload_one(args: SiteUploadArgs, screen: &Screen) -> Result<()> {
 async fn withdraw(args: SiteServerArgs, id: String, screen: &Screen) -> Result<()> {
     let server = Server::of(&args, screen)?;
     let place = format!("withdrawing update {id} at {}", server.client.url());
-    let mut backoff = Backoff::new(server.patience);
-    let update = loop {
+    let answer = patiently(server.patience, &place, async || {
         let mut request = Request::new(WithdrawUpdateRequest { update_id: id.clone() });
         request.set_timeout(Duration::from_secs(60));
-        let status = match server.client.clone().withdraw_update(request).await {
-            Ok(answer) => break answer.into_inner().update.unwrap_or_default(),
-            Err(status) => status,
-        };
-        if !backoff.allows(verdict(&status)) {
-            return Err(Error::from_status(&status, place));
-        }
-        if !backoff.wait().await {
-            return Err(Error::gave_up(&status, place, "start the same command again"));
-        }
-    };
+        server.client.clone().withdraw_update(request).await
+    });
+    let update = answer.await?.into_inner().update.unwrap_or_default();
     let value = json!({
         "update_id": update.update_id,
         "run_id": update.run_id,

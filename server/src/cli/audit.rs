@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     signing::Signer,
-    store::{MOST_RECORDS, Store},
+    store::Store,
 };
 
 #[derive(Debug, Subcommand)]
@@ -95,11 +95,7 @@ async fn write_export(config: &Config, output: &Path) -> Result<()> {
     writeln!(file, "{first}").map_err(cannot)?;
     let mut from = 0;
     while from < head.head.size {
-        let limit = u32::try_from(head.head.size - from).unwrap_or(MOST_RECORDS);
-        let lines = store.log_lines(from, limit, None).await?;
-        if lines.is_empty() {
-            return Err(Error::data_loss(format_args!("record {from} of the audit log")));
-        }
+        let lines = store.log_page(from, head.head.size).await?;
         from += lines.len() as u64;
         for line in lines {
             writeln!(file, "{line}").map_err(cannot)?;

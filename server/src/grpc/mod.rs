@@ -26,7 +26,7 @@ use crate::{
     error::{Code, Error, Result},
     model::Holder,
     sessions::Sessions,
-    signing::{HEAD_HEADER, Signer},
+    signing::Signer,
     store::{Actor, Alive, Store},
     tls::{self, Peer},
 };
@@ -154,10 +154,7 @@ pub(crate) async fn serve(
 
 /// Lets the audit log's head travel with an answer.
 fn with_head(signer: &Signer, mut response: http::Response<Body>) -> http::Response<Body> {
-    let head = signer.head().and_then(|head| http::HeaderValue::from_str(&head.to_word()).ok());
-    if let Some(head) = head {
-        response.headers_mut().insert(HEAD_HEADER, head);
-    }
+    signer.send_head(response.headers_mut());
     response
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::check_id,
-    store::{MOST_RECORDS, Store},
+    store::MOST_RECORDS,
 };
 
 /// Which records.
@@ -94,24 +94,15 @@ pub(super) async fn export(State(api): State<Api>) -> Result<Response, Problem> 
         if from >= size {
             return Ok::<_, std::io::Error>(None);
         }
-        let (page, next) = page(&store, from, size).await.map_err(std::io::Error::other)?;
-        Ok(Some((page, (store, next))))
+        let lines = store.log_page(from, size).await.map_err(std::io::Error::other)?;
+        let next = from + lines.len() as u64;
+        let text: String = lines.into_iter().map(|line| line + "\n").collect();
+        Ok(Some((text, (store, next))))
     });
     let begin = futures::stream::iter([Ok(first)]);
     let end = futures::stream::iter([Ok(last)]);
     let body = futures::StreamExt::chain(futures::StreamExt::chain(begin, pages), end);
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(body)).into_response())
-}
-
-/// The lines from a place on, and where the next begin.
-async fn page(store: &Store, from: u64, size: u64) -> Result<(String, u64)> {
-    let limit = u32::try_from(size - from).unwrap_or(MOST_RECORDS);
-    let lines = store.log_lines(from, limit, None).await?;
-    if lines.is_empty() {
-        return Err(Error::internal(format_args!("record {from} of the audit log is gone")));
-    }
-    let next = from + lines.len() as u64;
-    Ok((lines.into_iter().map(|line| line + "\n").collect(), next))
 }
 
 /// Two sizes of the log.

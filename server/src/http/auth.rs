@@ -19,7 +19,6 @@ use crate::{
     error::{Code, Error, Result},
     model::{Holder, Role},
     sessions,
-    signing::HEAD_HEADER,
     store::{Actor, Alive},
 };
 
@@ -78,10 +77,7 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
         () = caller.end.comes() => return Problem::from(sessions::ended()).into_response(),
         response = answer => response,
     };
-    let head = api.signer.head().and_then(|head| HeaderValue::from_str(&head.to_word()).ok());
-    if let Some(head) = head {
-        response.headers_mut().insert(HEAD_HEADER, head);
-    }
+    api.signer.send_head(response.headers_mut());
     response
 }
 

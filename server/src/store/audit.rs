@@ -90,11 +90,9 @@ impl Store {
         }
         tx.recorded = true;
         let row =
-            sqlx::query(self.sql(
-                "SELECT origin, size, frontier, {now} AS now_ms FROM audit_head WHERE id = 1 {for_update}",
-            ))
-            .fetch_one(&mut **tx)
-            .await?;
+            sqlx::query(self.sql("SELECT origin, size, frontier FROM audit_head WHERE id = 1 {for_update}"))
+                .fetch_one(&mut **tx)
+                .await?;
         let (_, mut frontier) = head(&row)?;
         failpoint!("audit.held");
         // The time is asked for once the row is held: it grows with the places.
@@ -209,6 +207,19 @@ impl Store {
     pub async fn log_lines(&self, from: u64, limit: u32, run_id: Option<&str>) -> Result<Vec<String>> {
         let rows = self.log_rows(from, limit, run_id).await?;
         Ok(rows.into_iter().map(|(line, _)| line).collect())
+    }
+
+    /// The lines from a place on of the log of `size` records: as many as are read at once, one at the least.
+    ///
+    /// # Errors
+    /// [`Code::DataLoss`] where there are none; those of the database.
+    pub async fn log_page(&self, from: u64, size: u64) -> Result<Vec<String>> {
+        let limit = u32::try_from(size - from).unwrap_or(MOST_RECORDS);
+        let lines = self.log_lines(from, limit, None).await?;
+        if lines.is_empty() {
+            return Err(Error::data_loss(format_args!("record {from} of the audit log")));
+        }
+        Ok(lines)
     }
 
     /// Lines and the hashes that are kept of them.
@@ -356,11 +367,10 @@ impl Store {
                 ));
             }
             for (line, kept) in rows {
-                let (place, leaf) = (checker.frontier().size(), merkle::leaf_hash(line.as_bytes()));
-                let made = checker.frontier().clone().append(leaf);
-                each(&checker.record(&line).map_err(broken)?);
-                if kept != leaf {
-                    return Err(other_hash(merkle::Node { level: 0, index: place }));
+                let (record, made) = checker.record(&line).map_err(broken)?;
+                each(&record);
+                if kept != merkle::leaf_hash(line.as_bytes()) {
+                    return Err(other_hash(merkle::Node { level: 0, index: record.seq }));
                 }
                 for (node, hash) in made {
                     match self.log_node(node).await {

@@ -16,6 +16,14 @@ use crate::{
 
 const WITHDRAWN: &str = "withdrawn by its site";
 
+/// Whether the round `o` stands: a published round that was merged again stands for nothing any more.
+macro_rules! stands {
+    () => {
+        "o.state = 'published' AND NOT EXISTS (
+           SELECT 1 FROM rounds a WHERE a.run_id = o.run_id AND a.remerge_of = o.number AND a.state = 'published')"
+    };
+}
+
 impl Store {
     /// Takes an update back. In a round that is open it no longer counts, and the site may send another; in one that is over the record
     /// says that it was withdrawn; and the same for the rows that carry it over to rounds that are merged again. Its bytes are erased,
@@ -156,13 +164,11 @@ impl Store {
         run_id: &str,
         number: u32,
     ) -> Result<Result<Option<Digest>, String>> {
-        let rows = sqlx::query(
-            // What was merged again stands for nothing any more.
-            "SELECT o.number, o.global_digest FROM rounds o WHERE o.run_id = $1 AND o.state = 'published' AND o.number <> $2
-               AND NOT EXISTS (SELECT 1 FROM rounds a WHERE a.run_id = o.run_id AND a.remerge_of = o.number
-                                 AND a.state = 'published')
-             ORDER BY o.number DESC LIMIT 1",
-        )
+        let rows = sqlx::query(concat!(
+            "SELECT o.number, o.global_digest FROM rounds o WHERE o.run_id = $1 AND o.number <> $2 AND ",
+            stands!(),
+            " ORDER BY o.number DESC LIMIT 1"
+        ))
         .bind(run_id)
         .bind(i64::from(number))
         .fetch_optional(&mut **tx)
@@ -248,13 +254,12 @@ impl Store {
         global: Option<Digest>,
         state: &str,
     ) -> Result<()> {
-        let result = sqlx::query(
+        let result = sqlx::query(concat!(
             "UPDATE runs SET state = 'open', global_digest = $2, rounds_published = (
-               SELECT COUNT(*) FROM rounds o WHERE o.run_id = $1 AND o.state = 'published' AND o.number <> $3
-                 AND NOT EXISTS (SELECT 1 FROM rounds a WHERE a.run_id = o.run_id AND a.remerge_of = o.number
-                                   AND a.state = 'published'))
-             WHERE id = $1",
-        )
+                   SELECT COUNT(*) FROM rounds o WHERE o.run_id = $1 AND o.number <> $3 AND ",
+            stands!(),
+            ") WHERE id = $1"
+        ))
         .bind(&run.id)
         .bind(global.map(|digest| digest.to_string()))
         .bind(i64::from(number))
