@@ -56,6 +56,8 @@ async fn flood(flood: Flood, target: Target, stop: Arc<AtomicBool>) -> (Flood, V
 /// A whole round of two sites with 4 MB each.
 async fn round(server: &Server, sites: &[Site; 2], id: &str, number: u32) {
     let width = 1_000_000;
+    // A round opens a moment after the one before is published.
+    server.admin().round_becomes(id, number, "collecting").await;
     let mut uploads = sites.iter().enumerate().map(|(place, site)| {
         let bytes = one_hot(place + 2 * number as usize, width);
         async move { site.upload(id, number, &bytes, 1).await.expect("an honest site's update") }

@@ -257,6 +257,8 @@ async fn what_grows_from_nothing_is_taken(database: Database) {
         "policy": { "rounds": 2, "quorum": 2, "deadline_seconds": 600 },
     }));
     for round in [1, 2] {
+        // A round opens a moment after the one before is published.
+        admin.round_becomes(&id, round, "collecting").await;
         for (site, factor) in sites.iter().zip([1.0, 30.0]) {
             // Raw prices, and a scale that begins near nothing.
             let update = model(0.7, 1e5 * factor, 1e10 * factor * factor, 2.0);
