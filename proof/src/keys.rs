@@ -105,6 +105,14 @@ impl SigningKeys {
         PublicKeys { ed25519, p256 }
     }
 
+    /// A secret of these keys' owner for one purpose, the same each time: the SHA-256 of what Ed25519, which is deterministic (RFC 8032,
+    /// section 5.1.6), makes of a text that nothing else here signs. Whoever has not the private key cannot guess it.
+    #[must_use]
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        let text = format!("fedbasin secret, not a signature to give away\n{purpose}\n");
+        Sha256::digest(self.sign_ed25519(text.as_bytes())).into()
+    }
+
     pub(crate) fn sign_ed25519(&self, text: &[u8]) -> [u8; 64] {
         let mut signature = [0; 64];
         signature.copy_from_slice(self.ed25519.sign(text).as_ref());

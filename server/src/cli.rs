@@ -19,6 +19,7 @@ use crate::{
     graphs,
     healthcheck::healthcheck,
     serve,
+    signing::Signer,
     store::Store,
 };
 
@@ -271,7 +272,12 @@ async fn migrate(config: &Config, grant_to: Option<&str>) -> Result<()> {
 
 /// Prints one line a finding, and a summary; an error if anything is damaged.
 async fn fsck(config: &Config, whole: bool) -> Result<()> {
-    let store = Store::open_as_it_is(config).await?;
+    let mut store = Store::open_as_it_is(config).await?;
+    if whole {
+        // Sizes are seen without keys.
+        let signer = Signer::open_as_they_are(config, &store).await?;
+        store = store.encrypting(&signer.storage_key());
+    }
     let (mut damaged, mut orphans) = (0_u64, 0_u64);
     let checkpoints = store
         .fsck(whole, &mut |finding| {

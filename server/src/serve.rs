@@ -60,6 +60,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let store = Store::open(&config).await?;
     let people = People::from_config(&config)?;
     let signer = Signer::open(&config, &store).await?;
+    let store = store.encrypting(&signer.storage_key());
 
     let grpc_listener = tokio::net::TcpListener::bind(config.grpc.listen)
         .await
@@ -194,6 +195,7 @@ pub async fn work(config: Config) -> Result<()> {
     open_many_files();
     let store = Store::open(&config).await?;
     let signer = Signer::open(&config, &store).await?;
+    let store = store.encrypting(&signer.storage_key());
     if !store.is_shared() {
         tracing::warn!(
             "objects is not set: this worker finds only what lies in its own data folder; give serve and work one [objects]"

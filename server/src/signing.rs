@@ -62,6 +62,12 @@ impl Signer {
         self.keys.public()
     }
 
+    /// What a [`Store`] encrypts the keys of updates with.
+    #[must_use]
+    pub fn storage_key(&self) -> [u8; 32] {
+        self.keys.secret("keys of stored updates")
+    }
+
     /// Signs a head.
     #[must_use]
     pub fn sign_head(&self, head: TreeHead) -> SignedHead {

@@ -15,8 +15,12 @@ pub const DIRECTION: &[(&str, &[&str])] = &[
     ("rebasin", &[]),
     ("fedbasin-graph", &["rebasin"]),
     ("fedbasin-proof", &[]),
+    ("fedbasin-cipher", &[]),
     ("fedbasin-proto", &[]),
-    ("fedbasin-server", &["rebasin", "fedbasin-graph", "fedbasin-proof", "fedbasin-proto"]),
+    (
+        "fedbasin-server",
+        &["rebasin", "fedbasin-graph", "fedbasin-proof", "fedbasin-cipher", "fedbasin-proto"],
+    ),
     ("fedbasin-client", &["rebasin", "fedbasin-graph", "fedbasin-proof", "fedbasin-proto"]),
     ("fedbasin-demo", &["rebasin", "fedbasin-proto", "fedbasin-server", "fedbasin-client"]),
     (
@@ -121,6 +125,13 @@ pub const RULES: &[Rule] = &[
         because: "proof is pure: statements in, verdicts out",
     },
     Rule { room: "proof/src/", except: &[], never: &["std::fs"], because: "proof reads no files" },
+    Rule {
+        room: "cipher/src/",
+        except: &[],
+        never: &IMPURE,
+        because: "cipher is pure but for random numbers",
+    },
+    Rule { room: "cipher/src/", except: &[], never: &["std::fs"], because: "cipher touches no files" },
     Rule { room: "graph/src/", except: &[], never: &["std::fs"], because: "graph reads no files" },
     Rule {
         room: "server/src/round.rs",

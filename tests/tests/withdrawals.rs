@@ -3,8 +3,8 @@
 use fedbasin_proto::v1;
 use fedbasin_tests::{
     Database, Server, Site, assert_refused,
-    checkpoint::{one_hot, one_hot_spec, read_f32},
-    digest, eventually, on_both_databases,
+    checkpoint::{f32s, file, one_hot, one_hot_spec, read_f32},
+    chunks, digest, eventually, on_both_databases,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -67,13 +67,58 @@ impl Scene {
     }
 }
 
+/// Whether a file below a folder holds these bytes.
+fn lies_in(folder: &std::path::Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).any(|path| match path
+        .is_dir()
+    {
+        true => lies_in(&path, bytes),
+        false => std::fs::read(&path).is_ok_and(|held| held.windows(bytes.len()).any(|found| found == bytes)),
+    })
+}
+
 on_both_databases!(
+    an_update_lies_encrypted_from_its_first_byte_on,
     an_update_that_is_withdrawn_while_its_round_collects_does_not_count,
     an_update_of_a_round_that_is_over_is_erased_and_its_record_stays,
     a_round_is_merged_again_without_what_was_withdrawn,
     merging_again_twice_counts_once_and_never_comes_back_to_what_was_withdrawn,
     what_cannot_be_merged_again_is_refused_with_the_reason,
 );
+
+async fn an_update_lies_encrypted_from_its_first_byte_on(database: Database) {
+    let scene = Scene::new(database, 1, 1);
+    let (admin, folder) = (scene.server.admin(), scene.server.data_dir());
+    let model = |first: f32| {
+        let values: Vec<f32> = (0..1000_u16).map(|i| first + f32::from(i) / 7.0).collect();
+        (
+            file(&[f32s("w", &[1000], &values)]),
+            values[500].to_le_bytes().into_iter().chain(values[501].to_le_bytes()),
+        )
+    };
+    let ((seed, of_seed), (update, of_update)) = (model(1.0), model(2000.0));
+    let (of_seed, of_update): (Vec<u8>, Vec<u8>) = (of_seed.collect(), of_update.collect());
+    let run = admin.create_run(&json!({
+        "strategy": "mean", "cohort": ["a", "b"], "seed_digest": admin.upload(&seed),
+        "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600, "max_magnitude_factor": 0 },
+    }));
+    assert!(lies_in(&folder, &of_seed), "a seed lies as it came, and is found");
+    // All but the end of it, durable.
+    let begun = scene.sites[0].begin(&run, 1, &update, 1).await.expect("begun");
+    let most = &update[..update.len() - 100];
+    let durable = scene.sites[0].send(chunks(&begun.update_id, most, 0)).await.expect("progress");
+    assert_eq!(durable, most.len() as u64);
+    assert!(!lies_in(&folder, &of_update), "while it arrives");
+    scene.sites[0].upload(&run, 1, &update, 1).await.expect("a receipt");
+    assert!(!lies_in(&folder, &of_update), "once it is accepted");
+    scene.sites[1].upload(&run, 1, &update, 1).await.expect("a receipt of the same bytes");
+    admin.round_becomes(&run, 1, "published").await;
+    assert_eq!(
+        read_f32(&admin.model(&run, 1), "w"),
+        read_f32(&update, "w"),
+        "and it is read where it counts"
+    );
+}
 
 async fn an_update_that_is_withdrawn_while_its_round_collects_does_not_count(database: Database) {
     let scene = Scene::new(database, 1, 2);

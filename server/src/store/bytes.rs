@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Read as _, Write as _},
     ops::Range,
     os::unix::fs::FileExt as _,
     path::Path,
@@ -10,12 +10,13 @@ use std::{
 };
 
 use ::bytes::Bytes;
+use fedbasin_cipher::{FileCipher, FileKey};
 use futures::{StreamExt as _, stream::BoxStream};
 use object_store::{
     GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore as _,
     ObjectStoreExt as _, PutPayload, path::Path as Key,
 };
-use rebasin::{CheckpointError, Digest, FileSource, Hasher, Header};
+use rebasin::{CheckpointError, Digest, Hasher, Header, Source};
 use sqlx::Row as _;
 
 use super::{Sealed, Store, staging::synced_or_removed};
@@ -63,6 +64,8 @@ pub(super) fn named(object: &ObjectMeta) -> Option<(&str, Digest)> {
 pub(super) struct Stored {
     /// Their name.
     pub(super) object: String,
+    /// The key that they are encrypted with, as a row holds it.
+    pub(super) key: Option<String>,
     /// Whether a row told of them already: whoever relies on them makes sure that it still does.
     pub(super) found: bool,
     /// When they began to be stored.
@@ -92,9 +95,15 @@ impl Store {
     /// stores the same ones at that moment.
     pub(super) async fn put_object(&self, sealed: &Sealed) -> Result<Stored> {
         let since = Instant::now();
-        if let Some(object) = self.object_name(&sealed.digest).await? {
-            match self.objects.store.head(&key(&object)).await {
-                Ok(found) if found.size == sealed.size => return Ok(Stored { object, found: true, since }),
+        if let Some(place) = self.place(&sealed.digest).await? {
+            let stored = |place: Place| Stored {
+                object: place.object,
+                key: place.key.map(|key| key.wrapped),
+                found: true,
+                since,
+            };
+            match self.objects.store.head(&key(&place.object)).await {
+                Ok(found) if found.size == sealed.size => return Ok(stored(place)),
                 Ok(found) => tracing::error!(
                     checkpoint.digest = %sealed.digest,
                     checkpoint.bytes = sealed.size,
@@ -105,19 +114,22 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
             // A row tells of bytes that are not there: they take their place.
-            self.copy_object(sealed, &object).await?;
-            return Ok(Stored { object, found: true, since });
+            self.copy_object(sealed, &place).await?;
+            return Ok(stored(place));
         }
         let object = format!("{}.{}", sealed.digest, uuid::Uuid::now_v7().simple());
-        self.copy_object(sealed, &object).await?;
-        Ok(Stored { object, found: false, since })
+        let place = Place { object, key: sealed.key.clone() };
+        self.copy_object(sealed, &place).await?;
+        let Place { object, key } = place;
+        Ok(Stored { object, key: key.map(|key| key.wrapped), found: false, since })
     }
 
-    async fn copy_object(&self, sealed: &Sealed, object: &str) -> Result<()> {
+    async fn copy_object(&self, sealed: &Sealed, to: &Place) -> Result<()> {
         // A second name has the first one's time: what lay here for long would be swept before its row is committed.
         let is_fresh = sealed.written_at.elapsed().is_ok_and(|age| age < ORPHAN_LIFE / 2);
-        if let (Some(folder), true) = (&self.objects.folder, is_fresh) {
-            let (file, place) = (sealed.path.clone(), folder.join(CHECKPOINTS).join(object));
+        let is_same = sealed.key.as_ref().map(|key| &key.wrapped) == to.key.as_ref().map(|key| &key.wrapped);
+        if let (Some(folder), true) = (&self.objects.folder, is_fresh && is_same) {
+            let (file, place) = (sealed.path.clone(), folder.join(CHECKPOINTS).join(&to.object));
             let (written_at, size) = (sealed.written_at, sealed.size);
             let linked = tokio::task::spawn_blocking(move || link(&file, &place, written_at, size));
             if linked.await.map_err(Error::internal)?? {
@@ -125,10 +137,9 @@ impl Store {
                 return Ok(());
             }
         }
-        let key = key(object);
         let file = File::open(&sealed.path)?;
-        let mut upload = self.objects.store.put_multipart(&key).await?;
-        let copied = copy_parts(file, sealed, upload.as_mut()).await;
+        let mut upload = self.objects.store.put_multipart(&key(&to.object)).await?;
+        let copied = copy_parts(file, sealed, to.cipher(), upload.as_mut()).await;
         if copied.is_err()
             && let Err(error) = upload.abort().await
         {
@@ -148,12 +159,23 @@ impl Store {
         row.map(|row| Ok(row.try_get("object")?)).transpose()
     }
 
-    /// Where a checkpoint's bytes are.
-    async fn place(&self, digest: &Digest) -> Result<Key> {
-        let object = self.object_name(digest).await?;
-        object
-            .map(|object| key(&object))
-            .ok_or_else(|| Error::not_found(format!("checkpoint {digest} is not kept, or no longer")))
+    /// Where a checkpoint's bytes are; nothing if none are kept.
+    async fn place(&self, digest: &Digest) -> Result<Option<Place>> {
+        let row = sqlx::query(
+            "SELECT COALESCE(object, digest) AS object, wrapped_key FROM checkpoints
+             WHERE digest = $1 AND removed_at_ms IS NULL",
+        )
+        .bind(digest.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let key = self.open_key(digest, row.try_get("wrapped_key")?)?;
+        Ok(Some(Place { object: row.try_get("object")?, key }))
+    }
+
+    async fn kept(&self, digest: &Digest) -> Result<Place> {
+        let place = self.place(digest).await?;
+        place.ok_or_else(|| Error::not_found(format!("checkpoint {digest} is not kept, or no longer")))
     }
 
     /// Removes bytes that no row tells of any more.
@@ -200,7 +222,8 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`](crate::error::Code) when the object store does not answer.
     pub async fn object(&self, digest: &Digest, range: Range<u64>) -> Result<Object> {
-        let place = self.place(digest).await?;
+        let place = self.kept(digest).await?;
+        let (cipher, place) = (place.cipher().cloned(), key(&place.object));
         let size = self.found(digest, self.objects.store.head(&place).await).await?.size;
         let range = range.start.min(size)..range.end.min(size);
         if range.is_empty() {
@@ -210,8 +233,14 @@ impl Store {
         let got = self.found(digest, self.objects.store.get_opts(&place, options).await).await?;
         let range = got.range.clone();
         let stream = match got.payload {
-            GetResultPayload::File(file, _) => read_parts(file, range),
-            GetResultPayload::Stream(parts) => parts.map(|part| part.map_err(Error::from)).boxed(),
+            GetResultPayload::File(file, _) => read_parts(file, range, cipher),
+            GetResultPayload::Stream(parts) => {
+                let parts = parts.map(|part| part.map_err(Error::from)).boxed();
+                match cipher {
+                    Some(cipher) => decrypted(parts, range.start, cipher),
+                    None => parts,
+                }
+            }
         };
         Ok(Object { size, stream })
     }
@@ -222,17 +251,20 @@ impl Store {
     /// # Errors
     /// [`Code::Unavailable`](crate::error::Code), or [`Code::DataLoss`](crate::error::Code) where the bytes are gone, or not
     /// the checkpoint that they were when they came: of a copy every byte is looked at, of a file the header.
-    pub async fn source(&self, digest: &Digest) -> Result<FileSource> {
-        let place = self.place(digest).await?;
-        let got = self.found(digest, self.objects.store.get(&place).await).await?;
-        let mut file = match got.payload {
+    pub async fn source(&self, digest: &Digest) -> Result<StoredSource> {
+        let place = self.kept(digest).await?;
+        let cipher = place.cipher().cloned();
+        let got = self.found(digest, self.objects.store.get(&key(&place.object)).await).await?;
+        let file = match got.payload {
             GetResultPayload::File(file, _) => file,
             GetResultPayload::Stream(mut stream) => {
-                let (mut file, mut hasher) = (self.scratch_file()?, Hasher::default());
+                let (mut file, mut hasher, mut offset) = (self.scratch_file()?, Hasher::default(), 0);
                 while let Some(part) = stream.next().await {
                     let part = part?;
-                    hasher.update(&part);
                     file.write_all(&part)?;
+                    let plain = plain(cipher.as_ref(), offset, part);
+                    offset += plain.len() as u64;
+                    hasher.update(&plain);
                 }
                 if hasher.finish() != *digest {
                     return Err(Error::data_loss(format_args!("checkpoint {digest} were altered")));
@@ -242,13 +274,10 @@ impl Store {
         };
         let digest = *digest;
         tokio::task::spawn_blocking(move || {
-            let size = file.seek(SeekFrom::End(0))?;
-            file.seek(SeekFrom::Start(0))?;
-            let header = Header::read(&mut file, size).map_err(|error| match error {
+            StoredSource::open(file, cipher).map_err(|error| match error {
                 CheckpointError::Io(error) => error.into(),
                 error => Error::data_loss(format_args!("checkpoint {digest} were altered: {error}")),
-            })?;
-            Ok(FileSource::new(file, header))
+            })
         })
         .await
         .map_err(Error::internal)?
@@ -258,7 +287,7 @@ impl Store {
     /// them go meanwhile.
     async fn found<T>(&self, digest: &Digest, outcome: object_store::Result<T>) -> Result<T> {
         if let Err(object_store::Error::NotFound { .. }) = outcome {
-            self.place(digest).await?;
+            self.kept(digest).await?;
             return Err(Error::data_loss(format_args!("checkpoint {digest} are gone")));
         }
         Ok(outcome?)
@@ -271,6 +300,91 @@ impl Store {
         std::fs::remove_file(&path)?;
         Ok(file)
     }
+}
+
+/// Where a checkpoint's bytes lie, and what they are encrypted with.
+struct Place {
+    object: String,
+    key: Option<FileKey>,
+}
+
+impl Place {
+    fn cipher(&self) -> Option<&FileCipher> {
+        self.key.as_ref().map(|key| &key.cipher)
+    }
+}
+
+/// A stored checkpoint, to be read anywhere.
+#[derive(Debug)]
+pub struct StoredSource {
+    file: File,
+    cipher: Option<FileCipher>,
+    header: Header,
+}
+
+impl StoredSource {
+    fn open(file: File, cipher: Option<FileCipher>) -> Result<Self, CheckpointError> {
+        let size = file.metadata()?.len();
+        let mut bytes = Sequential { file: &file, cipher: cipher.as_ref(), offset: 0 };
+        let header = Header::read(&mut bytes, size)?;
+        Ok(Self { file, cipher, header })
+    }
+}
+
+impl Source for StoredSource {
+    fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)?;
+        if let Some(cipher) = &self.cipher {
+            cipher.apply(offset, buffer);
+        }
+        Ok(())
+    }
+}
+
+/// A file's bytes one after another.
+struct Sequential<'a> {
+    file: &'a File,
+    cipher: Option<&'a FileCipher>,
+    offset: u64,
+}
+
+impl io::Read for Sequential<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset)?;
+        if let Some(cipher) = self.cipher {
+            cipher.apply(self.offset, &mut buffer[..count]);
+        }
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
+
+/// What lay at `offset`, as it came.
+fn plain(cipher: Option<&FileCipher>, offset: u64, bytes: Bytes) -> Bytes {
+    let Some(cipher) = cipher else { return bytes };
+    let mut bytes = Vec::from(bytes);
+    cipher.apply(offset, &mut bytes);
+    bytes.into()
+}
+
+fn decrypted(
+    parts: BoxStream<'static, Result<Bytes>>,
+    start: u64,
+    cipher: FileCipher,
+) -> BoxStream<'static, Result<Bytes>> {
+    let mut offset = start;
+    let decrypt = move |part: Result<Bytes>| {
+        part.map(|part| {
+            let at = offset;
+            offset += part.len() as u64;
+            plain(Some(&cipher), at, part)
+        })
+    };
+    parts.map(decrypt).boxed()
 }
 
 /// Gives a whole file a second name among the checkpoints, durable when this returns: nothing is copied, nothing read again. False
@@ -302,14 +416,21 @@ const PARTS_AHEAD: usize = 2;
 
 /// A file's bytes in parts as large as a chunk of a download. (The object store's own stream reads 8 KiB at a time, each on another
 /// thread.)
-fn read_parts(file: File, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+fn read_parts(
+    file: File,
+    range: Range<u64>,
+    cipher: Option<FileCipher>,
+) -> BoxStream<'static, Result<Bytes>> {
     let (file, end) = (std::sync::Arc::new(file), range.end);
     let read = move |offset: u64| {
-        let file = std::sync::Arc::clone(&file);
+        let (file, cipher) = (std::sync::Arc::clone(&file), cipher.clone());
         let reading = move || {
             let size = (end - offset).min(fedbasin_proto::MAX_CHUNK_BYTES as u64);
             let mut part = vec![0; usize::try_from(size).map_err(Error::internal)?];
             file.read_exact_at(&mut part, offset)?;
+            if let Some(cipher) = cipher {
+                cipher.apply(offset, &mut part);
+            }
             Ok::<_, Error>(Bytes::from(part))
         };
         async move { tokio::task::spawn_blocking(reading).await.map_err(Error::internal)? }
@@ -318,13 +439,31 @@ fn read_parts(file: File, range: Range<u64>) -> BoxStream<'static, Result<Bytes>
     futures::stream::iter(offsets).map(read).buffered(PARTS_AHEAD).boxed()
 }
 
-/// Copies exactly the sealed bytes, and completes the copy only if they are the ones that were sealed.
-async fn copy_parts(mut file: File, sealed: &Sealed, upload: &mut dyn MultipartUpload) -> Result<()> {
+/// Copies exactly the sealed bytes, encrypted as they are to lie there, and completes the copy only if they are the ones that were sealed.
+async fn copy_parts(
+    mut file: File,
+    sealed: &Sealed,
+    to: Option<&FileCipher>,
+    upload: &mut dyn MultipartUpload,
+) -> Result<()> {
     let mut hasher = Hasher::default();
+    let (from, to) = (sealed.key.as_ref().map(|key| key.cipher.clone()), to.cloned());
     let mut left = sealed.size;
     while left > 0 {
-        let size = left.min(PART_BYTES as u64);
-        let read = move || read_part(file, hasher, size);
+        let (offset, size) = (sealed.size - left, left.min(PART_BYTES as u64));
+        let (from, to) = (from.clone(), to.clone());
+        let read = move || {
+            let mut part = Vec::with_capacity(PART_BYTES);
+            (&mut file).take(size).read_to_end(&mut part)?;
+            if let Some(from) = from {
+                from.apply(offset, &mut part);
+            }
+            hasher.update(&part);
+            if let Some(to) = to {
+                to.apply(offset, &mut part);
+            }
+            Ok::<_, Error>((file, hasher, part))
+        };
         let part;
         (file, hasher, part) = tokio::task::spawn_blocking(read).await.map_err(Error::internal)??;
         if part.is_empty() {
@@ -343,11 +482,4 @@ async fn copy_parts(mut file: File, sealed: &Sealed, upload: &mut dyn MultipartU
     }
     upload.complete().await?;
     Ok(())
-}
-
-fn read_part(mut file: File, mut hasher: Hasher, size: u64) -> Result<(File, Hasher, Vec<u8>)> {
-    let mut part = Vec::with_capacity(PART_BYTES);
-    (&mut file).take(size).read_to_end(&mut part)?;
-    hasher.update(&part);
-    Ok((file, hasher, part))
 }

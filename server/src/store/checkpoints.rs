@@ -58,15 +58,17 @@ impl Store {
 
     async fn insert_row(&self, tx: &mut Tx, sealed: &Sealed, stored: &Stored) -> Result<()> {
         sqlx::query(self.sql(
-            "INSERT INTO checkpoints (digest, size, layout, object, magnitudes, created_at_ms)
-             VALUES ($1, $2, $3, $4, $5, {now})
-             ON CONFLICT (digest) DO UPDATE SET object = excluded.object, removed_at_ms = NULL
+            "INSERT INTO checkpoints (digest, size, layout, object, wrapped_key, magnitudes, created_at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, {now})
+             ON CONFLICT (digest) DO UPDATE
+             SET object = excluded.object, wrapped_key = excluded.wrapped_key, removed_at_ms = NULL
              WHERE checkpoints.removed_at_ms IS NOT NULL",
         ))
         .bind(sealed.digest.to_string())
         .bind(signed(sealed.size)?)
         .bind(to_json(&sealed.layout)?)
         .bind(&stored.object)
+        .bind(&stored.key)
         .bind(sealed.magnitudes.as_ref().map(to_json).transpose()?)
         .execute(&mut **tx)
         .await?;

@@ -8,6 +8,7 @@ mod audit;
 mod bytes;
 mod certificates;
 mod checkpoints;
+mod encryption;
 mod fsck;
 mod graphs;
 mod magnitudes;
@@ -33,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use fedbasin_cipher::WrappingKey;
 use fedbasin_proof::Record;
 use sqlx::{
     Any, AnyConnection, AnyPool, AssertSqlSafe, Row as _, Transaction, any::AnyPoolOptions, any::AnyRow,
@@ -44,7 +46,7 @@ use self::objects::Objects;
 pub(crate) use self::work::RETRY_PAUSE;
 pub use self::{
     audit::{Actor, Inclusion, MOST_RECORDS},
-    bytes::Object,
+    bytes::{Object, StoredSource},
     checkpoints::StoredCheckpoint,
     fsck::Finding,
     graphs::StoredGraph,
@@ -75,6 +77,8 @@ pub struct Store {
     /// Whose turn it is to write, where only one can.
     writer: Arc<tokio::sync::Mutex<()>>,
     objects: Objects,
+    /// What keys of updates are encrypted with.
+    wrapping_key: Option<Arc<WrappingKey>>,
     staging_dir: Arc<Path>,
     /// Names of the scratch files of this process.
     scratch: Arc<Mutex<HashSet<String>>>,
@@ -197,6 +201,7 @@ impl Store {
             actor: Arc::new(Actor::server()),
             writer: Arc::default(),
             objects,
+            wrapping_key: None,
             staging_dir: staging_dir.into(),
             scratch: Arc::default(),
             changes,
@@ -339,6 +344,8 @@ async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool> {
                 // For each connection: the system keeps the pages too.
                 "PRAGMA cache_size = -512",
                 "PRAGMA foreign_keys = ON",
+                // A key that was destroyed is overwritten.
+                "PRAGMA secure_delete = ON",
             ],
         ),
     };

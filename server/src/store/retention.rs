@@ -158,7 +158,7 @@ impl Store {
         Ok(found.map(|(round, _)| round))
     }
 
-    /// Records of what a run retired, and nobody needs, that it is removed. Gives how many checkpoints that are.
+    /// Records of what a run retired, and nobody needs, that it is removed: its key is destroyed with that. Gives how many checkpoints that are.
     async fn remove_rows(&self, run_id: &str) -> Result<u64> {
         let rows = sqlx::query(concat!(
             "SELECT c.digest FROM checkpoints c WHERE c.removed_at_ms IS NULL
@@ -178,7 +178,8 @@ impl Store {
             // Whoever comes to need it holds this row: once it is ours, what they committed is seen.
             self.hold_checkpoint(&mut tx, &digest).await?;
             let done = sqlx::query(self.sql(concat!(
-                "UPDATE checkpoints SET removed_at_ms = {now}, object = COALESCE(object, digest) WHERE digest IN (
+                "UPDATE checkpoints SET removed_at_ms = {now}, object = COALESCE(object, digest), wrapped_key = NULL
+                 WHERE digest IN (
                    SELECT c.digest FROM checkpoints c WHERE c.digest = $1 AND c.removed_at_ms IS NULL AND ",
                 not_needed!(),
                 ")"

@@ -338,7 +338,8 @@ impl Store {
             _ => "the round closed while the update was arriving",
         };
         let rows = sqlx::query(
-            "UPDATE updates SET state = 'declined', reason = $3 WHERE run_id = $1 AND round = $2 AND state = 'receiving'
+            "UPDATE updates SET state = 'declined', reason = $3, wrapped_key = NULL
+             WHERE run_id = $1 AND round = $2 AND state = 'receiving'
              RETURNING id, site_id",
         )
         .bind(run_id)

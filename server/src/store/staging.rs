@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use fedbasin_cipher::FileKey;
 use rebasin::{Bounds, Digest, Hasher, Layout, Magnitudes, Scanner};
 
 use super::Store;
@@ -24,6 +25,8 @@ const SYNC_BYTES: u64 = 8 << 20;
 pub struct Staging {
     path: PathBuf,
     file: File,
+    /// What its bytes are encrypted with.
+    key: Option<FileKey>,
     hasher: Hasher,
     scanner: Scanner,
     size: u64,
@@ -40,21 +43,23 @@ impl Store {
     /// # Errors
     /// [`Code::InvalidCheckpoint`] if what is there already shows that it is none; [`Code::Unavailable`] for the disk.
     pub fn staging(&self, name: &str, size: u64, layout: Option<Layout>) -> Result<Staging> {
-        self.stage(name, Scanner::new(layout, size, self.header_limits), size)
+        self.stage(name, Scanner::new(layout, size, self.header_limits), size, None)
     }
 
-    /// The same for an update, whose values have bounds where its round's reference is known.
+    /// The same for an update, which lies encrypted with its key ([`Store::key_of_update`]), and whose values have bounds where its
+    /// round's reference is known.
     ///
     /// # Errors
     /// As [`Store::staging`].
     pub fn staging_within(
         &self,
         update: &Update,
+        key: Option<FileKey>,
         layout: Option<Layout>,
         bounds: Option<Bounds>,
     ) -> Result<Staging> {
         let scanner = Scanner::new(layout, update.size, self.header_limits).within(bounds);
-        self.stage(&update.id, scanner, update.size)
+        self.stage(&update.id, scanner, update.size, key)
     }
 
     /// The same for what may be a reference: it is measured as it passes.
@@ -62,14 +67,14 @@ impl Store {
     /// # Errors
     /// As [`Store::staging`].
     pub fn staging_measured(&self, scratch: &str, size: u64, layout: Option<Layout>) -> Result<Staging> {
-        self.stage(scratch, Scanner::new(layout, size, self.header_limits).measuring(), size)
+        self.stage(scratch, Scanner::new(layout, size, self.header_limits).measuring(), size, None)
     }
 
-    fn stage(&self, name: &str, scanner: Scanner, size: u64) -> Result<Staging> {
-        Staging::open(self.staging_dir.join(name), size, scanner)
+    fn stage(&self, name: &str, scanner: Scanner, size: u64, key: Option<FileKey>) -> Result<Staging> {
+        Staging::open(self.staging_dir.join(name), size, scanner, key)
     }
 
-    /// Adds bytes to an upload's file.
+    /// Adds bytes to an upload's file, as they are to lie there.
     pub(super) fn extend_staging(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).open(self.staging_dir.join(name))?;
         file.write_all(bytes)?;
@@ -189,10 +194,11 @@ impl Drop for Scratch {
 
 impl Staging {
     /// As [`Store::staging`], of a file.
-    pub(crate) fn open(path: PathBuf, size: u64, scanner: Scanner) -> Result<Self> {
+    pub(crate) fn open(path: PathBuf, size: u64, scanner: Scanner, key: Option<FileKey>) -> Result<Self> {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
         let mut staging = Self {
             path,
+            key,
             hasher: Hasher::default(),
             scanner,
             size,
@@ -206,6 +212,9 @@ impl Staging {
             let count = file.read(&mut buffer)?;
             if count == 0 {
                 break;
+            }
+            if let Some(key) = &staging.key {
+                key.cipher.apply(staging.written, &mut buffer[..count]);
             }
             staging.take(&buffer[..count])?;
         }
@@ -255,7 +264,14 @@ impl Staging {
                 format!("more bytes than the {} that were announced", self.size),
             ));
         }
+        let offset = self.written;
         self.take(bytes)?;
+        let encrypted = self.key.as_ref().map(|key| {
+            let mut bytes = bytes.to_vec();
+            key.cipher.apply(offset, &mut bytes);
+            bytes
+        });
+        let bytes = encrypted.as_deref().unwrap_or(bytes);
         if let Err(full) = disk!("write", &self.path) {
             // As disks do: a part is there.
             self.file.write_all(&bytes[..bytes.len() / 2])?;
@@ -307,7 +323,7 @@ impl Staging {
         self.durable = self.durable.max(durable.min(self.written));
     }
 
-    /// What was written and is not durable yet: where it begins, and the bytes. Nothing if there is none.
+    /// What was written and is not durable yet: where it begins, and the bytes as they lie there. Nothing if there is none.
     ///
     /// # Errors
     /// Those of the disk.
@@ -361,7 +377,7 @@ impl Staging {
         let header = self.scanner.finish()?;
         let (path, layout) = (self.path, header.layout().clone());
         let written_at = on_disk.modified()?;
-        Ok(Sealed { path, written_at, digest: found, size: self.size, layout, magnitudes })
+        Ok(Sealed { path, key: self.key, written_at, digest: found, size: self.size, layout, magnitudes })
     }
 }
 
@@ -380,6 +396,8 @@ pub(super) fn synced_or_removed(path: &Path, sync: impl FnOnce() -> io::Result<(
 pub struct Sealed {
     /// Where its bytes are.
     pub(super) path: PathBuf,
+    /// What they are encrypted with.
+    pub(super) key: Option<FileKey>,
     /// When they were written last: a file with another time is not what was sealed.
     pub(super) written_at: SystemTime,
     /// Its digest.

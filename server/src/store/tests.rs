@@ -1,6 +1,7 @@
 //! The same behaviours of both databases: each claim below runs against SQLite, and against the Postgres that
 //! `FEDBASIN_TEST_POSTGRES_URL` names (`tests/run` starts it). A fresh database a test.
 
+mod encryption;
 mod leases;
 mod plausibility;
 mod retention;
@@ -59,7 +60,18 @@ fn postgres_url() -> Option<String> {
 
 async fn world(postgres: Option<&str>) -> World {
     let (config, folder) = config(postgres).await;
-    World { store: Store::open(&config).await.expect("a store"), config, _folder: folder }
+    World { store: open(&config).await, config, _folder: folder }
+}
+
+/// A process's store; all have one key.
+async fn open(config: &Config) -> Store {
+    Store::open(config).await.expect("a store").encrypting(&[7; 32])
+}
+
+/// Where an update's bytes arrive.
+async fn staging(store: &Store, update: &Update) -> Result<Staging> {
+    let key = store.key_of_update(update).await?;
+    store.staging_within(update, key, Some(layout()), None)
 }
 
 /// A fresh database, and a folder.
@@ -143,7 +155,11 @@ impl World {
     }
 
     async fn accept(&self, update: &Update, bytes: &[u8]) -> Result<Receipt> {
-        let mut staging = self.store.staging(&update.id, update.size, Some(layout()))?;
+        if update.receipt().is_some() {
+            // As the edge does.
+            return self.store.accept_update(update, self.sealed_as("again", bytes)).await;
+        }
+        let mut staging = staging(&self.store, update).await?;
         let held = usize::try_from(staging.written()).expect("small");
         staging.append(&bytes[held..])?;
         self.store.accept_update(update, staging.seal(Some(update.digest))?).await
@@ -194,9 +210,12 @@ impl World {
     }
 
     fn sealed(&self, name: &str, value: f32) -> Sealed {
-        let bytes = checkpoint(value);
+        self.sealed_as(name, &checkpoint(value))
+    }
+
+    fn sealed_as(&self, name: &str, bytes: &[u8]) -> Sealed {
         let mut staging = self.store.staging(name, bytes.len() as u64, None).expect("opened");
-        staging.append(&bytes).expect("fits");
+        staging.append(bytes).expect("fits");
         staging.seal(None).expect("whole")
     }
 }

@@ -1,5 +1,6 @@
 //! Updates: announced, received, accepted.
 
+use fedbasin_cipher::FileKey;
 use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
@@ -48,8 +49,8 @@ impl Store {
             same_announcement(begun, new)?;
         }
         sqlx::query(self.sql(
-            "INSERT INTO updates (id, run_id, round, site_id, digest, size, num_examples, metrics, state, begun_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'receiving', {now})
+            "INSERT INTO updates (id, run_id, round, site_id, digest, size, num_examples, metrics, wrapped_key, state, begun_at_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'receiving', {now})
              ON CONFLICT (run_id, round, site_id, digest) WHERE state = 'receiving'
              DO UPDATE SET size = excluded.size, num_examples = excluded.num_examples, metrics = excluded.metrics",
         ))
@@ -61,6 +62,7 @@ impl Store {
         .bind(signed(new.size)?)
         .bind(signed(new.num_examples)?)
         .bind(to_json(&new.metrics)?)
+        .bind(self.make_key(&new.digest)?.map(|key| key.wrapped))
         .execute(&mut *tx)
         .await?;
         let update = self.begun_update(&mut tx, site_id, new).await?;
@@ -84,7 +86,7 @@ impl Store {
     async fn decline_older(&self, tx: &mut Tx, newest: &Update) -> Result<Vec<String>> {
         const REPLACED: &str = "replaced by a newer announcement";
         let rows = sqlx::query(
-            "UPDATE updates SET state = 'declined', reason = $6
+            "UPDATE updates SET state = 'declined', reason = $6, wrapped_key = NULL
              WHERE id IN (
                SELECT id FROM updates
                WHERE run_id = $1 AND round = $2 AND site_id = $3 AND state = 'receiving' AND id <> $4
@@ -160,6 +162,19 @@ impl Store {
             Some(row) => update_from(&row),
             None => Err(Error::not_found("this site has no such update")),
         }
+    }
+
+    /// What an update under way is encrypted with where it lies; nothing where that is plain.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where it is no longer under way, so that there is no key; [`Code::DataLoss`] where the key cannot be read.
+    pub async fn key_of_update(&self, update: &Update) -> Result<Option<FileKey>> {
+        let query = "SELECT wrapped_key FROM updates WHERE id = $1 AND state = 'receiving'";
+        let row = sqlx::query(query).bind(&update.id).fetch_optional(&self.pool).await?;
+        let row = row.ok_or_else(|| {
+            Error::new(Code::Unavailable, "this update was taken or turned down meanwhile; begin again")
+        })?;
+        self.open_key(&update.digest, row.try_get("wrapped_key")?)
     }
 
     /// Each site's update of a round, by site: the one that is held, else the newest.
@@ -255,7 +270,8 @@ impl Store {
         self.insert_checkpoint(&mut tx, &sealed, &stored).await?;
         failpoint!("upload.checkpoint-recorded");
         let result = sqlx::query(
-            "UPDATE updates SET state = 'accepted', accepted_at_ms = $2 WHERE id = $1 AND state = 'receiving'",
+            "UPDATE updates SET state = 'accepted', accepted_at_ms = $2, wrapped_key = NULL
+             WHERE id = $1 AND state = 'receiving'",
         )
         .bind(&update.id)
         .bind(now)
@@ -371,7 +387,8 @@ impl Store {
         reason: &str,
     ) -> Result<()> {
         let row = sqlx::query(
-            "UPDATE updates SET state = $2, reason = $3 WHERE id = $1 AND state = 'receiving' RETURNING run_id, round, site_id",
+            "UPDATE updates SET state = $2, reason = $3, wrapped_key = NULL
+             WHERE id = $1 AND state = 'receiving' RETURNING run_id, round, site_id",
         )
         .bind(update_id)
         .bind(state)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rebasin::{AlignError, Aligned, CheckedSpec, Digest, FileSource, MatchOptions};
+use rebasin::{AlignError, Aligned, CheckedSpec, Digest, MatchOptions};
 
 use super::{
     Worker,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     config::Work,
     error::{Code, Error, Result},
-    store::{AlignWork, Store},
+    store::{AlignWork, Store, StoredSource},
 };
 
 pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
@@ -79,8 +79,8 @@ async fn align(store: &Store, settings: &Work, work: &AlignWork) -> Result<Align
 
 fn align_sources(
     spec: &CheckedSpec,
-    reference: &FileSource,
-    update: &FileSource,
+    reference: &StoredSource,
+    update: &StoredSource,
     options: &MatchOptions,
     halt: &Halt,
 ) -> Result<Aligned> {

@@ -2,9 +2,7 @@
 
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
-use rebasin::{
-    AlignReport, Alignment, Differences, Digest, FileSource, Input, MatchOptions, MergeError, Source as _,
-};
+use rebasin::{AlignReport, Alignment, Differences, Digest, Input, MatchOptions, MergeError, Source as _};
 
 use super::{
     Worker,
@@ -16,7 +14,7 @@ use crate::{
     error::{Code, Error, Result},
     model::Strategy,
     round::Judged,
-    store::{Kind, MergeWork, Scratch, Sealed, Staging, Store},
+    store::{Kind, MergeWork, Scratch, Sealed, Staging, Store, StoredSource},
 };
 
 type Refined = Vec<(String, Alignment, AlignReport)>;
@@ -177,7 +175,7 @@ fn write_model(
     scratch: &Scratch,
     spec: Option<&rebasin::CheckedSpec>,
     inputs: &[Input<'_>],
-    reference: &FileSource,
+    reference: &StoredSource,
     layout: Option<rebasin::Layout>,
 ) -> Result<(Sealed, Differences)> {
     let size = rebasin::Header::canonical_file_size(reference.header().layout());
@@ -247,8 +245,8 @@ impl io::Write for ModelFile {
 /// stay as they are, and nothing is refined.
 fn refine(
     spec: &rebasin::CheckedSpec,
-    reference: &FileSource,
-    sources: &[FileSource],
+    reference: &StoredSource,
+    sources: &[StoredSource],
     alignments: &mut [Option<Arc<Alignment>>],
     shares: &[f64],
     options: &MatchOptions,

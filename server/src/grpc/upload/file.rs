@@ -79,13 +79,14 @@ pub(super) async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut
             store.restore_staging(&update.id).await?;
         }
     }
+    let key = store.key_of_update(update).await?;
     let (store, update) = (store.clone(), update.clone());
     let (layout, bounds) = (gate.layout.clone(), gate.bounds.clone());
     on_disk(held, move |staging| {
         // A stream that was given up may not have heard what the disk answered: the file is read again.
         staging.take_if(|staging| staging.is_syncing());
         if staging.is_none() {
-            *staging = Some(store.staging_within(&update, layout, bounds)?);
+            *staging = Some(store.staging_within(&update, key, layout, bounds)?);
         }
         Ok(())
     })

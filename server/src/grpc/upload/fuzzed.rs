@@ -29,7 +29,7 @@ pub fn chunks(bytes: &[u8]) -> bool {
     let size = u64::from(u16::from_le_bytes(*size)).max(9);
     let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder"));
     let path = folder.path().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
-    let open = || Staging::open(path.clone(), size, Scanner::new(None, size, Limits::default()));
+    let open = || Staging::open(path.clone(), size, Scanner::new(None, size, Limits::default()), None);
     let mut staging = open().expect("an empty upload");
     let mut taken = Vec::new();
     while let Some((chunk, after)) = next(rest) {

@@ -40,7 +40,7 @@ fn two_processes_on_one_database_do_each_piece_of_work_once() {
         for (site, value) in sites.iter().zip([1.0, 2.0, 3.0, 4.0, 5.0]) {
             world.upload(site, 1, value).await.expect("accepted");
         }
-        let second = Store::open(&world.config).await.expect("another on the same database");
+        let second = open(&world.config).await;
         let done = std::cell::RefCell::new(Vec::new());
         let work = async |store: &Store| {
             let over = async || store.run("run").await.expect("read").expect("there").state != RunState::Open;

@@ -56,7 +56,7 @@ fn a_reference_is_measured_as_it_is_stored_or_when_it_is_first_needed() {
         let global = world.publish(2.0).await;
         world.tick().await;
         assert_eq!(kept(&world, global).await, None);
-        let other = Store::open(&world.config).await.expect("another process");
+        let other = open(&world.config).await;
         let run = other.run("run").await.expect("read").expect("there");
         let (here, there) = tokio::join!(bound(&world, 3), other.bounds(&run, 3));
         assert_eq!(here, Some(20_000.0));

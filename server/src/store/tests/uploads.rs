@@ -101,7 +101,7 @@ fn an_upload_goes_on_where_its_bytes_ended() {
         world.run(&["a"], policy(1, 1)).await;
         let bytes = checkpoint(1.0);
         let update = world.begin("a", 1, &bytes).await.expect("begun");
-        let mut staging = world.store.staging(&update.id, update.size, None).expect("opened");
+        let mut staging = staging(&world.store, &update).await.expect("opened");
         staging.append(&bytes[..100]).expect("fits");
         drop(staging);
         assert_eq!(world.store.staged_bytes(&update.id), 100);

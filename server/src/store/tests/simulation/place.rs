@@ -39,7 +39,7 @@ impl Place {
         }
         let mut replicas = Vec::new();
         for config in &configs {
-            replicas.push(Store::open(config).await.expect("a store"));
+            replicas.push(open(config).await);
         }
         let url = match &config.database_url {
             Some(url) => url.expose().to_owned(),
@@ -144,7 +144,7 @@ impl Place {
     /// Ends a replica's process in order, and starts it again.
     pub(super) async fn open_again(&mut self, replica: usize) {
         within_patience("closing the pool", self.replicas[replica].pool.close()).await;
-        self.replicas[replica] = Store::open(&self.configs[replica]).await.expect("opened again");
+        self.replicas[replica] = open(&self.configs[replica]).await;
     }
 
     /// The database is gone while `call` goes on, and comes back. Gives what the call was told.

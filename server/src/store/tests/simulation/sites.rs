@@ -88,7 +88,7 @@ impl Course<'_> {
             let update = store.update_of_site(SITES[parcel.site], &id).await?;
             under_way(&update)?;
             store.restore_staging(&id).await?;
-            let mut staging = store.staging(&id, update.size, Some(layout()))?;
+            let mut staging = staging(&store, &update).await?;
             let missing = usize::try_from(update.size - staging.written()).expect("small");
             let more = staging.append(&vec![0; missing + 1]);
             assert_eq!(more.as_ref().map_err(Error::code), Err(Code::InvalidCheckpoint));
@@ -138,7 +138,7 @@ async fn receive(store: Store, parcel: Parcel, id: String, eighths: Eighths, gar
     under_way(&update)?;
     let taken = async {
         store.restore_staging(&id).await?;
-        let mut staging = store.staging(&id, update.size, Some(layout()))?;
+        let mut staging = staging(&store, &update).await?;
         let from = staging.written();
         let missing = &parcel.bytes()[usize::try_from(from).expect("small")..];
         let mut chunk = missing[..missing.len().min(parcel.bytes().len().div_ceil(8) * eighths)].to_vec();
@@ -166,7 +166,7 @@ async fn finish(store: Store, parcel: Parcel, id: String) -> Result<Receipt> {
     under_way(&update)?;
     let accepted = async {
         store.restore_staging(&id).await?;
-        let sealed = store.staging(&id, update.size, Some(layout()))?.seal(Some(update.digest))?;
+        let sealed = staging(&store, &update).await?.seal(Some(update.digest))?;
         store.accept_update(&update, sealed).await
     };
     let outcome = accepted.await;

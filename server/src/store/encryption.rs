@@ -1,0 +1,42 @@
+//! The keys of updates: one each, in its row, encrypted with what the server's key file gives. What they do to bytes is the room
+//! `cipher`'s matter.
+
+use std::sync::Arc;
+
+use fedbasin_cipher::{FileKey, KEY_BYTES, WrappingKey};
+use rebasin::Digest;
+
+use super::Store;
+use crate::error::{Error, Result};
+
+impl Store {
+    /// The same store, which encrypts the updates that begin from now on, and reads those that are encrypted. All processes of one
+    /// database need the same key; without one, updates lie as they came.
+    #[must_use]
+    pub fn encrypting(mut self, key: &[u8; KEY_BYTES]) -> Self {
+        self.wrapping_key = Some(Arc::new(WrappingKey::new(key)));
+        self
+    }
+
+    /// A new key, for an update of that digest.
+    pub(super) fn make_key(&self, digest: &Digest) -> Result<Option<FileKey>> {
+        let made = self.wrapping_key.as_ref().map(|key| key.make(digest.as_bytes()));
+        made.transpose().map_err(Error::internal)
+    }
+
+    /// The key that a row holds for the bytes of that digest; nothing where they lie plain.
+    pub(super) fn open_key(&self, digest: &Digest, wrapped: Option<String>) -> Result<Option<FileKey>> {
+        let Some(wrapped) = wrapped else { return Ok(None) };
+        let Some(key) = &self.wrapping_key else {
+            return Err(Error::data_loss(format_args!(
+                "checkpoint {digest} are encrypted, and no keys are at hand (signing_key_file)"
+            )));
+        };
+        let opened = key.open(digest.as_bytes(), wrapped).map_err(|_| {
+            Error::data_loss(format_args!(
+                "checkpoint {digest} are encrypted, and their key with other signing keys (signing_key_file)"
+            ))
+        });
+        opened.map(Some)
+    }
+}
