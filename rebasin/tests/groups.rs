@@ -2,69 +2,11 @@
 
 mod common;
 
-use common::{checkpoint, layout};
-use rebasin::{Alignment, CheckedSpec, Checkpoint, MatchOptions, Spec, Tensor, agreement, align, quietly};
-
-/// A spec and the tensors that it is for.
-type Form = (&'static str, &'static [(&'static str, &'static [usize])]);
-
-/// Heads with a fused query-key-value projection, an output projection, and a table of one column a head; the stream is a
-/// group too.
-const HEADS: Form = (
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"d":{"size":24,"kind":"symmetric"},"heads":{"size":3,"kind":"symmetric"},
-                  "qk":{"size":5,"kind":"symmetric","within":"heads"},"vo":{"size":4,"kind":"symmetric","within":"heads"}},
-        "tensors":{"embed":[null,"d"],
-                   "qkv":[{"concat":[["heads","qk"],["heads","qk"],["heads","vo"]]},"d"],
-                   "qkv_bias":[{"concat":[["heads","qk"],["heads","qk"],["heads","vo"]]}],
-                   "out":["d",["heads","vo"]],"table":[null,"heads"]}}"#,
-    &[("embed", &[30, 24]), ("qkv", &[42, 24]), ("qkv_bias", &[42]), ("out", &[24, 12]), ("table", &[9, 3])],
-);
-
-/// Two query heads for each key head: queries and keys within the key head, and the query heads too.
-const SHARED_KEYS: Form = (
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"kv":{"size":3,"kind":"symmetric"},"q":{"size":2,"kind":"symmetric","within":"kv"},
-                  "qk":{"size":4,"kind":"symmetric","within":"kv"},"vo":{"size":5,"kind":"symmetric","within":"kv"}},
-        "tensors":{"query":[["kv","q","qk"],null],"key":[["kv","qk"],null],"value":[["kv","vo"],null],
-                   "out":[null,["kv","q","vo"]]}}"#,
-    &[("query", &[24, 20]), ("key", &[12, 20]), ("value", &[15, 20]), ("out", &[20, 30])],
-);
-
-/// A grouped convolution between two plain ones.
-const GROUPED: Form = (
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"g":{"size":3,"kind":"symmetric"},"in":{"size":4,"kind":"symmetric","within":"g"},
-                  "out":{"size":2,"kind":"symmetric","within":"g"}},
-        "tensors":{"first":[["g","in"],null,null],"grouped":[["g","out"],"in",null],"bias":[["g","out"]],
-                   "last":[null,["g","out"],null]}}"#,
-    &[("first", &[12, 6, 3]), ("grouped", &[6, 4, 3]), ("bias", &[6]), ("last", &[7, 6, 1])],
-);
-
-/// Gates of a recurrent network: the hidden units stand on both axes of one matrix.
-const RECURRENT: Form = (
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"h":{"size":12,"kind":"symmetric"}},
-        "tensors":{"input":[{"concat":["h","h","h","h"]},null],"hidden":[{"concat":["h","h","h","h"]},"h"],
-                   "bias":[{"concat":["h","h","h","h"]}],"head":[null,"h"]}}"#,
-    &[("input", &[48, 8]), ("hidden", &[48, 12]), ("bias", &[48]), ("head", &[5, 12])],
-);
-
-/// Blocks that keep their places, with units that do not; a stretch that stays; channels that are flattened.
-const FIXED: Form = (
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"blocks":{"size":2,"kind":"fixed"},"units":{"size":6,"kind":"symmetric","within":"blocks"},
-                  "c":{"size":7,"kind":"symmetric"}},
-        "tensors":{"first":[["blocks","units"],null],"both":[{"concat":["c",3]},["blocks","units"]],
-                   "flat":[null,["c",4]]}}"#,
-    &[("first", &[12, 15]), ("both", &[10, 12]), ("flat", &[6, 28])],
-);
-
-const ALL: [Form; 5] = [HEADS, SHARED_KEYS, GROUPED, RECURRENT, FIXED];
-
-fn bound((json, tensors): Form) -> CheckedSpec {
-    Spec::from_json(json).expect("a spec").check(&layout(tensors)).expect("fits")
-}
+use common::{
+    checkpoint,
+    forms::{ALL, FIXED, GROUPED, HEADS, bound},
+};
+use rebasin::{Alignment, Checkpoint, MatchOptions, Tensor, agreement, align, quietly};
 
 fn with_noise(model: &Checkpoint, seed: u64, scale: f64) -> Checkpoint {
     let noise = checkpoint(model.layout(), seed);

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+pub mod forms;
+
 use rebasin::{CheckedSpec, Checkpoint, Dtype, Layout, MatchOptions, Spec, Tensor, TensorInfo};
 
 pub fn layout(tensors: &[(&str, &[usize])]) -> Layout {
