@@ -171,7 +171,8 @@ impl Alignment {
     }
 }
 
-fn parent_of(factor: &Factor) -> Option<(usize, usize)> {
+/// A factor's group, and the axis where the group that it is within stands, if that is another one.
+pub(crate) fn parent_of(factor: &Factor) -> Option<(usize, usize)> {
     match *factor {
         Factor::Group { group, parent_axis: Some(axis), .. } => Some((axis, group)),
         _ => None,
@@ -191,7 +192,7 @@ pub(crate) fn digit_of(segment: &crate::Segment, group: usize, position: usize) 
 }
 
 /// For each position of an axis of one segment: the digit of a group.
-fn digits(axis: &Axis, group: usize) -> Vec<usize> {
+pub(crate) fn digits(axis: &Axis, group: usize) -> Vec<usize> {
     let positions = |segment: &crate::Segment| {
         let digits = (0..segment.length).map(|position| digit_of(segment, group, position).unwrap_or(0));
         digits.collect::<Vec<_>>()

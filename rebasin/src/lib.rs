@@ -4,6 +4,7 @@ mod activations;
 mod agreement;
 mod alignment;
 mod assignment;
+mod canonical;
 mod checkpoint;
 mod codec;
 mod correction;
@@ -31,6 +32,7 @@ pub use self::{
     agreement::{GroupAgreement, agreement},
     alignment::Alignment,
     assignment::{Assignment, assign},
+    canonical::{CanonicalOrder, canonical_order},
     checkpoint::{Checkpoint, CheckpointError, Tensor},
     correction::restore_norms,
     digest::{Digest, DigestError, Hasher, HashingWriter},
@@ -40,7 +42,7 @@ pub use self::{
     magnitude::{Bounds, Magnitudes},
     matching::{
         AlignError, Aligned, GroupOptimality, Margins, MatchOptions, Optimality, Progress, Work, align,
-        align_from, optimality, quietly, seed_from_digests,
+        align_canonically, align_from, optimality, quietly, seed_from_digests,
     },
     merge_many::{Iteration, MergeMany, MergeProgress, merge_many},
     merging::{Differences, Input, MergeError, Standing, mean, merge_measured, merge_to, shares},

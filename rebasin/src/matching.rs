@@ -17,6 +17,7 @@
 //!   depends on changed; groups that do not bear on one another are solved side by side.
 
 mod ascent;
+mod canonically;
 mod change;
 mod climb;
 mod gains;
@@ -32,9 +33,11 @@ use std::ops::{ControlFlow, Range};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+pub use self::canonically::align_canonically;
 pub use self::optimality::{GroupOptimality, Margins, Optimality, optimality};
 use self::{
     ascent::{Ascent, Observe, State, tell},
+    canonically::climb_from,
     climb::{Climb, climb, random_order},
     gains::Pair,
 };
@@ -171,17 +174,13 @@ pub fn align(
     crate::scanner::compare(spec.layout(), reference.layout())?;
     crate::scanner::compare(spec.layout(), update.layout())?;
     let before = report::measure(spec, reference, update, None);
-    let moves = |tensor: &usize| spec.axes(*tensor).iter().any(Option::is_some);
-    let (moving, pinned): (Vec<usize>, Vec<usize>) = (0..before.len()).partition(moves);
-    let over = |tensors: &[usize]| Measure::sum(tensors.iter().map(|&tensor| &before[tensor])).objective;
-    let ascent = Ascent::new(Pair::new(spec, reference, update, &before), over(&pinned));
+    let (ascent, mut identity) = pair_up(spec, reference, update, &before);
     let mut work = ascent.work();
-    let mut identity = ascent.identity(over(&moving));
     let certain = ascent.identity_is_best(&mut identity, observe)?;
     work.multiply_adds += std::mem::take(&mut identity.work);
     let nothing_moves = |certain, work| -> Result<Aligned, AlignError> {
         let alignment = Alignment::identity(spec);
-        let mut report = report::compare(spec, reference, update, &alignment, &before)?;
+        let mut report = report::compare(spec, &alignment, &before, &before)?;
         report.identity_certified = certain;
         Ok(Aligned { alignment, report, work })
     };
@@ -189,19 +188,41 @@ pub fn align(
         return nothing_moves(true, work);
     }
     let (mut best, starts) = best_of(&ascent, identity, options, &mut work, observe)?;
-    let mut report = report::compare(spec, reference, update, &best.alignment, &before)?;
+    let after = report::measure(spec, reference, update, Some(&best.alignment));
+    let report = report::compare(spec, &best.alignment, &before, &after)?;
     if report.objective_after < report.objective_before {
         // Less than rounding was gained.
         return nothing_moves(false, work);
     }
+    let report = settle(&ascent, &mut best, starts, report);
+    Ok(Aligned { alignment: best.alignment, report, work })
+}
+
+/// The steps of a pair of models, and where nothing moves, all tensors being measured there.
+fn pair_up<'a>(
+    spec: &'a CheckedSpec,
+    reference: &'a Checkpoint,
+    update: &'a Checkpoint,
+    measures: &[Measure],
+) -> (Ascent<'a>, State) {
+    let moves = |tensor: &usize| spec.axes(*tensor).iter().any(Option::is_some);
+    let (moving, pinned): (Vec<usize>, Vec<usize>) = (0..measures.len()).partition(moves);
+    let over = |tensors: &[usize]| Measure::sum(tensors.iter().map(|&tensor| &measures[tensor])).objective;
+    let ascent = Ascent::new(Pair::new(spec, reference, update, measures), over(&pinned));
+    let identity = ascent.identity(over(&moving));
+    (ascent, identity)
+}
+
+/// Adds to a report what the search that ended there tells.
+fn settle(ascent: &Ascent<'_>, best: &mut State, starts: u32, mut report: AlignReport) -> AlignReport {
     report.sweeps = best.sweeps;
     report.starts = starts;
-    let margins = ascent.margins(&mut best);
-    for ((group, changes), margins) in report.groups.iter_mut().zip(best.changes).zip(margins) {
+    let margins = ascent.margins(best);
+    for ((group, &changes), margins) in report.groups.iter_mut().zip(&best.changes).zip(margins) {
         group.sweeps = changes;
         group.margins = margins;
     }
-    Ok(Aligned { alignment: best.alignment, report, work })
+    report
 }
 
 /// As [`align`], from where an earlier search ended, without other starts: what a slowly moving reference wants. The outcome is
@@ -224,18 +245,18 @@ pub fn align_from(
     let at = Measure::sum(&report::measure(spec, reference, update, Some(from))).objective;
     // Of the state's objective only differences are used here.
     let ascent = Ascent::new(Pair::new(spec, reference, update, &before), 0.0);
-    let rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let order = (0..ascent.steps.len()).collect();
-    let mut only = [Climb::from(&ascent, 0, ascent.at(from.clone(), at), order, options.max_sweeps, rng)];
-    climb(&ascent, &mut only, observe)?;
-    let [Climb { mut state, .. }] = only;
+    let mut state = climb_from(&ascent, ascent.at(from.clone(), at), options, observe)?;
     let mut work = ascent.work();
     work.add(&state);
-    let mut report = report::compare(spec, reference, update, &state.alignment, &before)?;
+    let measured = |alignment: &Alignment| {
+        let after = report::measure(spec, reference, update, Some(alignment));
+        report::compare(spec, alignment, &before, &after)
+    };
+    let mut report = measured(&state.alignment)?;
     if report.objective_after < at {
         // Less than rounding was gained.
         state.alignment = from.clone();
-        report = report::compare(spec, reference, update, from, &before)?;
+        report = measured(from)?;
     }
     report.sweeps = state.sweeps;
     report.starts = 1;

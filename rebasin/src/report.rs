@@ -67,19 +67,20 @@ pub fn report(
     crate::scanner::compare(spec.layout(), update.layout())?;
     alignment.check(spec)?;
     let before = measure(spec, reference, update, None);
-    compare(spec, reference, update, alignment, &before)
+    let after = match alignment.is_identity() {
+        true => before.clone(),
+        false => measure(spec, reference, update, Some(alignment)),
+    };
+    compare(spec, alignment, &before, &after)
 }
 
-/// As [`report`], the measures before being known, one a tensor.
+/// As [`report`], the measures before and after being known, one a tensor.
 pub(crate) fn compare(
     spec: &CheckedSpec,
-    reference: &Checkpoint,
-    update: &Checkpoint,
     alignment: &Alignment,
     before: &[Measure],
+    after: &[Measure],
 ) -> Result<AlignReport, AlignError> {
-    let stays = alignment.permutations.iter().all(|permutation| permutation.moved() == 0);
-    let after = if stays { before.to_vec() } else { measure(spec, reference, update, Some(alignment)) };
     let groups = spec.groups().iter().enumerate().map(|(index, group)| {
         let over = |measures: &[Measure]| {
             let own = |tensor: usize| spec.moves(tensor, index);
@@ -87,7 +88,7 @@ pub(crate) fn compare(
                 measures.iter().enumerate().filter(|(tensor, _)| own(*tensor)).map(|(_, measure)| measure),
             )
         };
-        let (before, after) = (over(before), over(&after));
+        let (before, after) = (over(before), over(after));
         let permutation = &alignment.permutations[index];
         GroupReport {
             name: group.name.clone(),
@@ -102,7 +103,7 @@ pub(crate) fn compare(
         }
     });
     let groups = groups.collect();
-    let (before, after) = (Measure::sum(before), Measure::sum(&after));
+    let (before, after) = (Measure::sum(before), Measure::sum(after));
     if ![before, after].iter().all(|m| m.objective.is_finite() && m.squared_distance.is_finite()) {
         return Err(AlignError::Overflow { group: "(all)".into() });
     }
