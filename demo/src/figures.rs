@@ -192,10 +192,10 @@ fn path_barrier(finished: &Finished, spec: &CheckedSpec) -> anyhow::Result<Barri
     let mut ends = Vec::new();
     for site in PATH_SITES {
         let update = read(&finished.folder.update(site, record.number))?;
-        let digest: Digest =
-            records(finished, record)?[site].digest.as_deref().unwrap_or_default().parse()?;
-        let options = options(&[reference, digest]);
-        let aligned = rebasin::align(spec, &found, &update, &options, &mut rebasin::quietly)?;
+        // As the server searches, by the reference's digest alone.
+        let options = options(&[reference]);
+        let aligned =
+            rebasin::align_canonically(spec, &found, update.clone(), &options, &mut rebasin::quietly)?;
         ends.push((aligned.alignment.apply(spec, &update)?, update));
     }
     let naive_losses = losses(finished, &ends[0].1, &ends[1].1)?;

@@ -73,7 +73,7 @@ async fn align(store: &Store, settings: &Work, work: &AlignWork) -> Result<Align
     }
     let reference = store.source(&work.reference).await?;
     let update = store.source(&work.update.digest).await?;
-    let options = match_options(settings, &[work.reference, work.update.digest]);
+    let options = match_options(settings, work.reference);
     cpu::run(move |halt| align_sources(&spec, &reference, &update, &options, halt)).await?
 }
 
@@ -87,7 +87,8 @@ fn align_sources(
     let (reference, update) =
         rayon::join(|| rebasin::read_checkpoint(reference), || rebasin::read_checkpoint(update));
     let (reference, update) = (reference?, update?);
-    rebasin::align(spec, &reference, &update, options, &mut |_| halt.flow()).map_err(|error| match error {
+    let aligned = rebasin::align_canonically(spec, &reference, update, options, &mut |_| halt.flow());
+    aligned.map_err(|error| match error {
         AlignError::Overflow { .. } => Error::new(Code::InvalidCheckpoint, error.to_string()),
         error => Error::internal(error),
     })
@@ -103,10 +104,11 @@ pub(super) fn checked_spec(
     spec.check(layout).map_err(Error::internal)
 }
 
-/// The seed comes from the digests, so that the same inputs give the same bytes.
-pub(super) fn match_options(settings: &Work, digests: &[Digest]) -> MatchOptions {
+/// The seed comes from the reference's digest, so that the same inputs give the same bytes; and not from an update's, so that a site has no say in
+/// it by the order of its units.
+pub(super) fn match_options(settings: &Work, reference: Digest) -> MatchOptions {
     MatchOptions {
-        seed: rebasin::seed_from_digests(digests),
+        seed: rebasin::seed_from_digests(&[reference]),
         starts: settings.starts.max(1),
         ..MatchOptions::default()
     }

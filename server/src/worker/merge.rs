@@ -137,9 +137,7 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
     };
     let mut alignments: Vec<Option<Arc<Alignment>>> =
         work.inputs.iter().map(|input| input.alignment.clone()).collect();
-    let mut digests = vec![work.reference];
-    digests.extend(work.inputs.iter().map(|input| input.digest));
-    let options = match_options(settings, &digests);
+    let options = match_options(settings, work.reference);
     let ids: Vec<String> = work.inputs.iter().map(|input| input.update_id.clone()).collect();
     let refine = work.run.strategy == Strategy::MergeMany;
     let (scratch, layout, store) = (store.scratch(Kind::Merge), work.run.layout.clone(), store.clone());
@@ -241,8 +239,8 @@ impl io::Write for ModelFile {
     }
 }
 
-/// MergeMany (Git Re-Basin, Alg. 3), from the updates as aligned to the reference. Where it cannot go on, the alignments
-/// stay as they are, and nothing is refined.
+/// MergeMany (Git Re-Basin, Alg. 3), from the updates as aligned to the reference: these are the same bytes, however a site ordered its units, and
+/// so is what comes of them. Where it cannot go on, the alignments stay as they are, and nothing is refined.
 fn refine(
     spec: &rebasin::CheckedSpec,
     reference: &StoredSource,
