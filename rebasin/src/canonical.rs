@@ -182,6 +182,10 @@ const CHUNK: usize = 1 << 16;
 impl Coded {
     fn new(spec: &CheckedSpec, index: usize, known: Option<&[Vec<u64>]>) -> Self {
         let (info, forms) = (&spec.layout().tensors()[index], spec.axes(index));
+        if info.num_elements() == 0 || forms.iter().all(Option::is_none) {
+            // Of no unit, and one of its axes may be of any length.
+            return Self { axes: Vec::new(), tail: Vec::new() };
+        }
         let own = mix(index as u64 + 1);
         let used = forms.iter().rposition(Option::is_some).map_or(1, |last| last + 1).min(forms.len());
         let (mut axes, mut offset) = (Vec::with_capacity(used), 0);
@@ -209,8 +213,8 @@ impl Coded {
         let width =
             self.axes.iter().filter(|axis| axis.moves).map(|axis| axis.codes.len() * axis.length).sum();
         let nothing = || Sums { along: vec![0; width], total: 0 };
-        if tensor.bytes().is_empty() {
-            return nothing();
+        if self.axes.is_empty() {
+            return Sums { along: Vec::new(), total: in_order(tensor.bytes()) };
         }
         let rows = info.shape.first().copied().unwrap_or(1);
         let row = tensor.bytes().len() / rows;
@@ -263,6 +267,19 @@ impl Coded {
         }
         total
     }
+}
+
+/// A mix of bytes that stay where they are.
+fn in_order(bytes: &[u8]) -> u64 {
+    let of_chunk = |(place, chunk): (usize, &[u8])| {
+        let mut state = mix(place as u64);
+        for word in chunk.chunks(8) {
+            let bits = word.iter().rev().fold(0, |bits, &byte| bits << 8 | u64::from(byte));
+            state = mix(state ^ bits);
+        }
+        state
+    };
+    bytes.par_chunks(CHUNK).enumerate().map(of_chunk).reduce(|| 0, u64::wrapping_add)
 }
 
 /// Where a walk stands: an axis, its first position, and the code of the positions on the axes before it.

@@ -11,8 +11,8 @@ use common::{
 };
 use proptest::prelude::*;
 use rebasin::{
-    Aligned, Alignment, CheckedSpec, Checkpoint, MergeError, MergeProgress, Spec, Tensor, align,
-    align_canonically, canonical_order, merge_many, quietly, report,
+    Aligned, Alignment, CheckedSpec, Checkpoint, Dtype, Layout, MergeError, MergeProgress, Spec, Tensor,
+    TensorInfo, align, align_canonically, canonical_order, merge_many, quietly, report,
 };
 
 fn fixture(name: &str) -> Checkpoint {
@@ -156,6 +156,46 @@ fn units_are_told_apart_by_their_neighbours_where_their_own_numbers_do_not() {
     assert_eq!(first.2, 0, "all are told apart");
     for seed in 0..20 {
         assert!(ordered(&spec, &permuted(&spec, &model, seed)) == first, "seed {seed}");
+    }
+}
+
+#[test]
+fn tensors_of_no_unit_cost_nothing_whatever_their_axes_and_count() {
+    let json = r#"{"format":"fedbasin.spec/1","groups":{"h":{"size":2,"kind":"symmetric"}},
+                   "tensors":{"empty":[null,null],"none":["h",null,null],"steps":[null],"w":["h",null]}}"#;
+    let info =
+        |name: &str, dtype, shape: &[usize]| TensorInfo { name: name.into(), dtype, shape: shape.to_vec() };
+    let infos = vec![
+        info("empty", Dtype::F32, &[1 << 40, 0]),
+        info("none", Dtype::F32, &[2, 1 << 40, 0]),
+        info("steps", Dtype::I64, &[3]),
+        info("w", Dtype::F32, &[2, 2]),
+    ];
+    let layout = Layout::new(infos.clone()).expect("a layout");
+    let spec = Spec::from_json(json).expect("a spec").check(&layout).expect("fits");
+    let model = |step: u8, values: [f32; 4]| {
+        let steps = (0..24).map(|byte| if byte == 8 { step } else { 0 }).collect();
+        let tensors = vec![
+            Tensor::from_bytes(&infos[0], Vec::new()).expect("empty"),
+            Tensor::from_bytes(&infos[1], Vec::new()).expect("empty"),
+            Tensor::from_bytes(&infos[2], steps).expect("whole numbers"),
+            Tensor::from_f32(&infos[3], &values).expect("finite"),
+        ];
+        Checkpoint::new(layout.clone(), tensors).expect("fits")
+    };
+    let (one, copy) = (model(1, [1.0, 2.0, 3.0, 4.0]), model(1, [3.0, 4.0, 1.0, 2.0]));
+    assert_eq!(ordered(&spec, &one), ordered(&spec, &copy));
+    assert_ne!(ordered(&spec, &one).1, ordered(&spec, &model(2, [1.0, 2.0, 3.0, 4.0])).1);
+}
+
+/// What SECURITY.md does not promise.
+#[test]
+fn a_stranger_that_was_aligned_before_stays_in_that_order() {
+    for (spec, reference, update) in strangers() {
+        let before = align(&spec, &reference, &update, &options(7), &mut quietly).expect("aligned");
+        let sent = before.alignment.apply(&spec, &update).expect("applies");
+        let found = align_canonically(&spec, &reference, sent, &options(1), &mut quietly).expect("aligned");
+        assert!(found.report.identity_certified && found.alignment.is_identity());
     }
 }
 

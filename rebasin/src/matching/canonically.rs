@@ -21,7 +21,8 @@ use crate::{Alignment, CheckedSpec, Checkpoint, canonical_order, report};
 /// Two things still look at the order in which it came, for an update that was trained from the reference is in its frame already. First it is
 /// asked, as by [`align`](crate::align), whether anything has to move; if not, the update stays, and a copy of it is led back to there as
 /// long as each of its units is nearest to its own partner. And where the search ends below the identity, the outcome is where a climb
-/// from the identity ends, so that it never is below. Neither is so for networks from another start.
+/// from the identity ends, so that it never is below. Neither happens to a network from another start, unless whoever sends it aligned it to the
+/// reference before: any order at which no single step helps stays.
 ///
 /// # Errors
 /// As [`align`](crate::align).
