@@ -176,6 +176,9 @@ async fn a_site_takes_part_with_its_kit_alone() {
         listed["certificates"].as_array().expect("a list").iter().map(|c| &c["site"]).collect();
     assert!(sites.contains(&&json!("a")) && sites.contains(&&json!("b")), "{listed}");
     assert_eq!(listed["certificates"][0]["state"], "alive");
+    let metrics = String::from_utf8(admin.get("/metrics").body).expect("text");
+    assert!(metrics.contains(r#"fedbasin_certificate_days_left{holder="server",site=""} 89"#), "{metrics}");
+    assert!(metrics.contains(r#"fedbasin_certificate_days_left{holder="site",site="a"} "#), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,7 @@ pub const ROUTES: &[(&str, &str, Role)] = &[
     ("GET", "/v1/audit/export", Role::Viewer),
     ("GET", "/v1/audit/growth", Role::Viewer),
     ("GET", "/v1/keys", Role::Viewer),
+    ("GET", "/metrics", Role::Viewer),
     // A model may tell of the data that it was trained on.
     ("GET", "/v1/runs/{run}/rounds/{number}/model", Role::Operator),
     ("GET", "/v1/runs/{run}/rounds/{number}/model/signature", Role::Operator),

@@ -8,6 +8,7 @@ mod checkpoints;
 pub(crate) mod fuzzed;
 mod graphs;
 mod health;
+mod metrics;
 mod openapi;
 mod page;
 mod problem;
@@ -118,6 +119,7 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(audit::export))
         .routes(routes!(audit::growth))
         .routes(routes!(audit::keys))
+        .routes(routes!(metrics::metrics))
 }
 
 /// Calls whose body streams in and is limited as it is counted.
