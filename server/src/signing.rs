@@ -65,7 +65,7 @@ impl Signer {
     /// What a [`Store`] encrypts the keys of updates with.
     #[must_use]
     pub fn storage_key(&self) -> [u8; 32] {
-        self.keys.secret("keys of stored updates")
+        of_storage(&self.keys)
     }
 
     /// Signs a head.
@@ -152,6 +152,10 @@ impl Signer {
                 })
                 .collect(),
         };
+        // A founding round's reference is one site's update, and its digest nobody else's to know.
+        let is_a_sites = work.inputs.iter().any(|input| input.digest == work.reference);
+        let reference =
+            (!is_a_sites || work.run.policy.name_participants).then(|| work.reference.to_string());
         let moved = work.inputs.iter().filter(|input| input.alignment.is_some()).count();
         self.sign_model(
             &format!("{}-round-{}", work.run.id, work.round),
@@ -161,7 +165,7 @@ impl Signer {
                 "run": work.run.id,
                 "round": work.round,
                 "strategy": work.run.strategy.name(),
-                "reference": work.reference.to_string(),
+                "reference": reference,
                 "participants": participants,
                 "num_examples": examples,
                 "participants_that_were_moved": moved,
@@ -184,6 +188,25 @@ impl Signer {
         let statement = ModelStatement { name: name.to_owned(), digest: digest.to_string(), provenance };
         statement.sign(&self.keys).map_err(Error::internal)
     }
+}
+
+fn of_storage(keys: &SigningKeys) -> [u8; 32] {
+    keys.secret("keys of stored updates")
+}
+
+/// As [`Signer::storage_key`], for who only reads: nothing where the settings name no keys and there are none in the data folder.
+///
+/// # Errors
+/// Says which file cannot be read.
+pub fn storage_key(config: &Config) -> Result<Option<[u8; 32]>> {
+    let path = match &config.signing_key_file {
+        Some(path) => path.clone(),
+        None => config.data_dir.join(FILE),
+    };
+    if config.signing_key_file.is_none() && !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(of_storage(&read(&path)?)))
 }
 
 fn read(path: &Path) -> Result<SigningKeys> {

@@ -14,6 +14,7 @@ mod proxy;
 pub mod rooms;
 mod server;
 mod site;
+pub mod stored;
 mod wait;
 
 pub use admin::{Admin, Answer};

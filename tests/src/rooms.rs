@@ -28,6 +28,7 @@ pub const DIRECTION: &[(&str, &[&str])] = &[
         &[
             "rebasin",
             "fedbasin-proof",
+            "fedbasin-cipher",
             "fedbasin-proto",
             "fedbasin-server",
             "fedbasin-client",

@@ -65,6 +65,10 @@ on_both_databases!(every_change_is_on_record_with_who_asked_for_it);
 async fn every_change_is_on_record_with_who_asked_for_it(database: Database) {
     let server = Server::start(database);
     let (id, sites) = published(&server, json!({})).await;
+    // Nobody learns the digest of one site's update, not even as a founding round's reference.
+    let bundle = text_of(&server, &format!("/v1/runs/{id}/rounds/1/model/signature"));
+    let provenance = ModelStatement::open(&bundle, &keys_of(&server)).expect("signed").provenance;
+    assert_eq!((&provenance["participants"], &provenance["reference"]), (&json!(2), &Value::Null));
     let records = fedbasin_tests::eventually("the run ends", || {
         let records = records(&server);
         records.iter().any(|record| record.action == "run.complete").then_some(records)

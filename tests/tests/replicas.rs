@@ -259,10 +259,14 @@ async fn a_round_with_an_object_that_was_altered_or_removed_fails_and_says_so() 
             .await
             .expect("its row");
         let object = format!("all/checkpoints/{object}");
-        assert_eq!(bucket.get(&object).as_deref(), Some(&*bytes));
+        let mut stored = bucket.get(&object).expect("its bytes");
+        assert!(stored.len() == bytes.len() && stored != bytes, "encrypted, byte by byte");
         match what {
             // As valid as before, with another number.
-            "altered" => bucket.put(&object, &file(&[f32s("counted", &[2], &[9.0, place as f32])])),
+            "altered" => {
+                stored[bytes.len() - 6] ^= 0x10;
+                bucket.put(&object, &stored);
+            }
             _ => bucket.delete(&object),
         }
         ends.push((id, what, digest(&bytes)));

@@ -14,7 +14,7 @@ use super::{
     bytes::{folder, named},
     parsed, unsigned,
 };
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +39,11 @@ pub enum Finding {
         digest: Digest,
         /// What the bytes have.
         found: Digest,
+    },
+    /// The bytes are encrypted with keys that are not at hand.
+    Locked {
+        /// The checkpoint.
+        digest: Digest,
     },
     /// A held update's checkpoint has no row, or one that says that it was removed.
     Dangling {
@@ -82,6 +87,10 @@ impl std::fmt::Display for Finding {
                     "altered   checkpoint {digest}: its bytes have digest {found}; restore them from a backup"
                 )
             }
+            Self::Locked { digest } => write!(
+                f,
+                "locked    checkpoint {digest}: it is encrypted with other signing keys than those at hand; name them by signing_key_file"
+            ),
             Self::Dangling { update_id, digest } => {
                 write!(f, "dangling  update {update_id}: no row tells of its checkpoint {digest}")
             }
@@ -163,7 +172,13 @@ impl Store {
         if !whole {
             return Ok(None);
         }
-        let mut bytes = self.object(&digest, 0..expected).await?.stream;
+        let mut bytes = match self.object(&digest, 0..expected).await {
+            Ok(object) => object.stream,
+            // A policy let it go meanwhile.
+            Err(error) if error.code() == Code::NotFound => return Ok(None),
+            Err(error) if error.code() == Code::DataLoss => return Ok(Some(Finding::Locked { digest })),
+            Err(error) => return Err(error),
+        };
         let mut hasher = Hasher::default();
         while let Some(part) = bytes.try_next().await? {
             hasher = tokio::task::spawn_blocking(move || {

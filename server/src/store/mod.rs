@@ -9,6 +9,7 @@ mod bytes;
 mod certificates;
 mod checkpoints;
 mod encryption;
+mod figures;
 mod fsck;
 mod graphs;
 mod magnitudes;
@@ -48,6 +49,7 @@ pub use self::{
     audit::{Actor, Inclusion, MOST_RECORDS},
     bytes::{Object, StoredSource},
     checkpoints::StoredCheckpoint,
+    figures::{ByState, Figures, OpenRound},
     fsck::Finding,
     graphs::StoredGraph,
     rounds::Reconciled,

@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use fedbasin_proof::Record;
 use sqlx::Row as _;
 
-use super::{Actor, Store, Tx, document, parsed, unsigned};
+use super::{Actor, Dialect, Store, Tx, document, parsed, unsigned};
 use crate::{
     error::Result,
     model::Metrics,
     round::{Goal, KeepBest, Policy},
 };
 
-/// Whether nobody needs the checkpoint `c` any more.
+/// Whether nobody needs the checkpoint `c` any more. Who only announced the same bytes does not: all may announce what they like, and who finds
+/// them gone when they were to be taken stores them anew.
 macro_rules! not_needed {
     () => {
         "NOT EXISTS (SELECT 1 FROM runs r WHERE r.seed_digest = c.digest OR r.global_digest = c.digest)
@@ -21,7 +22,7 @@ macro_rules! not_needed {
          AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.reference_digest = c.digest
                            AND o.state IN ('collecting', 'merging'))
          AND NOT EXISTS (SELECT 1 FROM updates u WHERE u.digest = c.digest AND u.retired_at_ms IS NULL
-                           AND u.state IN ('receiving', 'accepted', 'aligned'))"
+                           AND u.state IN ('accepted', 'aligned'))"
     };
 }
 
@@ -218,6 +219,10 @@ impl Store {
             }
             server.commit_quietly(tx).await?;
             tracing::info!(checkpoint.digest = digest, "a checkpoint's bytes are kept no longer");
+        }
+        if !rows.is_empty() && self.dialect == Dialect::Sqlite {
+            // Its key goes from the file, and from the log beside it; where somebody reads, the next time.
+            sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.pool).await?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use fedbasin_proof::{Frontier, Record, merkle};
-use fedbasin_tests::{SiteProgram, checkpoint::read_f32, digest};
+use fedbasin_tests::{SiteProgram, checkpoint::read_f32, digest, stored};
 use rebasin::{Alignment, FileSource, Input, Layout, Source, Spec};
 use serde_json::Value;
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
@@ -104,12 +104,13 @@ impl Checker<'_> {
     async fn read(&self, rows: &mut AnyConnection) -> Found {
         let copies = tempfile::tempdir().expect("a folder");
         let mut kept = BTreeMap::new();
-        let query = "SELECT digest, size, object FROM checkpoints WHERE removed_at_ms IS NULL";
+        let query = "SELECT digest, size, object, wrapped_key FROM checkpoints WHERE removed_at_ms IS NULL";
         for row in sqlx::query(query).fetch_all(&mut *rows).await.expect("the checkpoints") {
             let (name, object) = (text(&row, "digest"), text(&row, "object"));
             let bytes = self.processes.stored(&format!("checkpoints/{object}"));
             let bytes =
                 bytes.unwrap_or_else(|| panic!("no bytes of checkpoint {name}, which a row tells of"));
+            let bytes = stored::plain(&name, optional_text(&row, "wrapped_key"), bytes);
             assert_eq!(digest(&bytes), name, "stored bytes have the digest that their row tells");
             assert_eq!(i64::try_from(bytes.len()).ok(), Some(number(&row, "size")), "{name}");
             std::fs::write(copies.path().join(&name), &bytes).expect("a copy");

@@ -121,6 +121,22 @@ fn the_same_bytes_from_two_sites_are_one_file_with_one_key_until_both_are_withdr
 }
 
 #[test]
+fn who_announces_the_same_bytes_keeps_no_key_alive() {
+    on_both(async |world| {
+        world.run(&["a", "b", "c"], policy(1, 3)).await;
+        let bytes = checkpoint(MARK);
+        let of_a = world.begin("a", 1, &bytes).await.expect("begun");
+        world.accept(&of_a, &bytes).await.expect("accepted");
+        let of_b = world.begin("b", 1, &bytes).await.expect("announced, and not a byte sent");
+        world.store.withdraw_update("a", &of_a.id).await.expect("withdrawn");
+        assert_eq!(world.key_in_row("checkpoints").await, None);
+        assert_eq!(world.read().await.expect_err("erased").code(), Code::NotFound);
+        world.accept(&of_b, &bytes).await.expect("its own bytes");
+        assert_eq!(world.read().await.expect("stored anew"), bytes);
+    });
+}
+
+#[test]
 fn other_keys_or_none_say_so_and_what_lies_plain_needs_none() {
     on_both(async |world| {
         world.run(&["a"], policy(1, 1)).await;
@@ -133,6 +149,9 @@ fn other_keys_or_none_say_so_and_what_lies_plain_needs_none() {
             assert_eq!(error.code(), Code::DataLoss);
             assert!(error.message().contains("signing_key_file"), "{error}");
             store.source(&seed).await.expect("plain");
+            let mut found = Vec::new();
+            assert_eq!(store.fsck(true, &mut |finding| found.push(finding)).await.expect("looked at all"), 2);
+            assert_eq!(found, [Finding::Locked { digest: Digest::of(&checkpoint(MARK)) }]);
         }
     });
 }

@@ -204,6 +204,7 @@ fn a_worker_that_merges_with_what_is_withdrawn_meanwhile_publishes_nothing() {
         let model = world.sealed("model", 9.0);
         let late = world.store.finish_merge(&lease, &model, &[], &[], no_signature).await.expect("asked");
         assert_eq!(late, None, "its lease is no longer one");
+        assert_eq!(world.objects(), 2, "a model that nobody publishes is not kept");
         let again = world.store.lease_merge(LEASE).await.expect("leased").expect("at once");
         assert_eq!(again.work.inputs.len(), 2);
         // Below the quorum of two nothing is merged.

@@ -159,6 +159,10 @@ impl Store {
         let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
         if !self.release_round(&mut tx, lease).await? {
             tx.rollback().await?;
+            if !stored.found {
+                // Nobody's model: it may be an update that is withdrawn meanwhile, and lies plain.
+                self.remove_object(&stored.object).await?;
+            }
             return Ok(None);
         }
         failpoint!("publish.released");
