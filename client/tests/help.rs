@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 37] = [
+const COMMANDS: [&str; 45] = [
     "",
     "site",
     "site run",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 37] = [
     "site status",
     "site upload",
     "site download",
+    "site withdraw",
     "admin",
     "admin enrol",
     "admin sites",
@@ -31,6 +32,13 @@ const COMMANDS: [&str; 37] = [
     "admin resume",
     "admin cancel",
     "admin model",
+    "admin remerge",
+    "admin audit",
+    "admin audit-export",
+    "admin keys",
+    "audit",
+    "audit verify",
+    "verify-model",
     "spec",
     "spec mlp",
     "spec conv",

@@ -77,7 +77,7 @@ struct StorageArgs {
     /// Address of an S3-compatible server [default: Amazon's]
     #[arg(long, value_name = "URL", env = "FEDBASIN_S3_ENDPOINT")]
     s3_endpoint: Option<String>,
-    /// Keys that receipts, models and the audit log are signed with (PEM); all processes of one database need the same [default: made in the data folder]
+    /// Keys that receipts, models and the audit log are signed with, and updates encrypted (PEM); all processes of one database need the same [default: made in the data folder]
     #[arg(long, value_name = "PEM", env = "FEDBASIN_SIGNING_KEY_FILE")]
     signing_key_file: Option<PathBuf>,
 }
@@ -101,6 +101,9 @@ struct ServeArgs {
     /// Authority that signs sites' certificates (PEM); absent: sites show tokens only
     #[arg(long, value_name = "PEM", env = "FEDBASIN_TLS_CLIENT_CA")]
     tls_client_ca: Option<PathBuf>,
+    /// Speak clear text beyond this machine: a proxy ends TLS before this server
+    #[arg(long, env = "FEDBASIN_ALLOW_CLEAR_TEXT")]
+    allow_clear_text: bool,
     /// File that holds the admin token [default: one is made in the data folder]
     #[arg(long, value_name = "FILE", env = "FEDBASIN_ADMIN_TOKEN_FILE")]
     admin_token_file: Option<PathBuf>,
@@ -193,6 +196,7 @@ impl ServeArgs {
         if let Some(listen) = self.http_listen {
             config.http.listen = listen;
         }
+        config.allow_clear_text |= self.allow_clear_text;
         if let (Some(cert_file), Some(key_file)) = (self.tls_cert, self.tls_key) {
             let (client_ca_file, client_certificates) =
                 config.tls.map(|tls| (tls.client_ca_file, tls.client_certificates)).unwrap_or_default();

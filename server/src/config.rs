@@ -27,6 +27,8 @@ pub struct Config {
     pub http: Edge,
     /// Certificate for both edges; absent: clear text.
     pub tls: Option<Tls>,
+    /// Whether the edges may speak clear text beyond this machine: where a proxy ends TLS before them, or the network itself is protected.
+    pub allow_clear_text: bool,
     /// File that holds the admin token; absent: one is generated in the data folder.
     pub admin_token_file: Option<PathBuf>,
     /// The admin token itself: from the environment only.
@@ -54,6 +56,7 @@ impl Default for Config {
             grpc: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 50051)) },
             http: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
             tls: None,
+            allow_clear_text: false,
             admin_token_file: None,
             admin_token: None,
             signing_key_file: None,
@@ -193,6 +196,13 @@ impl fmt::Debug for Secret {
 }
 
 impl Config {
+    /// Whether an edge speaks clear text beyond this machine.
+    #[must_use]
+    pub fn is_clear_text(&self) -> bool {
+        let beyond = |edge: &Edge| !edge.listen.ip().is_loopback();
+        self.tls.is_none() && (beyond(&self.grpc) || beyond(&self.http))
+    }
+
     /// Reads a TOML text.
     ///
     /// # Errors

@@ -55,6 +55,13 @@ pub fn init_logging(settings: &Log) -> Result<()> {
 /// # Errors
 /// What of the settings cannot be used, and what to do.
 pub async fn serve(config: Config) -> Result<()> {
+    if config.is_clear_text() && !config.allow_clear_text {
+        return Err(Error::invalid(format!(
+            "grpc.listen, http.listen: {} and {} are not both of this machine alone, and there is no [tls]: tokens and models would \
+             travel in clear text; set [tls], or allow_clear_text = true (--allow-clear-text) where a proxy ends TLS before this server",
+            config.grpc.listen, config.http.listen
+        )));
+    }
     let _folder = hold_folder(&config.data_dir)?;
     open_many_files();
     let store = Store::open(&config).await?;
@@ -70,9 +77,9 @@ pub async fn serve(config: Config) -> Result<()> {
         .map_err(|error| cannot_listen("http.listen", config.http.listen, &error))?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let (grpc_at, http_at) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
-    if config.tls.is_none() && !(grpc_at.ip().is_loopback() && http_at.ip().is_loopback()) {
+    if config.is_clear_text() {
         tracing::warn!(
-            "listening beyond loopback in clear text: set tls, or let a proxy end TLS before this server"
+            "listening beyond this machine in clear text, as allow_clear_text says: a proxy has to end TLS before this server"
         );
     }
 
@@ -127,13 +134,24 @@ const WARNED_DAYS: i64 = 30;
 /// Says once a day which certificates, of the server or of a site, have few days left.
 async fn warn_of_expiry(store: &Store, tls: &Tls) {
     loop {
-        match (store.now().await, store.certificates().await, tls::expires_at(tls)) {
-            (Ok(now), Ok(of_sites), Ok(own)) => {
+        match (
+            store.now().await,
+            store.certificates().await,
+            tls::expires_at(tls),
+            tls::authority_expires_at(tls),
+        ) {
+            (Ok(now), Ok(of_sites), Ok(own), Ok(authority)) => {
                 let left = |expires| days_left(expires, now);
                 if left(own) < WARNED_DAYS {
                     tracing::warn!(
                         tls.days_left = left(own),
                         "the server's certificate expires soon, or has expired"
+                    );
+                }
+                if let Some(days) = authority.map(left).filter(|&days| days < WARNED_DAYS) {
+                    tracing::warn!(
+                        authority.days_left = days,
+                        "the authority of sites' certificates expires soon, or has expired: no site's certificate counts then"
                     );
                 }
                 for certificate in of_sites.iter().filter(|certificate| certificate.revoked_at_ms.is_none()) {
@@ -149,7 +167,7 @@ async fn warn_of_expiry(store: &Store, tls: &Tls) {
                     }
                 }
             }
-            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
+            (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) => {
                 tracing::warn!(error.message = error.message(), "it is not known how long certificates last");
             }
         }
@@ -180,7 +198,15 @@ async fn edges(
     });
     let shared = (sessions.clone(), signer.clone());
     let grpc = grpc::serve(store.clone(), shared.clone(), grpc_listener, tls, admission, stop.clone());
-    let http = http::serve(store.clone(), people, shared, http_listener, tls, admission, stop.clone());
+    let http = http::serve(
+        store.clone(),
+        people,
+        shared,
+        http_listener,
+        (tls, config.is_clear_text()),
+        admission,
+        stop.clone(),
+    );
     tokio::join!(async { watched("grpc", grpc.await) }, async { watched("http", http.await) }, current);
 }
 

@@ -167,7 +167,24 @@ impl Peer {
 pub(crate) fn expires_at(tls: &Tls) -> Result<Millis> {
     let chain = certificates("tls.cert_file", &tls.cert_file)?;
     let leaf = chain.first().map_or(&[][..], |leaf| leaf);
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
-        .map_err(|error| unusable("tls.cert_file", &tls.cert_file, &error))?;
+    end_of("tls.cert_file", &tls.cert_file, leaf)
+}
+
+/// When the authority of sites' certificates expires; of several the last one. Nothing where the settings name none.
+///
+/// # Errors
+/// The file cannot be used.
+pub(crate) fn authority_expires_at(tls: &Tls) -> Result<Option<Millis>> {
+    let Some(path) = &tls.client_ca_file else { return Ok(None) };
+    let mut last = None;
+    for certificate in certificates("tls.client_ca_file", path)? {
+        last = last.max(Some(end_of("tls.client_ca_file", path, &certificate)?));
+    }
+    Ok(last)
+}
+
+fn end_of(setting: &str, path: &Path, certificate: &[u8]) -> Result<Millis> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate)
+        .map_err(|error| unusable(setting, path, &error))?;
     Ok(parsed.validity().not_after.timestamp().saturating_mul(1000))
 }

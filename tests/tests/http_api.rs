@@ -360,9 +360,21 @@ async fn the_openapi_document_is_the_one_in_git() {
 #[test]
 fn the_servers_command_line_is_the_one_in_git() {
     let mut text = String::new();
-    for command in
-        ["", "serve", "work", "migrate", "fsck", "pki", "pki init", "pki server", "pki issue", "healthcheck"]
-    {
+    for command in [
+        "",
+        "serve",
+        "work",
+        "migrate",
+        "fsck",
+        "pki",
+        "pki init",
+        "pki server",
+        "pki issue",
+        "audit",
+        "audit verify",
+        "audit export",
+        "healthcheck",
+    ] {
         let mut program = Command::new(server_binary());
         program.args(command.split_whitespace()).arg("--help");
         let output = program.output().expect("the program runs");
@@ -428,4 +440,36 @@ async fn a_healthcheck_of_a_running_server_succeeds() {
         .expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(server.admin().get("/readyz").json()["status"], Value::from("ok"));
+}
+
+#[test]
+fn clear_text_beyond_this_machine_is_allowed_by_the_settings_or_there_is_no_server_and_all_say_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let serve = |more: &[&str]| {
+        let mut program = Command::new(server_binary());
+        program.args(["serve", "--grpc-listen", "0.0.0.0:0", "--http-listen", "127.0.0.1:0", "--data-dir"]);
+        program.arg(folder.path()).args(more);
+        program
+    };
+    let refused = serve(&[]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("allow_clear_text"), "{said}");
+
+    let log = fs::File::create(folder.path().join("log")).expect("a file");
+    let mut allowed = serve(&["--allow-clear-text"]);
+    let mut allowed = allowed.stdout(std::process::Stdio::piped()).stderr(log).spawn().expect("it runs");
+    let mut line = String::new();
+    let stdout = allowed.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+    let url = line.trim().rsplit_once("http=").map(|(_, url)| url.to_owned());
+    let token = fs::read_to_string(folder.path().join("admin-token")).expect("the token it made");
+    let admin = Admin::new(&url.unwrap_or_else(|| panic!("it listens: {line:?}")), token.trim());
+    let metrics = String::from_utf8(admin.get("/metrics").body).expect("text");
+    let certificates = admin.get("/v1/certificates").json();
+    allowed.kill().expect("it ran");
+    allowed.wait().expect("it is gone");
+    assert!(metrics.contains("\nfedbasin_clear_text 1\n"), "{metrics}");
+    assert_eq!(certificates["clear_text"], true);
+    let said = fs::read_to_string(folder.path().join("log")).expect("its log");
+    assert!(said.contains("in clear text, as allow_clear_text says"), "{said}");
 }

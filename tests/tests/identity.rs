@@ -179,6 +179,10 @@ async fn a_site_takes_part_with_its_kit_alone() {
     let metrics = String::from_utf8(admin.get("/metrics").body).expect("text");
     assert!(metrics.contains(r#"fedbasin_certificate_days_left{holder="server",site=""} 89"#), "{metrics}");
     assert!(metrics.contains(r#"fedbasin_certificate_days_left{holder="site",site="a"} "#), "{metrics}");
+    let of_authority = listed["authority"]["days_left"].as_i64().expect("days");
+    let line = format!(r#"fedbasin_certificate_days_left{{holder="authority",site=""}} {of_authority}"#);
+    assert!(of_authority > 89 && metrics.contains(&line), "{metrics}");
+    assert!(metrics.contains("\nfedbasin_clear_text 0\n") && listed["clear_text"] == false, "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

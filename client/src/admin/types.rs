@@ -100,6 +100,12 @@ pub struct ServerCertificate {
 pub struct Certificates {
     /// Absent where the server speaks clear text.
     pub server: Option<ServerCertificate>,
+    /// The authority that signs those of sites, where there is one.
+    #[serde(default)]
+    pub authority: Option<ServerCertificate>,
+    /// Whether the server speaks clear text beyond its own machine.
+    #[serde(default)]
+    pub clear_text: bool,
     /// The one that expires first at the beginning.
     pub certificates: Vec<SiteCertificate>,
     /// Where the next page begins, if this is not the last one.

@@ -250,9 +250,13 @@ fn tokens_table(tokens: &[TokenRecord]) -> String {
 
 fn certificates_table(all: &Certificates) -> String {
     let mut table = table(&["certificate", "of", "state", "days left", "expires", "last used"]);
-    if let Some(own) = &all.server {
+    for (whose, own) in [("the server", &all.server), ("the authority", &all.authority)] {
+        let Some(own) = own else { continue };
         let state = if own.days_left < 0 { "expired" } else { "alive" };
-        table.add_row(["", "the server", state, &own.days_left.to_string(), &own.expires_at, ""]);
+        table.add_row(["", whose, state, &own.days_left.to_string(), &own.expires_at, ""]);
+    }
+    if all.clear_text {
+        table.add_row(["", "the server", "CLEAR TEXT beyond its own machine", "", "", ""]);
     }
     for certificate in &all.certificates {
         let site =

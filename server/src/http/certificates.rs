@@ -35,7 +35,7 @@ pub(super) struct Certificate {
     revoked_at: Option<String>,
 }
 
-/// The server's own certificate.
+/// The server's own certificate, or its authority's.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct OwnCertificate {
     expires_at: String,
@@ -48,10 +48,30 @@ pub(super) struct OwnCertificate {
 pub(super) struct CertificateList {
     /// The server's own, as its file is now; absent where it speaks clear text or the file cannot be read.
     server: Option<OwnCertificate>,
+    /// The authority that signs those of sites; absent where there is none. When it ends, none of them counts.
+    authority: Option<OwnCertificate>,
+    /// Whether the server speaks clear text beyond its own machine (`allow_clear_text`).
+    clear_text: bool,
     /// Those that sites came with, the one that expires first at the beginning.
     certificates: Vec<Certificate>,
     /// Where the next page begins (`after`), if this is not the last one.
     next: Option<String>,
+}
+
+impl OwnCertificate {
+    fn until(expires: Millis, now: Millis) -> Self {
+        Self { expires_at: iso(expires), days_left: days_left(expires, now) }
+    }
+}
+
+/// When the server's own certificate ends, and its authority's, as their files are now.
+pub(super) fn ends(api: &Api) -> (Option<Millis>, Option<Millis>) {
+    let Some(tls) = &api.tls else { return (None, None) };
+    let read = tls::expires_at(tls).and_then(|own| Ok((Some(own), tls::authority_expires_at(tls)?)));
+    read.unwrap_or_else(|error| {
+        tracing::warn!(error.message = error.message(), "the server's certificates cannot be read");
+        (None, None)
+    })
 }
 
 impl Certificate {
@@ -77,18 +97,13 @@ impl Certificate {
     (status = 422, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<CertificateList>, Problem> {
     let now = api.store.now().await?;
-    let server = api.tls.as_ref().and_then(|tls| match tls::expires_at(tls) {
-        Ok(expires) => Some(expires),
-        Err(error) => {
-            tracing::warn!(error.message = error.message(), "the server's certificate cannot be read");
-            None
-        }
-    });
+    let (server, authority) = ends(&api);
     let certificates = api.store.certificates().await?;
     let (certificates, next) = page.of(certificates, |certificate| certificate.fingerprint.clone())?;
     Ok(Json(CertificateList {
-        server: server
-            .map(|expires| OwnCertificate { expires_at: iso(expires), days_left: days_left(expires, now) }),
+        server: server.map(|expires| OwnCertificate::until(expires, now)),
+        authority: authority.map(|expires| OwnCertificate::until(expires, now)),
+        clear_text: api.clear_text,
         certificates: certificates.into_iter().map(|certificate| Certificate::of(certificate, now)).collect(),
         next,
     }))

@@ -11,13 +11,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::{Api, problem::Problem};
+use super::{Api, certificates::ends, problem::Problem};
 use crate::{
     error::{Error, Result},
     model::{Certificate, Site, days_left},
     round::Millis,
-    store::{ByState, Figures},
-    tls,
+    store::{ByName, Figures},
 };
 
 /// What the format is called: OpenMetrics 1.0, which Prometheus asks for first.
@@ -47,6 +46,7 @@ struct OfCertificate {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the value of a label")]
 enum Holder {
+    authority,
     server,
     site,
 }
@@ -58,7 +58,6 @@ enum Holder {
     (status = 403, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem> {
     let figures = api.store.figures().await?;
-    let own = api.tls.as_ref().and_then(|tls| tls::expires_at(tls).ok());
     let mut registry = Registry::with_prefix("fedbasin");
     registry.register(
         "build",
@@ -68,27 +67,31 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem>
     of_rows(&mut registry, &figures);
     of_open_rounds(&mut registry, &figures);
     of_sites(&mut registry, &api.store.sites().await?, &figures);
-    of_certificates(&mut registry, own, &api.store.certificates().await?, figures.now);
+    of_certificates(&mut registry, ends(&api), &api.store.certificates().await?, figures.now);
+    let help = "1 where the server speaks clear text beyond its own machine";
+    registry.register("clear_text", help, gauge(api.clear_text.into()));
     let mut text = String::new();
     encode(&mut text, &registry).map_err(Error::internal)?;
     Ok(([(header::CONTENT_TYPE, FORMAT)], text).into_response())
 }
 
 /// A gauge takes no number above `i64::MAX`; no count here comes near.
+fn whole(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 fn gauge(value: u64) -> Gauge {
     let gauge = Gauge::default();
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge.set(whole(value));
     gauge
 }
 
 /// All states are there, so that what is missing is no news.
-fn by_state(registry: &mut Registry, name: &str, help: &str, states: &[&str], found: &ByState) {
+fn by_state(registry: &mut Registry, name: &str, help: &str, states: &[&str], found: &ByName) {
     let family = Family::<OfState, Gauge>::default();
     for state in states {
         let count = found.get(*state).copied().unwrap_or_default();
-        family
-            .get_or_create(&OfState { state: (*state).to_owned() })
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        family.get_or_create(&OfState { state: (*state).to_owned() }).set(whole(count));
     }
     registry.register(name, help, family);
 }
@@ -132,7 +135,6 @@ fn of_open_rounds(registry: &mut Registry, figures: &Figures) {
     let [number, held, quorum, collecting, deadline] = &families;
     for round in &figures.open {
         let of = OfRun { run: round.run_id.clone() };
-        let whole = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         number.get_or_create(&of).set(round.number.into());
         held.get_or_create(&of).set(whole(round.held));
         quorum.get_or_create(&of).set(whole(round.quorum));
@@ -154,7 +156,7 @@ fn of_sites(registry: &mut Registry, sites: &[Site], figures: &Figures) {
         let (of, seen) = (OfSite { site: site.id.clone() }, site.last_seen_at_ms.map_or(0, |at| at / 1000));
         family.get_or_create(&of).set(seen);
         let runs = figures.runs_of_sites.get(&site.id).copied().unwrap_or_default();
-        open.get_or_create(&of).set(i64::try_from(runs).unwrap_or(i64::MAX));
+        open.get_or_create(&of).set(whole(runs));
     }
     registry.register("site_open_runs", "Open runs that the site is in", open);
     let help = "Last call of the site, since the Unix epoch; 0: never";
@@ -162,13 +164,20 @@ fn of_sites(registry: &mut Registry, sites: &[Site], figures: &Figures) {
 }
 
 /// Of a site's certificates the one that lasts longest: an older one ends while its successor is in use.
-fn of_certificates(registry: &mut Registry, own: Option<Millis>, of_sites: &[Certificate], now: Millis) {
+fn of_certificates(
+    registry: &mut Registry,
+    (own, authority): (Option<Millis>, Option<Millis>),
+    of_sites: &[Certificate],
+    now: Millis,
+) {
     let family = Family::<OfCertificate, Gauge>::default();
     let tell = |holder, site: &str, expires| {
         family.get_or_create(&OfCertificate { holder, site: site.to_owned() }).set(days_left(expires, now));
     };
-    if let Some(expires) = own {
-        tell(Holder::server, "", expires);
+    for (holder, expires) in [(Holder::server, own), (Holder::authority, authority)] {
+        if let Some(expires) = expires {
+            tell(holder, "", expires);
+        }
     }
     // Those that expire first come first.
     for certificate in of_sites.iter().filter(|certificate| certificate.revoked_at_ms.is_none()) {

@@ -55,8 +55,10 @@ const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// What the handlers share.
 #[derive(Clone)]
 struct Api {
-    /// For the server's own certificate.
+    /// For the server's own certificate, and the authority's.
     tls: Option<Tls>,
+    /// Whether an edge speaks clear text beyond this machine.
+    clear_text: bool,
     store: Store,
     people: People,
     sessions: Sessions,
@@ -175,13 +177,14 @@ pub(crate) async fn serve(
     people: People,
     (sessions, signer): (Sessions, Signer),
     listener: TcpListener,
-    tls: Option<&Tls>,
+    (tls, clear_text): (Option<&Tls>, bool),
     admission: &Admission,
     stop: CancellationToken,
 ) -> Result<()> {
     let limits = admission.limits();
     let router = router(Api {
         tls: tls.cloned(),
+        clear_text,
         ready: Ready::default(),
         store,
         people,

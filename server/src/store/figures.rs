@@ -7,8 +7,8 @@ use sqlx::Row as _;
 use super::{Store, unsigned};
 use crate::{error::Result, round::Millis};
 
-/// Counts by state.
-pub type ByState = BTreeMap<String, u64>;
+/// Counts by name.
+pub type ByName = BTreeMap<String, u64>;
 
 /// How everything stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,15 +16,15 @@ pub struct Figures {
     /// When, by the database's clock.
     pub now: Millis,
     /// Runs by state.
-    pub runs: ByState,
+    pub runs: ByName,
     /// Rounds by state, of all runs.
-    pub rounds: ByState,
+    pub rounds: ByName,
     /// Updates by state, of all rounds.
-    pub updates: ByState,
+    pub updates: ByName,
     /// Bytes of all updates that were accepted.
     pub accepted_bytes: u64,
     /// Runs that are open, of each site that is in one.
-    pub runs_of_sites: BTreeMap<String, u64>,
+    pub runs_of_sites: ByName,
     /// The open round of each run that has one.
     pub open: Vec<OpenRound>,
     /// Updates that wait to be aligned, or are being aligned.
@@ -92,13 +92,13 @@ impl Store {
         .await?;
         Ok(Figures {
             now: row.try_get("now_ms")?,
-            runs: self.by_state("SELECT state, COUNT(*) AS n FROM runs GROUP BY state").await?,
-            rounds: self.by_state("SELECT state, COUNT(*) AS n FROM rounds GROUP BY state").await?,
-            updates: self.by_state("SELECT state, COUNT(*) AS n FROM updates GROUP BY state").await?,
+            runs: self.counted("SELECT state AS name, COUNT(*) AS n FROM runs GROUP BY state").await?,
+            rounds: self.counted("SELECT state AS name, COUNT(*) AS n FROM rounds GROUP BY state").await?,
+            updates: self.counted("SELECT state AS name, COUNT(*) AS n FROM updates GROUP BY state").await?,
             accepted_bytes: unsigned(&row, "bytes")?,
             runs_of_sites: self
-                .by_state(
-                    "SELECT s.site_id AS state, COUNT(*) AS n FROM run_sites s JOIN runs r ON r.id = s.run_id
+                .counted(
+                    "SELECT s.site_id AS name, COUNT(*) AS n FROM run_sites s JOIN runs r ON r.id = s.run_id
                      WHERE r.state = 'open' GROUP BY s.site_id",
                 )
                 .await?,
@@ -112,9 +112,9 @@ impl Store {
         })
     }
 
-    async fn by_state(&self, query: &'static str) -> Result<ByState> {
+    async fn counted(&self, query: &'static str) -> Result<ByName> {
         let rows = sqlx::query(query).fetch_all(&self.pool).await?;
-        rows.iter().map(|row| Ok((row.try_get("state")?, unsigned(row, "n")?))).collect()
+        rows.iter().map(|row| Ok((row.try_get("name")?, unsigned(row, "n")?))).collect()
     }
 
     async fn open_rounds(&self) -> Result<Vec<OpenRound>> {

@@ -49,7 +49,7 @@ pub use self::{
     audit::{Actor, Inclusion, MOST_RECORDS},
     bytes::{Object, StoredSource},
     checkpoints::StoredCheckpoint,
-    figures::{ByState, Figures, OpenRound},
+    figures::{ByName, Figures, OpenRound},
     fsck::Finding,
     graphs::StoredGraph,
     rounds::Reconciled,
