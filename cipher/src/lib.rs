@@ -91,7 +91,7 @@ impl WrappingKey {
         let of_this = Nonce::assume_unique_for_key(nonce);
         self.0
             .seal_in_place_append_tag(of_this, Aad::from(name), &mut sealed)
-            .map_err(|_| CipherError::Wrapped)?;
+            .expect("32 bytes are not too many to seal");
         let wrapped = BASE64.encode([&nonce[..], &sealed].concat());
         Ok(FileKey { cipher: FileCipher::new(&key), wrapped })
     }

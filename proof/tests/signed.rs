@@ -108,3 +108,23 @@ fn every_changed_byte_of_a_signed_payload_is_refused() {
         assert!(ModelStatement::open(bad, &keys.public()).is_err(), "{bad}");
     }
 }
+
+/// Stored updates are encrypted with it: another text, or another way to it, and none of them could be read. Computed by Python's cryptography
+/// (Ed25519 of the bytes 0 to 31, and SHA-256).
+#[test]
+fn the_secret_of_stored_updates_is_the_one_it_always_was() {
+    let pem = "\
+-----BEGIN PRIVATE KEY-----\n\
+MC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n\
+-----END PRIVATE KEY-----\n\
+-----BEGIN PRIVATE KEY-----\n\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgAAAAAAAAAAAAAAAA\n\
+AAAAABI0VniQq83vEjRWeJCrze+hRANCAAT56+RkFHzBAtkjJNCZ2SfBpQ5C1XoI\n\
+oRb/7AopgZ2MZXC699EoiJAqagwdZ63RAxI8hZq2m/jpQxyThJMNS37u\n\
+-----END PRIVATE KEY-----\n\
+";
+    let keys = SigningKeys::from_pem(pem).expect("two keys");
+    let secret = keys.secret("keys of stored updates");
+    assert_eq!(hex::encode(secret), "9bb52cfa46827e5d7fded5dcc7b2f426ae2708fc9ffaa75c692e6c8f5aaa5d6a");
+    assert_ne!(keys.secret("something else"), secret);
+}

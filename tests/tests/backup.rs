@@ -13,8 +13,10 @@ use sqlx::Executor as _;
 /// Servers on a folder of stored bytes. A lease that a backup holds runs out soon after it is restored.
 fn in_folder(folder: &Path) -> Options {
     let options = Options::in_folder(folder);
-    Options { config: format!("{}[work]\nlease_seconds = 2\n", options.config), ..options }
+    Options { config: format!("{}[work]\nlease_seconds = 2\n", options.config), own_keys: true, ..options }
 }
+
+const KEYS: &str = "signing-key.pem";
 
 on_both_databases!(a_backup_is_restored_and_the_round_goes_on_from_it);
 
@@ -36,6 +38,7 @@ async fn a_backup_is_restored_and_the_round_goes_on_from_it(database: Database) 
 
         // First the rows, then the bytes: what a row tells of is there before it.
         back_up_rows(&server, backup.path()).await;
+        fs::copy(server.data_dir().join(KEYS), backup.path().join(KEYS)).expect("the keys that it made");
         copy(objects.path(), &backup.path().join("objects"));
         // What comes after it is lost with the machine, and sent again.
         b.upload(&id, 2, &one_hot(1, 2), 1).await.expect("a receipt");
@@ -48,8 +51,11 @@ async fn a_backup_is_restored_and_the_round_goes_on_from_it(database: Database) 
         None => Database::sqlite(),
     };
     let options = Options { admin_token: Some(token), ..in_folder(&backup.path().join("objects")) };
-    let server =
-        Server::start_restored(database, options, |url, data_dir| restore_rows(url, data_dir, backup.path()));
+    let server = Server::start_restored(database, options, |url, data_dir| {
+        restore_rows(url, data_dir, backup.path());
+        fs::create_dir_all(data_dir).expect("the data folder");
+        fs::copy(backup.path().join(KEYS), data_dir.join(KEYS)).expect("the keys");
+    });
     let (holds, said) = server.fsck();
     assert!(holds && said.contains("0 damaged; 0 orphans"), "{said}");
     let [a, b] = sites(&server, &tokens);

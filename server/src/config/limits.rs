@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 /// What the server takes at the most: the table `[limits]` of the settings. Each number is one process's, and each edge has its own
-/// connections. Whoever meets a limit is told which, mostly by its name here; `tests/tests/limits.rs` provokes each of them.
+/// connections. Whoever meets a limit is told which, mostly by its name here; `tests/tests/limits/` provokes each of them.
 ///
 /// Some numbers both sides must know, so they are constants of the contract (`fedbasin-proto`): a message has at most
 /// `MAX_MESSAGE_BYTES`, of which a chunk is `MAX_CHUNK_BYTES`; an update claims at most `MAX_NUM_EXAMPLES` and brings at most

@@ -160,7 +160,7 @@ impl Store {
     }
 
     /// Where a checkpoint's bytes are; nothing if none are kept.
-    async fn place(&self, digest: &Digest) -> Result<Option<Place>> {
+    pub(super) async fn place(&self, digest: &Digest) -> Result<Option<Place>> {
         let row = sqlx::query(
             "SELECT COALESCE(object, digest) AS object, wrapped_key FROM checkpoints
              WHERE digest = $1 AND removed_at_ms IS NULL",
@@ -303,7 +303,7 @@ impl Store {
 }
 
 /// Where a checkpoint's bytes lie, and what they are encrypted with.
-struct Place {
+pub(super) struct Place {
     object: String,
     key: Option<FileKey>,
 }

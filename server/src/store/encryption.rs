@@ -7,7 +7,7 @@ use fedbasin_cipher::{FileKey, KEY_BYTES, WrappingKey};
 use rebasin::Digest;
 
 use super::Store;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 impl Store {
     /// The same store, which encrypts the updates that begin from now on, and reads those that are encrypted. All processes of one
@@ -28,15 +28,18 @@ impl Store {
     pub(super) fn open_key(&self, digest: &Digest, wrapped: Option<String>) -> Result<Option<FileKey>> {
         let Some(wrapped) = wrapped else { return Ok(None) };
         let Some(key) = &self.wrapping_key else {
-            return Err(Error::data_loss(format_args!(
-                "checkpoint {digest} are encrypted, and no keys are at hand (signing_key_file)"
-            )));
+            return Err(locked(digest, "no keys are at hand"));
         };
-        let opened = key.open(digest.as_bytes(), wrapped).map_err(|_| {
-            Error::data_loss(format_args!(
-                "checkpoint {digest} are encrypted, and their key with other signing keys (signing_key_file)"
-            ))
-        });
-        opened.map(Some)
+        let opened = key.open(digest.as_bytes(), wrapped);
+        opened.map(Some).map_err(|_| locked(digest, "these signing keys do not open their key"))
     }
+}
+
+/// What a backup does not mend.
+fn locked(digest: &Digest, why: &str) -> Error {
+    let message = format!(
+        "the stored bytes of checkpoint {digest} are encrypted, and {why}; whoever runs the server names those of this database by \
+         signing_key_file"
+    );
+    Error::new(Code::DataLoss, message)
 }

@@ -172,11 +172,16 @@ impl Store {
         if !whole {
             return Ok(None);
         }
+        match self.place(&digest).await {
+            Err(error) if error.code() == Code::DataLoss => return Ok(Some(Finding::Locked { digest })),
+            // A policy let it go meanwhile.
+            Ok(None) => return Ok(None),
+            place => _ = place?,
+        }
         let mut bytes = match self.object(&digest, 0..expected).await {
             Ok(object) => object.stream,
-            // A policy let it go meanwhile.
             Err(error) if error.code() == Code::NotFound => return Ok(None),
-            Err(error) if error.code() == Code::DataLoss => return Ok(Some(Finding::Locked { digest })),
+            Err(error) if error.code() == Code::DataLoss => return Ok(Some(Finding::Missing { digest })),
             Err(error) => return Err(error),
         };
         let mut hasher = Hasher::default();

@@ -82,6 +82,21 @@ fn only_the_store_and_the_table_of_errors_may_name_the_database() {
 }
 
 #[test]
+fn a_server_that_calls_somebody_else_is_a_breach() {
+    for call in [
+        "async fn f() { tokio::net::TcpStream::connect(\"x\"); }",
+        "use std::net::TcpStream;\nfn f() { TcpStream::connect_timeout(a, b); }",
+        "use tokio::net::UdpSocket;",
+        "use reqwest::Client;",
+        "use tonic::transport::Channel;",
+    ] {
+        assert_eq!(breaches("server/src/serve.rs", call).len(), 1, "{call}");
+        assert_eq!(breaches("server/src/auth/oidc/keys.rs", call).len(), 0, "{call}");
+    }
+    assert_eq!(breaches("server/src/connections.rs", "use tokio::net::{TcpListener, TcpStream};").len(), 0);
+}
+
+#[test]
 fn tests_of_a_room_may_use_anything() {
     assert_eq!(breaches("server/src/worker/tests.rs", "use sqlx::Row;").len(), 0);
 }
