@@ -79,7 +79,15 @@ pub(super) async fn open(store: &Store, update: &Update, gate: &Gate, held: &mut
             store.restore_staging(&update.id).await?;
         }
     }
-    let key = store.key_of_update(update).await?;
+    let key = match store.key_of_update(update).await {
+        // Its round may have ended since it was looked at: then the row says why. One that was taken is asked for again.
+        Err(error) if error.code() == Code::Unavailable => {
+            let now = store.update_of_site(&update.site_id, &update.id).await?;
+            let ended = super::under_way(&now).err().filter(|ended| ended.code() != Code::Conflict);
+            return Err(ended.unwrap_or(error));
+        }
+        key => key?,
+    };
     let (store, update) = (store.clone(), update.clone());
     let (layout, bounds) = (gate.layout.clone(), gate.bounds.clone());
     on_disk(held, move |staging| {
