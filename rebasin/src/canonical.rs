@@ -182,12 +182,12 @@ const CHUNK: usize = 1 << 16;
 impl Coded {
     fn new(spec: &CheckedSpec, index: usize, known: Option<&[Vec<u64>]>) -> Self {
         let (info, forms) = (&spec.layout().tensors()[index], spec.axes(index));
-        if info.num_elements() == 0 || forms.iter().all(Option::is_none) {
+        let (Some(last), true) = (forms.iter().rposition(Option::is_some), info.num_elements() > 0) else {
             // Of no unit, and one of its axes may be of any length.
             return Self { axes: Vec::new(), tail: Vec::new() };
-        }
+        };
         let own = mix(index as u64 + 1);
-        let used = forms.iter().rposition(Option::is_some).map_or(1, |last| last + 1).min(forms.len());
+        let used = last + 1;
         let (mut axes, mut offset) = (Vec::with_capacity(used), 0);
         for (axis, form) in forms[..used].iter().enumerate() {
             let (salt, length) = (mix(own ^ (axis as u64 + 1)), info.shape[axis]);
@@ -210,14 +210,13 @@ impl Coded {
 
     fn sums(&self, tensor: &Tensor) -> Sums {
         let info = tensor.info();
-        let width =
-            self.axes.iter().filter(|axis| axis.moves).map(|axis| axis.codes.len() * axis.length).sum();
-        let nothing = || Sums { along: vec![0; width], total: 0 };
         if self.axes.is_empty() {
             return Sums { along: Vec::new(), total: in_order(tensor.bytes()) };
         }
-        let rows = info.shape.first().copied().unwrap_or(1);
-        let row = tensor.bytes().len() / rows;
+        let width =
+            self.axes.iter().filter(|axis| axis.moves).map(|axis| axis.codes.len() * axis.length).sum();
+        let nothing = || Sums { along: vec![0; width], total: 0 };
+        let row = tensor.bytes().len() / info.shape[0];
         let together = (CHUNK * info.dtype.size() / row).max(1);
         let some = |mut sums: Sums, (chunk, bytes): (usize, &[u8])| {
             let mut at = vec![0; self.axes.len()];
@@ -241,6 +240,7 @@ impl Coded {
         let chunks = tensor.bytes().par_chunks(together * row).enumerate();
         chunks.fold(nothing, some).reduce(nothing, both)
     }
+
     /// Adds up what lies at a place, whose positions on the earlier axes are `at`, for each position of each axis that moves. Gives the sum
     /// of it all.
     fn walk<const N: usize>(&self, from: Place, bytes: &[u8], at: &mut [usize], along: &mut [u64]) -> u64 {

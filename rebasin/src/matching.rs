@@ -37,8 +37,7 @@ pub use self::canonically::align_canonically;
 pub use self::optimality::{GroupOptimality, Margins, Optimality, optimality};
 use self::{
     ascent::{Ascent, Observe, State, tell},
-    canonically::climb_from,
-    climb::{Climb, climb, random_order},
+    climb::{Climb, climb, climb_from, random_order},
     gains::Pair,
 };
 use crate::{
@@ -178,24 +177,31 @@ pub fn align(
     let mut work = ascent.work();
     let certain = ascent.identity_is_best(&mut identity, observe)?;
     work.multiply_adds += std::mem::take(&mut identity.work);
-    let nothing_moves = |certain, work| -> Result<Aligned, AlignError> {
-        let alignment = Alignment::identity(spec);
-        let mut report = report::compare(spec, &alignment, &before, &before)?;
-        report.identity_certified = certain;
-        Ok(Aligned { alignment, report, work })
-    };
     if certain {
-        return nothing_moves(true, work);
+        return nothing_moves(spec, &before, true, work);
     }
     let (mut best, starts) = best_of(&ascent, identity, options, &mut work, observe)?;
     let after = report::measure(spec, reference, update, Some(&best.alignment));
     let report = report::compare(spec, &best.alignment, &before, &after)?;
     if report.objective_after < report.objective_before {
         // Less than rounding was gained.
-        return nothing_moves(false, work);
+        return nothing_moves(spec, &before, false, work);
     }
     let report = settle(&ascent, &mut best, starts, report);
     Ok(Aligned { alignment: best.alignment, report, work })
+}
+
+/// What is said of an update that stays as it came, all its tensors being measured there.
+fn nothing_moves(
+    spec: &CheckedSpec,
+    before: &[Measure],
+    certain: bool,
+    work: Work,
+) -> Result<Aligned, AlignError> {
+    let alignment = Alignment::identity(spec);
+    let mut report = report::compare(spec, &alignment, before, before)?;
+    report.identity_certified = certain;
+    Ok(Aligned { alignment, report, work })
 }
 
 /// The steps of a pair of models, and where nothing moves, all tensors being measured there.

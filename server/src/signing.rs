@@ -1,6 +1,12 @@
 //! What the server signs: receipts, published models, and the head of the audit log, which travels in answers.
 
-use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use fedbasin_proof::{ProofError, PublicKeys, SignedHead, SigningKeys, TreeHead, model::ModelStatement};
 use http::{HeaderMap, HeaderValue};
@@ -37,9 +43,8 @@ impl Signer {
     /// # Errors
     /// Says which file cannot be read or written, or which keys are others, and what to do.
     pub async fn open(config: &Config, store: &Store) -> Result<Self> {
-        let path = config.data_dir.join(FILE);
-        if config.signing_key_file.is_none() && !path.exists() {
-            make(&path)?;
+        if is_to_be_made(config) {
+            make(&path(config))?;
         }
         Self::open_as_they_are(config, store).await
     }
@@ -49,8 +54,7 @@ impl Signer {
     /// # Errors
     /// As [`Signer::open`], or there are no keys.
     pub async fn open_as_they_are(config: &Config, store: &Store) -> Result<Self> {
-        let path = config.signing_key_file.clone().unwrap_or_else(|| config.data_dir.join(FILE));
-        let keys = read(&path)?;
+        let keys = read(&path(config))?;
         store.hold_log_keys(&keys.public()).await?;
         tracing::debug!(signing.keys = keys.public().fingerprint(), "signing keys");
         Ok(Self { keys: Arc::new(keys), head: watch::Sender::new(None) })
@@ -190,6 +194,16 @@ impl Signer {
     }
 }
 
+/// The file of the settings, or that in the data folder.
+fn path(config: &Config) -> PathBuf {
+    config.signing_key_file.clone().unwrap_or_else(|| config.data_dir.join(FILE))
+}
+
+/// Whether the settings name no keys, and there are none yet.
+fn is_to_be_made(config: &Config) -> bool {
+    config.signing_key_file.is_none() && !path(config).exists()
+}
+
 fn of_storage(keys: &SigningKeys) -> [u8; 32] {
     keys.secret("keys of stored updates")
 }
@@ -199,14 +213,10 @@ fn of_storage(keys: &SigningKeys) -> [u8; 32] {
 /// # Errors
 /// Says which file cannot be read.
 pub fn storage_key(config: &Config) -> Result<Option<[u8; 32]>> {
-    let path = match &config.signing_key_file {
-        Some(path) => path.clone(),
-        None => config.data_dir.join(FILE),
-    };
-    if config.signing_key_file.is_none() && !path.exists() {
+    if is_to_be_made(config) {
         return Ok(None);
     }
-    Ok(Some(of_storage(&read(&path)?)))
+    Ok(Some(of_storage(&read(&path(config))?)))
 }
 
 fn read(path: &Path) -> Result<SigningKeys> {

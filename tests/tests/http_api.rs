@@ -11,7 +11,7 @@ use std::{
 
 use fedbasin_proto::v1;
 use fedbasin_tests::{
-    Admin, Database, Options, PATIENCE, Server, Site, assert_refused,
+    Admin, Database, Options, PATIENCE, SelfSigned, Server, Site, assert_refused,
     checkpoint::{one_hot, one_hot_spec},
     client_binary, digest, on_both_databases, server_binary,
 };
@@ -246,13 +246,8 @@ async fn the_same_seed_twice_is_one_checkpoint() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_edges_speak_tls_where_a_certificate_is_configured() {
     let folder = tempfile::tempdir().expect("a folder");
-    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    fs::write(&cert, made.cert.pem()).expect("a file");
-    fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-    let tls = Some((cert.clone(), key));
-    let server = Server::start_with(Database::sqlite(), Options { tls, ..Options::default() });
+    let made = SelfSigned::in_folder(folder.path());
+    let server = Server::start_with(Database::sqlite(), Options { tls: made.files(), ..Options::default() });
     assert!(
         server.grpc.starts_with("https://") && server.http.starts_with("https://"),
         "{} {}",
@@ -260,7 +255,7 @@ async fn both_edges_speak_tls_where_a_certificate_is_configured() {
         server.http
     );
 
-    let pem = made.cert.pem();
+    let SelfSigned { cert, pem, .. } = made;
     let admin = Admin::new(&server.http, &server.admin_token()).trusting(&pem);
     let token = admin.enrol("a");
     let site = Site::new("a", "http://127.0.0.1:1", &token).trusting(&server.grpc, &pem);

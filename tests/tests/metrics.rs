@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use fedbasin_tests::{
-    Admin, Database, Options, Server,
+    Admin, Database, Options, SelfSigned, Server,
     checkpoint::{one_hot, one_hot_spec},
     on_both_databases,
 };
@@ -71,14 +71,10 @@ async fn how_runs_rounds_updates_and_sites_stand_is_told(database: Database) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_metric_that_an_alert_names_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]);
-    let made = made.expect("a certificate");
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).expect("a file");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-    let options = Options { tls: Some((cert, key)), ..Options::default() };
+    let made = SelfSigned::in_folder(folder.path());
+    let options = Options { tls: made.files(), ..Options::default() };
     let server = Server::start_with(Database::sqlite(), options);
-    let admin = Admin::new(&server.http, &server.admin_token()).trusting(&made.cert.pem());
+    let admin = Admin::new(&server.http, &server.admin_token()).trusting(&made.pem);
     let _token = admin.enrol("a");
     admin.create_run(&json!({
         "strategy": "mean", "cohort": ["a"],

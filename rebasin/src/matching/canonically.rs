@@ -2,17 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use rand::SeedableRng as _;
-use rand_chacha::ChaCha8Rng;
-
 use super::{
-    AlignError, Aligned, MatchOptions, Progress,
-    ascent::{Ascent, Observe, State},
-    best_of,
-    climb::{Climb, climb},
+    AlignError, Aligned, MatchOptions, Progress, ascent::State, best_of, climb::climb_from, nothing_moves,
     pair_up, settle,
 };
-use crate::{Alignment, CheckedSpec, Checkpoint, canonical_order, report};
+use crate::{CheckedSpec, Checkpoint, canonical_order, report};
 
 /// As [`align`](crate::align), but copies of an update with their units in another order come to the same aligned checkpoint, byte for
 /// byte: the search sees the update in its [canonical order](canonical_order) alone, and its random orders are drawn from `options.seed` and
@@ -36,19 +30,13 @@ pub fn align_canonically(
     crate::scanner::compare(spec.layout(), reference.layout())?;
     crate::scanner::compare(spec.layout(), update.layout())?;
     let before = report::measure(spec, reference, &update, None);
-    let nothing_moves = |certain, work| -> Result<Aligned, AlignError> {
-        let alignment = Alignment::identity(spec);
-        let mut report = report::compare(spec, &alignment, &before, &before)?;
-        report.identity_certified = certain;
-        Ok(Aligned { alignment, report, work })
-    };
     let (ascent, mut identity) = pair_up(spec, reference, &update, &before);
     let mut work = ascent.work();
     let certain = ascent.identity_is_best(&mut identity, observe)?;
     work.multiply_adds += identity.work;
     drop((ascent, identity));
     if certain {
-        return nothing_moves(true, work);
+        return nothing_moves(spec, &before, true, work);
     }
     let order = canonical_order(spec, &update)?;
     let ordered = order.alignment.apply(spec, &update)?;
@@ -76,22 +64,7 @@ pub fn align_canonically(
     }
     if report.objective_after < report.objective_before {
         // Less than rounding was gained.
-        return nothing_moves(false, work);
+        return nothing_moves(spec, &before, false, work);
     }
     Ok(Aligned { report: settle(&ascent, &mut best, starts, report), alignment, work })
-}
-
-/// One ascent from a state, the first sweep in the steps' order. Of the state's objective only differences count.
-pub(super) fn climb_from(
-    ascent: &Ascent<'_>,
-    state: State,
-    options: &MatchOptions,
-    observe: Observe<'_>,
-) -> Result<State, AlignError> {
-    let rng = ChaCha8Rng::seed_from_u64(options.seed);
-    let order = (0..ascent.steps.len()).collect();
-    let mut only = [Climb::from(ascent, 0, state, order, options.max_sweeps, rng)];
-    climb(ascent, &mut only, observe)?;
-    let [Climb { state, .. }] = only;
-    Ok(state)
 }

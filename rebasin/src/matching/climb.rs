@@ -1,9 +1,10 @@
 //! Coordinate ascent over all steps, from a start to a fixed point.
 
+use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    AlignError, Progress,
+    AlignError, MatchOptions, Progress,
     ascent::{Ascent, Observe, State, Visit, tell},
     step::Found,
 };
@@ -167,6 +168,21 @@ pub(super) fn climb(
             climb.take(ascent, batch, found.next().unwrap_or_default(), observe)?;
         }
     }
+}
+
+/// One ascent from a state, the first sweep in the steps' order. Of the state's objective only differences count.
+pub(super) fn climb_from(
+    ascent: &Ascent<'_>,
+    state: State,
+    options: &MatchOptions,
+    observe: Observe<'_>,
+) -> Result<State, AlignError> {
+    let rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let order = (0..ascent.steps.len()).collect();
+    let mut only = [Climb::from(ascent, 0, state, order, options.max_sweeps, rng)];
+    climb(ascent, &mut only, observe)?;
+    let [Climb { state, .. }] = only;
+    Ok(state)
 }
 
 #[cfg(test)]

@@ -67,11 +67,16 @@ impl OwnCertificate {
 /// When the server's own certificate ends, and its authority's, as their files are now.
 pub(super) fn ends(api: &Api) -> (Option<Millis>, Option<Millis>) {
     let Some(tls) = &api.tls else { return (None, None) };
-    let read = tls::expires_at(tls).and_then(|own| Ok((Some(own), tls::authority_expires_at(tls)?)));
-    read.unwrap_or_else(|error| {
-        tracing::warn!(error.message = error.message(), "the server's certificates cannot be read");
-        (None, None)
-    })
+    let read = |end: Result<Option<Millis>>| {
+        end.unwrap_or_else(|error| {
+            tracing::warn!(
+                error.message = error.message(),
+                "a certificate of the server's settings cannot be read"
+            );
+            None
+        })
+    };
+    (read(tls::expires_at(tls).map(Some)), read(tls::authority_expires_at(tls)))
 }
 
 impl Certificate {

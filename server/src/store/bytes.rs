@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{Read as _, Write as _},
     ops::Range,
     os::unix::fs::FileExt as _,
     path::Path,
@@ -16,10 +16,15 @@ use object_store::{
     GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectMeta, ObjectStore as _,
     ObjectStoreExt as _, PutPayload, path::Path as Key,
 };
-use rebasin::{CheckpointError, Digest, Hasher, Header, Source};
+use rebasin::{CheckpointError, Digest, Hasher};
 use sqlx::Row as _;
 
-use super::{Sealed, Store, staging::synced_or_removed};
+use super::{
+    Sealed, Store,
+    encryption::turn,
+    source::{StoredSource, decrypted, plain},
+    staging::synced_or_removed,
+};
 use crate::error::{Error, Result};
 
 /// Size of the parts that a file is stored in.
@@ -59,13 +64,30 @@ pub(super) fn named(object: &ObjectMeta) -> Option<(&str, Digest)> {
     Some((name, digest.parse().ok()?))
 }
 
+/// Where a checkpoint's bytes lie, and what they are encrypted with.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Their name.
+    pub(super) object: String,
+    key: Option<FileKey>,
+}
+
+impl Place {
+    fn cipher(&self) -> Option<&FileCipher> {
+        self.key.as_ref().map(|key| &key.cipher)
+    }
+
+    /// Their key, as a row holds it.
+    pub(super) fn wrapped_key(&self) -> Option<&str> {
+        self.key.as_ref().map(|key| key.wrapped.as_str())
+    }
+}
+
 /// Bytes that are durable, for a row that is yet to be committed.
 #[derive(Debug)]
 pub(super) struct Stored {
-    /// Their name.
-    pub(super) object: String,
-    /// The key that they are encrypted with, as a row holds it.
-    pub(super) key: Option<String>,
+    /// Where they lie.
+    pub(super) place: Place,
     /// Whether a row told of them already: whoever relies on them makes sure that it still does.
     pub(super) found: bool,
     /// When they began to be stored.
@@ -96,14 +118,8 @@ impl Store {
     pub(super) async fn put_object(&self, sealed: &Sealed) -> Result<Stored> {
         let since = Instant::now();
         if let Some(place) = self.place(&sealed.digest).await? {
-            let stored = |place: Place| Stored {
-                object: place.object,
-                key: place.key.map(|key| key.wrapped),
-                found: true,
-                since,
-            };
             match self.objects.store.head(&key(&place.object)).await {
-                Ok(found) if found.size == sealed.size => return Ok(stored(place)),
+                Ok(found) if found.size == sealed.size => return Ok(Stored { place, found: true, since }),
                 Ok(found) => tracing::error!(
                     checkpoint.digest = %sealed.digest,
                     checkpoint.bytes = sealed.size,
@@ -115,19 +131,18 @@ impl Store {
             }
             // A row tells of bytes that are not there: they take their place.
             self.copy_object(sealed, &place).await?;
-            return Ok(stored(place));
+            return Ok(Stored { place, found: true, since });
         }
         let object = format!("{}.{}", sealed.digest, uuid::Uuid::now_v7().simple());
         let place = Place { object, key: sealed.key.clone() };
         self.copy_object(sealed, &place).await?;
-        let Place { object, key } = place;
-        Ok(Stored { object, key: key.map(|key| key.wrapped), found: false, since })
+        Ok(Stored { place, found: false, since })
     }
 
     async fn copy_object(&self, sealed: &Sealed, to: &Place) -> Result<()> {
         // A second name has the first one's time: what lay here for long would be swept before its row is committed.
         let is_fresh = sealed.written_at.elapsed().is_ok_and(|age| age < ORPHAN_LIFE / 2);
-        let is_same = sealed.key.as_ref().map(|key| &key.wrapped) == to.key.as_ref().map(|key| &key.wrapped);
+        let is_same = sealed.key.as_ref().map(|key| key.wrapped.as_str()) == to.wrapped_key();
         if let (Some(folder), true) = (&self.objects.folder, is_fresh && is_same) {
             let (file, place) = (sealed.path.clone(), folder.join(CHECKPOINTS).join(&to.object));
             let (written_at, size) = (sealed.written_at, sealed.size);
@@ -223,6 +238,16 @@ impl Store {
     /// [`Code::Unavailable`](crate::error::Code) when the object store does not answer.
     pub async fn object(&self, digest: &Digest, range: Range<u64>) -> Result<Object> {
         let place = self.kept(digest).await?;
+        self.object_at(&place, digest, range).await
+    }
+
+    /// The same where its place is known.
+    pub(super) async fn object_at(
+        &self,
+        place: &Place,
+        digest: &Digest,
+        range: Range<u64>,
+    ) -> Result<Object> {
         let (cipher, place) = (place.cipher().cloned(), key(&place.object));
         let size = self.found(digest, self.objects.store.head(&place).await).await?.size;
         let range = range.start.min(size)..range.end.min(size);
@@ -235,11 +260,7 @@ impl Store {
         let stream = match got.payload {
             GetResultPayload::File(file, _) => read_parts(file, range, cipher),
             GetResultPayload::Stream(parts) => {
-                let parts = parts.map(|part| part.map_err(Error::from)).boxed();
-                match cipher {
-                    Some(cipher) => decrypted(parts, range.start, cipher),
-                    None => parts,
-                }
+                decrypted(parts.map(|part| part.map_err(Error::from)), range.start, cipher)
             }
         };
         Ok(Object { size, stream })
@@ -302,91 +323,6 @@ impl Store {
     }
 }
 
-/// Where a checkpoint's bytes lie, and what they are encrypted with.
-pub(super) struct Place {
-    object: String,
-    key: Option<FileKey>,
-}
-
-impl Place {
-    fn cipher(&self) -> Option<&FileCipher> {
-        self.key.as_ref().map(|key| &key.cipher)
-    }
-}
-
-/// A stored checkpoint, to be read anywhere.
-#[derive(Debug)]
-pub struct StoredSource {
-    file: File,
-    cipher: Option<FileCipher>,
-    header: Header,
-}
-
-impl StoredSource {
-    fn open(file: File, cipher: Option<FileCipher>) -> Result<Self, CheckpointError> {
-        let size = file.metadata()?.len();
-        let mut bytes = Sequential { file: &file, cipher: cipher.as_ref(), offset: 0 };
-        let header = Header::read(&mut bytes, size)?;
-        Ok(Self { file, cipher, header })
-    }
-}
-
-impl Source for StoredSource {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)?;
-        if let Some(cipher) = &self.cipher {
-            cipher.apply(offset, buffer);
-        }
-        Ok(())
-    }
-}
-
-/// A file's bytes one after another.
-struct Sequential<'a> {
-    file: &'a File,
-    cipher: Option<&'a FileCipher>,
-    offset: u64,
-}
-
-impl io::Read for Sequential<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.offset)?;
-        if let Some(cipher) = self.cipher {
-            cipher.apply(self.offset, &mut buffer[..count]);
-        }
-        self.offset += count as u64;
-        Ok(count)
-    }
-}
-
-/// What lay at `offset`, as it came.
-fn plain(cipher: Option<&FileCipher>, offset: u64, bytes: Bytes) -> Bytes {
-    let Some(cipher) = cipher else { return bytes };
-    let mut bytes = Vec::from(bytes);
-    cipher.apply(offset, &mut bytes);
-    bytes.into()
-}
-
-fn decrypted(
-    parts: BoxStream<'static, Result<Bytes>>,
-    start: u64,
-    cipher: FileCipher,
-) -> BoxStream<'static, Result<Bytes>> {
-    let mut offset = start;
-    let decrypt = move |part: Result<Bytes>| {
-        part.map(|part| {
-            let at = offset;
-            offset += part.len() as u64;
-            plain(Some(&cipher), at, part)
-        })
-    };
-    parts.map(decrypt).boxed()
-}
-
 /// Gives a whole file a second name among the checkpoints, durable when this returns: nothing is copied, nothing read again. False
 /// where that cannot be (another file system), or where the file is not as it was sealed, by its size and the time of its last write;
 /// the name is gone again then. (What another program writes within a tick of the file system's clock after the last write is not
@@ -428,9 +364,7 @@ fn read_parts(
             let size = (end - offset).min(fedbasin_proto::MAX_CHUNK_BYTES as u64);
             let mut part = vec![0; usize::try_from(size).map_err(Error::internal)?];
             file.read_exact_at(&mut part, offset)?;
-            if let Some(cipher) = cipher {
-                cipher.apply(offset, &mut part);
-            }
+            turn(cipher.as_ref(), offset, &mut part);
             Ok::<_, Error>(Bytes::from(part))
         };
         async move { tokio::task::spawn_blocking(reading).await.map_err(Error::internal)? }
@@ -455,13 +389,9 @@ async fn copy_parts(
         let read = move || {
             let mut part = Vec::with_capacity(PART_BYTES);
             (&mut file).take(size).read_to_end(&mut part)?;
-            if let Some(from) = from {
-                from.apply(offset, &mut part);
-            }
+            turn(from.as_ref(), offset, &mut part);
             hasher.update(&part);
-            if let Some(to) = to {
-                to.apply(offset, &mut part);
-            }
+            turn(to.as_ref(), offset, &mut part);
             Ok::<_, Error>((file, hasher, part))
         };
         let part;

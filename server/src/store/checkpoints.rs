@@ -67,8 +67,8 @@ impl Store {
         .bind(sealed.digest.to_string())
         .bind(signed(sealed.size)?)
         .bind(to_json(&sealed.layout)?)
-        .bind(&stored.object)
-        .bind(&stored.key)
+        .bind(&stored.place.object)
+        .bind(stored.place.wrapped_key())
         .bind(sealed.magnitudes.as_ref().map(to_json).transpose()?)
         .execute(&mut **tx)
         .await?;

@@ -3,11 +3,15 @@
 
 use std::sync::Arc;
 
-use fedbasin_cipher::{FileKey, KEY_BYTES, WrappingKey};
+use fedbasin_cipher::{FileCipher, FileKey, KEY_BYTES, WrappingKey};
 use rebasin::Digest;
+use sqlx::Row as _;
 
 use super::Store;
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    model::Update,
+};
 
 impl Store {
     /// The same store, which encrypts the updates that begin from now on, and reads those that are encrypted. All processes of one
@@ -32,6 +36,26 @@ impl Store {
         };
         let opened = key.open(digest.as_bytes(), wrapped);
         opened.map(Some).map_err(|_| locked(digest, "these signing keys do not open their key"))
+    }
+
+    /// What an update under way is encrypted with where it lies; nothing where that is plain.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where it is no longer under way, so that there is no key; [`Code::DataLoss`] where the key cannot be read.
+    pub async fn key_of_update(&self, update: &Update) -> Result<Option<FileKey>> {
+        let query = "SELECT wrapped_key FROM updates WHERE id = $1 AND state = 'receiving'";
+        let row = sqlx::query(query).bind(&update.id).fetch_optional(&self.pool).await?;
+        let row = row.ok_or_else(|| {
+            Error::new(Code::Unavailable, "this update was taken or turned down meanwhile; begin again")
+        })?;
+        self.open_key(&update.digest, row.try_get("wrapped_key")?)
+    }
+}
+
+/// Encrypts, or decrypts, a file's bytes from `offset` on, where they are encrypted.
+pub(super) fn turn(cipher: Option<&FileCipher>, offset: u64, bytes: &mut [u8]) {
+    if let Some(cipher) = cipher {
+        cipher.apply(offset, bytes);
     }
 }
 

@@ -172,13 +172,14 @@ impl Store {
         if !whole {
             return Ok(None);
         }
-        match self.place(&digest).await {
-            Err(error) if error.code() == Code::DataLoss => return Ok(Some(Finding::Locked { digest })),
+        let place = match self.place(&digest).await {
+            Ok(Some(place)) => place,
             // A policy let it go meanwhile.
             Ok(None) => return Ok(None),
-            place => _ = place?,
-        }
-        let mut bytes = match self.object(&digest, 0..expected).await {
+            Err(error) if error.code() == Code::DataLoss => return Ok(Some(Finding::Locked { digest })),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = match self.object_at(&place, &digest, 0..expected).await {
             Ok(object) => object.stream,
             Err(error) if error.code() == Code::NotFound => return Ok(None),
             Err(error) if error.code() == Code::DataLoss => return Ok(Some(Finding::Missing { digest })),

@@ -21,6 +21,7 @@ mod rounds;
 mod runs;
 mod schema;
 mod sites;
+mod source;
 mod staging;
 mod tokens;
 mod updates;
@@ -47,12 +48,13 @@ use self::objects::Objects;
 pub(crate) use self::work::RETRY_PAUSE;
 pub use self::{
     audit::{Actor, Inclusion, MOST_RECORDS},
-    bytes::{Object, StoredSource},
+    bytes::Object,
     checkpoints::StoredCheckpoint,
     figures::{ByName, Figures, OpenRound},
     fsck::Finding,
     graphs::StoredGraph,
     rounds::Reconciled,
+    source::StoredSource,
     staging::{Kind, Scratch, Sealed, Staging},
     tokens::Alive,
     work::{AlignWork, Lease, MergeInput, MergeWork},

@@ -12,7 +12,7 @@ use std::{
 use fedbasin_cipher::FileKey;
 use rebasin::{Bounds, Digest, Hasher, Layout, Magnitudes, Scanner};
 
-use super::Store;
+use super::{Store, encryption::turn};
 use crate::{
     error::{Code, Error, Result},
     model::Update,
@@ -213,9 +213,7 @@ impl Staging {
             if count == 0 {
                 break;
             }
-            if let Some(key) = &staging.key {
-                key.cipher.apply(staging.written, &mut buffer[..count]);
-            }
+            turn(staging.key.as_ref().map(|key| &key.cipher), staging.written, &mut buffer[..count]);
             staging.take(&buffer[..count])?;
         }
         staging.sync()?;

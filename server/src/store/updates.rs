@@ -1,6 +1,5 @@
 //! Updates: announced, received, accepted.
 
-use fedbasin_cipher::FileKey;
 use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
@@ -162,19 +161,6 @@ impl Store {
             Some(row) => update_from(&row),
             None => Err(Error::not_found("this site has no such update")),
         }
-    }
-
-    /// What an update under way is encrypted with where it lies; nothing where that is plain.
-    ///
-    /// # Errors
-    /// [`Code::Unavailable`] where it is no longer under way, so that there is no key; [`Code::DataLoss`] where the key cannot be read.
-    pub async fn key_of_update(&self, update: &Update) -> Result<Option<FileKey>> {
-        let query = "SELECT wrapped_key FROM updates WHERE id = $1 AND state = 'receiving'";
-        let row = sqlx::query(query).bind(&update.id).fetch_optional(&self.pool).await?;
-        let row = row.ok_or_else(|| {
-            Error::new(Code::Unavailable, "this update was taken or turned down meanwhile; begin again")
-        })?;
-        self.open_key(&update.digest, row.try_get("wrapped_key")?)
     }
 
     /// Each site's update of a round, by site: the one that is held, else the newest.

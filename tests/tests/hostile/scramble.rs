@@ -11,42 +11,9 @@ use fedbasin_tests::{
 use rebasin::{Alignment, CheckedSpec, Checkpoint, Dtype, Layout, Spec, Tensor, TensorInfo};
 use serde_json::{Value, json};
 
-/// A network of its own kind, as a spec and tensors.
-type Form = (&'static str, &'static str, &'static [(&'static str, &'static [usize])]);
-
-/// Attention: heads with a fused query-key-value projection, an output projection, a table of one column a head, and the stream.
-const HEADS: Form = (
-    "attention heads",
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"d":{"size":24,"kind":"symmetric"},"heads":{"size":3,"kind":"symmetric"},
-                  "qk":{"size":5,"kind":"symmetric","within":"heads"},"vo":{"size":4,"kind":"symmetric","within":"heads"}},
-        "tensors":{"embed":[null,"d"],
-                   "qkv":[{"concat":[["heads","qk"],["heads","qk"],["heads","vo"]]},"d"],
-                   "qkv_bias":[{"concat":[["heads","qk"],["heads","qk"],["heads","vo"]]}],
-                   "out":["d",["heads","vo"]],"table":[null,"heads"]}}"#,
-    &[("embed", &[30, 24]), ("qkv", &[42, 24]), ("qkv_bias", &[42]), ("out", &[24, 12]), ("table", &[9, 3])],
-);
-
-/// A grouped convolution between two plain ones.
-const GROUPED: Form = (
-    "grouped convolution",
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"g":{"size":3,"kind":"symmetric"},"in":{"size":4,"kind":"symmetric","within":"g"},
-                  "out":{"size":2,"kind":"symmetric","within":"g"}},
-        "tensors":{"first":[["g","in"],null,null],"grouped":[["g","out"],"in",null],"bias":[["g","out"]],
-                   "last":[null,["g","out"],null]}}"#,
-    &[("first", &[12, 6, 3]), ("grouped", &[6, 4, 3]), ("bias", &[6]), ("last", &[7, 6, 1])],
-);
-
-/// Gates of a recurrent network: the hidden units stand on both axes of one matrix.
-const RECURRENT: Form = (
-    "recurrent gates",
-    r#"{"format":"fedbasin.spec/1",
-        "groups":{"h":{"size":12,"kind":"symmetric"}},
-        "tensors":{"input":[{"concat":["h","h","h","h"]},null],"hidden":[{"concat":["h","h","h","h"]},"h"],
-                   "bias":[{"concat":["h","h","h","h"]}],"head":[null,"h"]}}"#,
-    &[("input", &[48, 8]), ("hidden", &[48, 12]), ("bias", &[48]), ("head", &[5, 12])],
-);
+#[path = "../../../rebasin/tests/common/forms.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part of it is used here")]
+mod forms;
 
 on_both_databases!(
     reordering_hidden_units_does_not_change_one_byte_of_the_model,
@@ -145,13 +112,8 @@ impl Network {
         Self { name, json, spec, reference, updates }
     }
 
-    fn of((name, json, tensors): Form) -> Self {
-        let info = |&(name, shape): &(&str, &[usize])| TensorInfo {
-            name: name.into(),
-            dtype: Dtype::F32,
-            shape: shape.to_vec(),
-        };
-        let layout = Layout::new(tensors.iter().map(info).collect()).expect("a layout");
+    fn of(name: &'static str, (json, tensors): forms::Form) -> Self {
+        let layout = layout(tensors);
         let tensors = layout.tensors().iter().map(|info| {
             let values = noise(info.name.len() as u64 + 17, info.num_elements());
             Tensor::from_f64(info, &values).expect("finite")
@@ -159,6 +121,15 @@ impl Network {
         let reference = Checkpoint::new(layout.clone(), tensors.collect()).expect("fits");
         Self::new(name, &Spec::from_json(json).expect("a spec"), reference)
     }
+}
+
+fn layout(tensors: &[(&str, &[usize])]) -> Layout {
+    let info = |&(name, shape): &(&str, &[usize])| TensorInfo {
+        name: name.into(),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+    };
+    Layout::new(tensors.iter().map(info).collect()).expect("a layout")
 }
 
 fn networks() -> Vec<Network> {
@@ -173,9 +144,9 @@ fn networks() -> Vec<Network> {
             &Spec::conv_net(convolutions.layout()).expect("a chain"),
             convolutions,
         ),
-        Network::of(HEADS),
-        Network::of(GROUPED),
-        Network::of(RECURRENT),
+        Network::of("attention heads", forms::HEADS),
+        Network::of("grouped convolution", forms::GROUPED),
+        Network::of("recurrent gates", forms::RECURRENT),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! Of connections: how many, and how long.
 
+use fedbasin_tests::SelfSigned;
+
 use super::*;
 
 /// Whether a connection stays open: the server answers its preface with settings.
@@ -38,11 +40,8 @@ async fn of_connections() {
     provoked.note("max_new_connections_per_minute_per_address");
 
     let folder = tempfile::tempdir().expect("a folder");
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
-    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).expect("a file");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("a file");
-    let more = Options { tls: Some((cert, key)), ..options("handshake_timeout_seconds = 1") };
+    let tls = SelfSigned::in_folder(folder.path()).files();
+    let more = Options { tls, ..options("handshake_timeout_seconds = 1") };
     let shy = Server::start_with(Database::sqlite(), more);
     for url in [&shy.grpc, &shy.http] {
         assert_eq!(Raw::silent(url).await.expect("connected").end().await, End::default());

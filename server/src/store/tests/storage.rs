@@ -86,7 +86,7 @@ fn what_lay_long_in_the_staging_folder_is_not_swept_before_its_row_comes() {
         file.expect("there").set_modified(long_ago).expect("set");
         let stored = world.store.put_object(&staging.seal(None).expect("whole")).await.expect("stored");
         world.store.sweep_objects().await.expect("swept");
-        assert!(world.config.data_dir.join("objects/checkpoints").join(stored.object).exists());
+        assert!(world.config.data_dir.join("objects/checkpoints").join(stored.place.object).exists());
     });
 }
 

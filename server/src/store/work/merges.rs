@@ -161,7 +161,7 @@ impl Store {
             tx.rollback().await?;
             if !stored.found {
                 // Nobody's model: it may be an update that is withdrawn meanwhile, and lies plain.
-                self.remove_object(&stored.object).await?;
+                self.remove_object(&stored.place.object).await?;
             }
             return Ok(None);
         }
