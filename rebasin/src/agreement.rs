@@ -30,7 +30,18 @@ pub fn agreement(
 ) -> Result<Vec<GroupAgreement>, AlignError> {
     crate::scanner::compare(spec.layout(), reference.layout())?;
     crate::scanner::compare(spec.layout(), aligned.layout())?;
-    // For each group and unit: a·b, a·a, b·b.
+    let sums = sums(spec, reference, aligned);
+    Ok(spec.groups().iter().zip(sums).map(|(group, sums)| summary(&group.name, &sums)).collect())
+}
+
+/// For each group and unit: the sum of the squares of all weights that move with it. Groups as in [`agreement`].
+pub(crate) fn squares_of_units(spec: &CheckedSpec, checkpoint: &Checkpoint) -> Vec<Vec<f64>> {
+    let sums = sums(spec, checkpoint, checkpoint);
+    sums.into_iter().map(|sums| sums.into_iter().map(|[_, squares, _]| squares).collect()).collect()
+}
+
+/// For each group and unit: a·b, a·a, b·b.
+fn sums(spec: &CheckedSpec, reference: &Checkpoint, aligned: &Checkpoint) -> Vec<Vec<[f64; 3]>> {
     let mut sums: Vec<Vec<[f64; 3]>> =
         spec.groups().iter().map(|group| vec![[0.0; 3]; group.units]).collect();
     let tensors: Vec<usize> = (0..spec.layout().tensors().len())
@@ -73,7 +84,7 @@ pub fn agreement(
             }
         }
     }
-    Ok(spec.groups().iter().zip(sums).map(|(group, sums)| summary(&group.name, &sums)).collect())
+    sums
 }
 
 /// For each position of an axis: the unit of a group that stands there.

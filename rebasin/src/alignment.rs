@@ -5,20 +5,35 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{AlignError, Axis, CheckedSpec, Checkpoint, Factor, Group, Kind, Permutation, Tensor};
+use crate::{
+    AlignError, Axis, CheckedSpec, Checkpoint, Factor, Group, Kind, Permutation, Tensor, scale::Multipliers,
+};
 
-/// One update's group elements: a permutation of the [units](Group::units) of each group, in the spec's order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One update's group elements: a permutation of the [units](Group::units) of each group, in the spec's order, and factors of the
+/// units that have a [scale symmetry](crate::ScaleForm).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Alignment {
     /// For each group of the spec, in its order.
     pub permutations: Vec<Permutation>,
+    /// For each of the spec's scales, for each unit of its group in the outcome: what it is multiplied by on its way in, and divided by on
+    /// its way out. Empty: nothing is scaled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub factors: Vec<Vec<f32>>,
+}
+
+impl From<Vec<Permutation>> for Alignment {
+    /// Nothing is scaled.
+    fn from(permutations: Vec<Permutation>) -> Self {
+        Self { permutations, factors: Vec::new() }
+    }
 }
 
 impl Alignment {
     /// The one that moves nothing.
     #[must_use]
     pub fn identity(spec: &CheckedSpec) -> Self {
-        Self { permutations: spec.groups().iter().map(|group| Permutation::identity(group.units)).collect() }
+        let stays = spec.groups().iter().map(|group| Permutation::identity(group.units));
+        Self::from(stays.collect::<Vec<_>>())
     }
 
     /// A uniformly random element of the symmetry group, by seed.
@@ -42,13 +57,13 @@ impl Alignment {
             let inner: Vec<Permutation> = inner.collect();
             permutations[index] = Permutation::wreath(&permutations[parent], &inner);
         }
-        Self { permutations }
+        Self::from(permutations)
     }
 
-    /// The one that undoes this.
+    /// The permutations that undo this one's. Factors are not undone.
     #[must_use]
     pub fn inverse(&self) -> Self {
-        Self { permutations: self.permutations.iter().map(Permutation::inverse).collect() }
+        Self::from(self.permutations.iter().map(Permutation::inverse).collect::<Vec<_>>())
     }
 
     /// `first`, then `self`.
@@ -56,15 +71,34 @@ impl Alignment {
     /// # Panics
     /// If they are not of one spec.
     #[must_use]
-    pub fn compose(&self, first: &Self) -> Self {
+    pub fn compose(&self, spec: &CheckedSpec, first: &Self) -> Self {
         assert_eq!(self.permutations.len(), first.permutations.len(), "only alignments of one spec compose");
         let pairs = self.permutations.iter().zip(&first.permutations);
-        Self { permutations: pairs.map(|(after, before)| after.compose(before)).collect() }
+        let permutations = pairs.map(|(after, before)| after.compose(before)).collect();
+        Self { permutations, factors: self.composed_factors(spec, first) }
     }
 
-    /// Whether nothing moves.
+    fn composed_factors(&self, spec: &CheckedSpec, first: &Self) -> Vec<Vec<f32>> {
+        if first.factors.is_empty() {
+            return self.factors.clone();
+        }
+        let of_scale = |(index, scale): (usize, &crate::Scale)| {
+            let (own, moved) = (self.factors.get(index), &self.permutations[scale.group]);
+            let of_unit =
+                |unit: usize| own.map_or(1.0, |own| own[unit]) * first.factors[index][moved.map(unit)];
+            (0..moved.len()).map(of_unit).collect()
+        };
+        spec.scales().iter().enumerate().map(of_scale).collect()
+    }
+
+    /// Whether nothing moves, and nothing is scaled.
     #[must_use]
     pub fn is_identity(&self) -> bool {
+        self.factors.is_empty() && self.moves_nothing()
+    }
+
+    /// Whether nothing moves; something may be scaled.
+    pub(crate) fn moves_nothing(&self) -> bool {
         self.permutations.iter().all(|permutation| permutation.moved() == 0)
     }
 
@@ -77,7 +111,8 @@ impl Alignment {
         if units == 0 { 0.0 } else { moved as f64 / units as f64 }
     }
 
-    /// Makes sure that there is one permutation for each group, of its units, and one that its kind allows.
+    /// Makes sure that there is one permutation for each group, of its units, and one that its kind allows; and, if there are factors, one
+    /// above 0 for each unit of each scale.
     ///
     /// # Errors
     /// [`AlignError::Alignment`].
@@ -85,7 +120,12 @@ impl Alignment {
         let sizes = self.permutations.iter().map(Permutation::len);
         let allowed = sizes.eq(spec.groups().iter().map(|group| group.units))
             && spec.groups().iter().zip(&self.permutations).all(|(group, own)| self.allows(group, own));
-        if allowed { Ok(()) } else { Err(AlignError::Alignment) }
+        let scalable = self.factors.is_empty() || self.factors.len() == spec.scales().len();
+        let scales = spec.scales().iter().zip(&self.factors).all(|(scale, factors)| {
+            factors.len() == spec.groups()[scale.group].units
+                && factors.iter().all(|factor| factor.is_finite() && *factor > 0.0)
+        });
+        if allowed && scalable && scales { Ok(()) } else { Err(AlignError::Alignment) }
     }
 
     fn allows(&self, group: &Group, own: &Permutation) -> bool {
@@ -98,11 +138,11 @@ impl Alignment {
         })
     }
 
-    /// Applies it to an update: unit `i` of the outcome is unit `map(i)` of the update, on every axis of the group.
+    /// Applies it to an update: unit `i` of the outcome is unit `map(i)` of the update, on every axis of the group, by its factor.
     /// The function that the network computes is unchanged.
     ///
     /// # Errors
-    /// [`AlignError`] if checkpoint, spec and alignment do not belong together.
+    /// [`AlignError`] if checkpoint, spec and alignment do not belong together, or a dtype cannot hold a scaled weight.
     pub fn apply(&self, spec: &CheckedSpec, checkpoint: &Checkpoint) -> Result<Checkpoint, AlignError> {
         self.check(spec)?;
         crate::scanner::compare(spec.layout(), checkpoint.layout())?;
@@ -110,7 +150,10 @@ impl Alignment {
         for (index, tensor) in checkpoint.tensors().iter().enumerate() {
             let info = tensor.info();
             let moves = self.moves(spec, &info.shape, spec.axes(index));
-            let bytes = gather(tensor.bytes(), &info.shape, info.dtype.size(), &moves);
+            let mut bytes = gather(tensor.bytes(), &info.shape, info.dtype.size(), &moves);
+            if let Some(multipliers) = Multipliers::of(spec, index, &self.factors) {
+                multipliers.apply(info, 0, &mut bytes)?;
+            }
             tensors.push(Tensor::from_bytes(info, bytes)?);
         }
         Ok(Checkpoint::new(checkpoint.layout().clone(), tensors)?)

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What brings a checkpoint into canonical order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CanonicalOrder {
     /// Applied to the checkpoint, it gives the same bytes for every copy with its units in another order, if nothing is
     /// [tied](Self::tied) but units that are equal in all that counts.
@@ -71,7 +71,7 @@ fn told_apart(spec: &CheckedSpec, keys: &[Vec<u64>]) -> usize {
 }
 
 /// All units by key; blocks by their own key, and the units within each block by theirs.
-fn sorted(spec: &CheckedSpec, keys: &[Vec<u64>]) -> Alignment {
+pub(crate) fn sorted(spec: &CheckedSpec, keys: &[Vec<u64>]) -> Alignment {
     let by_key = |kind: Kind, keys: &[u64]| {
         let mut order = Permutation::identity(keys.len()).as_slice().to_vec();
         if kind == Kind::Symmetric {
@@ -95,7 +95,7 @@ fn sorted(spec: &CheckedSpec, keys: &[Vec<u64>]) -> Alignment {
         let inner: Vec<Permutation> = (0..outer.len()).map(of_block).collect();
         permutations[index] = Permutation::wreath(outer, &inner);
     }
-    Alignment { permutations }
+    Alignment::from(permutations)
 }
 
 /// The keys of all units, by group, and the checkpoint's fingerprint; `known` are the keys of the round before.

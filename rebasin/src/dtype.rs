@@ -54,6 +54,16 @@ impl Dtype {
         Self::Bool,
     ];
 
+    /// Whether a number, rounded, is finite in it.
+    pub(crate) fn holds(self, number: f64) -> bool {
+        match self {
+            Self::F64 => number.is_finite(),
+            Self::F16 => number.abs() <= f64::from(half::f16::MAX),
+            Self::BF16 => number.abs() <= f64::from(half::bf16::MAX),
+            _ => number.abs() <= f64::from(f32::MAX),
+        }
+    }
+
     /// Bytes of one element.
     #[must_use]
     pub fn size(self) -> usize {

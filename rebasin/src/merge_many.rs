@@ -133,7 +133,7 @@ pub fn merge_many<E: From<MergeError>>(
             if after < before * (1.0 - RELATIVE_TOLERANCE) {
                 outcome.improvements += 1;
                 outcome.moved += step.report.moved / n as f64;
-                alignments[index] = step.alignment.compose(&alignments[index]);
+                alignments[index] = step.alignment.compose(spec, &alignments[index]);
                 let moved = step.alignment.apply(spec, &held).map_err(MergeError::from)?;
                 sum.add(&moved, share);
             } else {

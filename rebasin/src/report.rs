@@ -3,9 +3,11 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, Margins, alignment::Gather, codec};
+use crate::{
+    AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, Margins, alignment::Gather, canonical_scale, codec,
+};
 
-/// What an alignment did to one update, against its reference.
+/// What an alignment did to one update, against its reference; both at their [canonical scale](crate::canonical_scale) if it has factors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AlignReport {
     /// Sum over the averaged tensors of the inner product with the reference, before. Dimensionless.
@@ -53,7 +55,8 @@ pub struct GroupReport {
     pub margins: Option<Margins>,
 }
 
-/// Measures an alignment: both objectives and distances, in f64.
+/// Measures an alignment: both objectives and distances, in f64. If it has factors, both checkpoints are measured at their
+/// [canonical scale](crate::canonical_scale), as [`align_canonically`](crate::align_canonically) does, before and after.
 ///
 /// # Errors
 /// [`AlignError`] if checkpoints, spec and alignment do not belong together.
@@ -66,6 +69,11 @@ pub fn report(
     crate::scanner::compare(spec.layout(), reference.layout())?;
     crate::scanner::compare(spec.layout(), update.layout())?;
     alignment.check(spec)?;
+    if !alignment.factors.is_empty() {
+        let [reference, update] = [canonical_scale(spec, reference)?, canonical_scale(spec, update)?];
+        let moves = Alignment::from(alignment.permutations.clone());
+        return report(spec, &reference.checkpoint, &update.checkpoint, &moves);
+    }
     let before = measure(spec, reference, update, None);
     let after = match alignment.is_identity() {
         true => before.clone(),

@@ -57,7 +57,7 @@ fn elements_compose_and_undo_one_another() {
         let spec = bound(form);
         let model = checkpoint(spec.layout(), 1);
         let (first, second) = (Alignment::random(&spec, 2), Alignment::random(&spec, 3));
-        let both = second.compose(&first);
+        let both = second.compose(&spec, &first);
         both.check(&spec).expect("a group is closed");
         let one_by_one = second.apply(&spec, &first.apply(&spec, &model).expect("applies")).expect("applies");
         assert_eq!(both.apply(&spec, &model).expect("applies"), one_by_one, "{}", form.0);

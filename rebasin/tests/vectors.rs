@@ -8,9 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use common::forms::relu_chain;
 use rebasin::{
-    Alignment, CheckedSpec, Checkpoint, Digest, MatchOptions, Spec, align, barrier, interpolate, mean,
-    seed_from_digests, shares,
+    Alignment, CheckedSpec, Checkpoint, Digest, MatchOptions, Spec, align, align_canonically, barrier,
+    interpolate, mean, seed_from_digests, shares,
 };
 
 fn data() -> PathBuf {
@@ -204,4 +205,27 @@ fn the_committed_subset_shows_the_same_picture() {
     let merged = evaluate(&mean(Some(&spec), &models, Some(&alignments), &shares).expect("merged"), &set).1;
     println!("best site {best:.3}, naive mean {naive:.3}, aligned mean {merged:.3}");
     assert!(naive < 0.55 && merged > naive + 0.25 && merged > best - 0.02, "{best} {naive} {merged}");
+}
+
+/// The fixtures have ReLU between their layers. Where the search sees them at their canonical scale, and the mean is of units at one scale, it is as
+/// good as where scales are left as they came.
+#[test]
+fn trained_networks_merge_as_well_at_one_scale() {
+    let set = test_set(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/data"));
+    let sites: Vec<Checkpoint> = (0..4).map(|index| site(index).0).collect();
+    let models: Vec<&Checkpoint> = sites.iter().collect();
+    let shares = shares(&[17_200, 12_800, 17_200, 12_800]).expect("shares");
+    let scaled = relu_chain(sites[0].layout()).check(sites[0].layout()).expect("fits");
+    let merged = |spec: &CheckedSpec| {
+        let align = |update: &Checkpoint| {
+            let options = MatchOptions::default();
+            let found = align_canonically(spec, &sites[0], update.clone(), &options, &mut rebasin::quietly);
+            found.expect("aligned").alignment
+        };
+        let alignments: Vec<Alignment> = sites.iter().map(align).collect();
+        evaluate(&mean(Some(spec), &models, Some(&alignments), &shares).expect("merged"), &set)
+    };
+    let ((plain_loss, plain), (loss, accuracy)) = (merged(&spec()), merged(&scaled));
+    println!("as they came {plain_loss:.3} {plain:.3}, at one scale {loss:.3} {accuracy:.3}");
+    assert!(accuracy > plain - 0.02 && loss < plain_loss + 0.05, "{plain} {accuracy}, {plain_loss} {loss}");
 }

@@ -4,8 +4,9 @@ use std::io;
 
 use super::MergeError;
 use crate::{
-    Alignment, CheckedSpec, Source, TensorInfo,
+    AlignError, Alignment, CheckedSpec, Source, TensorInfo,
     alignment::{Moves, gather},
+    scale::Multipliers,
 };
 
 /// Bytes of one input that are held at a time for one block (a single row may be larger).
@@ -81,17 +82,32 @@ impl Block<'_> {
     }
 
     /// The rows' bytes as the alignment puts them. A tensor that is one block is read in one piece; otherwise
-    /// neighbouring rows are read together. Then the other axes are gathered.
+    /// neighbouring rows are read together. Then the other axes are gathered, and what is scaled is scaled.
     pub(super) fn read(
         &self,
         source: &dyn Source,
         alignment: Option<&Alignment>,
     ) -> Result<Vec<u8>, MergeError> {
-        let mut bytes = vec![0; self.num_bytes()];
         let (Some(spec), Some(alignment)) = (self.spec, alignment) else {
+            let mut bytes = vec![0; self.num_bytes()];
             source.read_at(self.start(source), &mut bytes)?;
             return Ok(bytes);
         };
+        let mut bytes = self.gathered(source, spec, alignment)?;
+        if let Some(multipliers) = Multipliers::of(spec, self.index, &alignment.factors) {
+            let info = &source.header().layout().tensors()[self.index];
+            multipliers.apply(info, self.first_element(), &mut bytes).map_err(AlignError::from)?;
+        }
+        Ok(bytes)
+    }
+
+    fn gathered(
+        &self,
+        source: &dyn Source,
+        spec: &CheckedSpec,
+        alignment: &Alignment,
+    ) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.num_bytes()];
         let start = source.header().range(self.index).start;
         let mut moves = alignment.moves(spec, &self.shape, spec.axes(self.index));
         let mut shape = self.shape.clone();

@@ -119,7 +119,7 @@ fn networks_that_differ_by_scale_have_one_canonical_form_of_least_norm() {
     assert_near(&other.checkpoint, &one.checkpoint);
     assert!(norm(&one.checkpoint) < norm(&model) && norm(&one.checkpoint) < norm(&rescaled));
     let (least, greatest) = one.range();
-    assert!(one.passes < MAX_PASSES && one.idle == 0, "{} {}", one.passes, one.idle);
+    assert!(one.passes < 200 && one.idle == 0, "{} {}", one.passes, one.idle);
     assert!(least > 0.0 && least < 0.9 && greatest >= least, "{least} {greatest}");
 }
 
@@ -127,12 +127,18 @@ fn networks_that_differ_by_scale_have_one_canonical_form_of_least_norm() {
 fn both_sides_of_each_unit_have_the_same_norm_then() {
     let spec = spec();
     let balanced = canonical_scale(&spec, &model(&spec, 3.0)).expect("balanced").checkpoint;
-    let (squares, places) = Squares::of_all(&spec, &balanced);
-    let ones = vec![vec![1.0; 4]; 2];
-    for (scale, units) in places.iter().enumerate() {
-        for (unit, places) in units.iter().enumerate() {
-            let [up, down] = sums(&squares, places, &ones);
-            assert!((up - down).abs() < 1e-5 * up, "scale {scale}, unit {unit}: {up} {down}");
+    let squares = |name: &str, axis: usize, unit: usize| -> f64 {
+        let tensor = balanced.get(name).expect("a tensor");
+        let inner: usize = tensor.info().shape[axis + 1..].iter().product();
+        let values = tensor.to_f64().into_iter().enumerate();
+        let own = values.filter(|(at, _)| at / inner % tensor.info().shape[axis] == unit);
+        own.map(|(_, value)| value * value).sum()
+    };
+    for (up, down) in [(["w1", "b1"], "w2"), (["w2", "b2"], "w3")] {
+        for unit in 0..4 {
+            let up: f64 = up.iter().map(|name| squares(name, 0, unit)).sum();
+            let down = squares(down, 1, unit);
+            assert!((up - down).abs() < 1e-5 * up, "unit {unit} before {down}: {up}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Specs of every kind of group.
 
-use rebasin::{CheckedSpec, Spec};
+use rebasin::{CheckedSpec, Layout, ScaleForm, Spec};
 
 use super::layout;
 
@@ -63,4 +63,24 @@ pub const ALL: [Form; 5] = [HEADS, SHARED_KEYS, GROUPED, RECURRENT, FIXED];
 
 pub fn bound((json, tensors): Form) -> CheckedSpec {
     Spec::from_json(json).expect("a spec").check(&layout(tensors)).expect("fits")
+}
+
+/// A chain of linear layers as `Spec::mlp` sees it, with the scales that it has if ReLU stands between them.
+pub fn relu_chain(layout: &Layout) -> Spec {
+    let spec = Spec::mlp(layout).expect("a chain");
+    let bound = spec.check(layout).expect("fits");
+    let on = |group: usize, axis: usize| {
+        let stands = |tensor: &usize| {
+            let on = bound.axes(*tensor).get(axis).and_then(Option::as_ref);
+            on.is_some_and(|on| on.groups().any(|on| on == group))
+        };
+        let tensors = (0..layout.tensors().len()).filter(stands);
+        tensors.map(|tensor| (layout.tensors()[tensor].name.clone(), axis)).collect()
+    };
+    let scale = |group: usize| ScaleForm {
+        group: bound.groups()[group].name.clone(),
+        up: on(group, 0),
+        down: on(group, 1),
+    };
+    spec.clone().with_scales((0..bound.groups().len()).map(scale).collect())
 }

@@ -274,7 +274,7 @@ fn refine(
     let reference = rebasin::read_checkpoint(reference)?;
     let mut refined = Vec::with_capacity(sources.len());
     for index in 0..sources.len() {
-        let total = merged.alignments[index].compose(&first[index]);
+        let total = merged.alignments[index].compose(spec, &first[index]);
         let raw = rebasin::read_checkpoint(&sources[index])?;
         let report = rebasin::report(spec, &reference, &raw, &total).map_err(Error::internal)?;
         alignments[index] = Some(Arc::new(total.clone()));

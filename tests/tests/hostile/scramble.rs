@@ -1,5 +1,6 @@
-//! What a site does to the model by reordering its hidden units, which changes nothing of what its network computes: nothing. And
-//! by rescaling them: that is seen in the record.
+//! What a site does to the model by reordering its hidden units, which changes nothing of what its network computes: nothing. By
+//! rescaling them, where the run's spec says that this changes nothing either: no more than rounding. Where the spec does not say so, it is
+//! seen in the record.
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use fedbasin_tests::{
     checkpoint::{Mlp, mlp},
     on_both_databases,
 };
-use rebasin::{Alignment, CheckedSpec, Checkpoint, Dtype, Layout, Spec, Tensor, TensorInfo};
+use rebasin::{Alignment, CheckedSpec, Checkpoint, Dtype, Layout, Spec, Tensor, TensorInfo, rescale};
 use serde_json::{Value, json};
 
 #[path = "../../../rebasin/tests/common/forms.rs"]
@@ -18,6 +19,7 @@ mod forms;
 on_both_databases!(
     reordering_hidden_units_does_not_change_one_byte_of_the_model,
     nor_does_it_for_networks_that_started_elsewhere,
+    rescaling_them_changes_no_more_than_rounding_where_it_is_legal,
 );
 
 async fn reordering_hidden_units_does_not_change_one_byte_of_the_model(database: Database) {
@@ -34,7 +36,9 @@ async fn nor_does_it_for_networks_that_started_elsewhere(database: Database) {
     let sites = ["honest", "other"].map(|id| server.site(id));
     for mut network in networks() {
         network.updates[1] = match network.name {
-            "trained perceptron" => fixture("mlp128-site1.safetensors"),
+            "trained perceptron" | "trained perceptron with its scales" => {
+                fixture("mlp128-site1.safetensors")
+            }
             "trained BatchNorm" => fixture("convbn8-site1.safetensors"),
             _ => of_other_numbers(&network.reference),
         };
@@ -64,8 +68,57 @@ async fn reordering_changes_nothing(server: &Server, sites: &[Site; 2], network:
     }
 }
 
+async fn rescaling_them_changes_no_more_than_rounding_where_it_is_legal(database: Database) {
+    let server = Server::start(database);
+    let sites = ["honest", "other"].map(|id| server.site(id));
+    for mut network in networks().into_iter().filter(|network| !network.spec.scales().is_empty()) {
+        for stranger in [false, true] {
+            if stranger {
+                network.updates[1] = fixture("mlp128-site1.safetensors");
+            }
+            for strategy in ["aligned", "merge-many"] {
+                rescaling_changes_nothing(&server, &sites, &network, strategy).await;
+            }
+        }
+    }
+}
+
+async fn rescaling_changes_nothing(server: &Server, sites: &[Site; 2], network: &Network, strategy: &str) {
+    let Network { name, spec, updates: [honest, other], .. } = network;
+    let (plain, model) = merged(server, sites, network, strategy, [honest, other]).await;
+    let expected = Checkpoint::from_bytes(&model).expect("a model");
+    for seed in 1..=2 {
+        let scaled = rescale(spec, other, &factors(spec, seed)).expect("scaled");
+        let scrambled = Alignment::random(spec, seed).apply(spec, &scaled).expect("applies");
+        let (record, model) = merged(server, sites, network, strategy, [honest, &scrambled]).await;
+        let apart = difference(&Checkpoint::from_bytes(&model).expect("a model"), &expected);
+        assert!(apart < 1e-5, "{name}, {strategy}, seed {seed}: {apart}; the record says {record}");
+        let distance = |record| alignment(record, "other")["l2_after"].as_f64().expect("a figure");
+        assert!((distance(&record) / distance(&plain) - 1.0).abs() < 1e-3, "no distance comes of it");
+    }
+}
+
+/// Up to 8, or an eighth.
+fn factors(spec: &CheckedSpec, seed: u64) -> Vec<Vec<f64>> {
+    let of_scale = |(at, scale): (usize, &rebasin::Scale)| {
+        let numbers = noise(31 * seed + at as u64, spec.groups()[scale.group].units);
+        numbers.into_iter().map(|number| f64::exp2(3.0 * number)).collect()
+    };
+    spec.scales().iter().enumerate().map(of_scale).collect()
+}
+
+/// The largest difference of two checkpoints, relative to the largest weight of each tensor.
+fn difference(a: &Checkpoint, b: &Checkpoint) -> f64 {
+    let of = |a: &Tensor, b: &Tensor| {
+        let (a, b) = (a.to_f64(), b.to_f64());
+        let size = a.iter().fold(f64::MIN_POSITIVE, |size, value| size.max(value.abs()));
+        a.iter().zip(&b).fold(0.0_f64, |most, (a, b)| most.max((a - b).abs() / size))
+    };
+    a.tensors().iter().zip(b.tensors()).fold(0.0, |most, (a, b)| most.max(of(a, b)))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rescaling_hidden_units_is_in_the_record_by_its_distance() {
+async fn where_the_spec_tells_no_scales_rescaling_is_in_the_record_by_its_distance() {
     let server = Server::start(Database::sqlite());
     let sites = ["honest", "other"].map(|id| server.site(id));
     let network = networks().remove(0);
@@ -83,7 +136,7 @@ async fn rescaling_hidden_units_is_in_the_record_by_its_distance() {
     let (near, far) = (distance(&plain), distance(&record));
     println!("distance to the reference {near:.3}, rescaled {far:.3}");
     assert!(far > 5.0 * near, "whoever reads the record sees it: {near} and {far}");
-    assert!(model != rescaled, "a round takes scales as they come: `fedbasin scale` is a site's own step");
+    assert!(model != rescaled, "nobody said that the functions between the layers allow it");
 }
 
 fn moved(record: &Value, site: &str) -> f64 {
@@ -138,6 +191,11 @@ fn networks() -> Vec<Network> {
     let small = Checkpoint::from_bytes(&mlp(9).file()).expect("a checkpoint");
     vec![
         Network::new("small perceptron", &Spec::from_json(&Mlp::spec().to_string()).expect("a spec"), small),
+        Network::new(
+            "trained perceptron with its scales",
+            &forms::relu_chain(perceptron.layout()),
+            perceptron.clone(),
+        ),
         Network::new("trained perceptron", &Spec::mlp(perceptron.layout()).expect("a chain"), perceptron),
         Network::new(
             "trained BatchNorm",
