@@ -1,8 +1,6 @@
 //! What the server signs: receipts, published models, and the head of the audit log, which travels in answers.
 
 use std::{
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,6 +15,7 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     error::{Error, Result},
+    files::{Readers, write_new},
     model::Receipt,
     store::{MergeWork, Store},
 };
@@ -230,15 +229,7 @@ fn read(path: &Path) -> Result<SigningKeys> {
 /// Makes keys that are whole and on the disk once the file has its name: the database notes them, and takes no others.
 fn make(path: &Path) -> Result<()> {
     let text = SigningKeys::generate().map_err(|error: ProofError| Error::internal(error))?;
-    let beside = path.with_extension("new");
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    if let Some(folder) = path.parent() {
-        std::fs::File::open(folder)?.sync_all()?;
-    }
+    write_new(path, &text, Readers::Owner)?;
     tracing::info!(signing.key_file = %path.display(), "made signing keys");
     Ok(())
 }
