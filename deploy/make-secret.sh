@@ -1,19 +1,26 @@
 #!/bin/sh
-# Makes the database's password, once, in the volume that docker-compose.yml mounts at /secret: one file for Postgres and one
-# for the server, each readable by its own user only. Runs as root in the Postgres image; changes nothing that is there.
+# Makes the passwords of the database's two roles, once, in the two volumes that docker-compose.yml mounts: at /secret what belongs to the
+# owner, at /server-secret what the server may read. Each file is readable by its own user only. Runs as root in the Postgres image;
+# changes nothing that is there.
 set -eu
-cd /secret
-if [ -e database-url ]; then
-    echo "the secret is there"
-    exit 0
-fi
-password=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
 umask 077
-printf '%s' "$password" >password
-chown postgres password
-printf 'postgres://fedbasin:%s@postgres:5432/fedbasin' "$password" >database-url.new
-chown 65532 database-url.new
-chmod 0755 .
-# Last, and at once: its presence says that all is done.
-mv database-url.new database-url
-echo "the secret is made"
+
+# keep FILE OWNER: what comes on standard input, under that name once it is whole
+keep() {
+    cat >"$1.new"
+    chown "$2" "$1.new"
+    mv "$1.new" "$1"
+}
+password() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+url() { printf 'postgres://%s:%s@postgres:5432/fedbasin' "$1" "$(cat "$2")"; } # url ROLE FILE
+
+cd /secret
+# Of before there were two roles: the server's, who was the owner.
+[ ! -e database-url ] || mv database-url owner-url
+[ -e password ] || password | keep password postgres
+[ -e app-password ] || password | keep app-password postgres
+[ -e owner-url ] || url fedbasin password | keep owner-url 65532
+[ -e /server-secret/database-url ] || url fedbasin_app app-password | keep /server-secret/database-url 65532
+# Files that only their owners read, in folders that all may enter.
+chmod 0755 . /server-secret
+echo "the secrets are there"

@@ -59,7 +59,7 @@ pub struct Record {
     /// The id of what it is about: an update, a token, a certificate, a checkpoint, a graph.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// Digest of the bytes that stood there before.
+    /// Digest of the bytes that stood there before, or were to come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
     /// Digest of the bytes that stand there now.

@@ -60,6 +60,15 @@ impl Magnitudes {
         &self.rms
     }
 
+    /// The Euclidean norm over the layout's averaged tensors, by whose layout this was measured.
+    #[must_use]
+    pub fn norm(&self, layout: &Layout) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a count of elements needs no more than 53 bits")]
+        let squares =
+            layout.tensors().iter().zip(&self.rms).map(|(info, rms)| rms * rms * info.num_elements() as f64);
+        squares.sum::<f64>().sqrt().min(f64::MAX)
+    }
+
     /// What an update may have: `factor` times the root mean square of the reference's same tensor, or times the median of those of
     /// all its tensors, whichever is more. So what is near 0 in the reference (a last layer, a bias, a scale that begins there) may
     /// grow to the size of the others.

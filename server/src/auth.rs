@@ -3,8 +3,6 @@
 pub mod access;
 pub(crate) mod oidc;
 
-use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -12,6 +10,7 @@ use subtle::ConstantTimeEq as _;
 use crate::{
     config::{Config, Secret},
     error::{Error, Result},
+    files::{Readers, write_new},
 };
 
 /// Prefix of a site's token, so that a leaked one can be recognised.
@@ -118,10 +117,7 @@ impl Admin {
             Ok(text) => Ok(Self { hash: hash(check(&text, &path.display().to_string())?) }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let token = new_token(ADMIN_PREFIX)?;
-                let mut file =
-                    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-                writeln!(file, "{}", token.expose())?;
-                file.sync_all()?;
+                write_new(&path, &format!("{}\n", token.expose()), Readers::Owner)?;
                 tracing::info!(admin.token_file = %path.display(), "made an admin token");
                 Ok(Self { hash: hash(token.expose()) })
             }

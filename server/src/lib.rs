@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 mod connections;
 pub mod error;
+mod files;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzed;
 mod graphs;

@@ -19,6 +19,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{
     error::{Error, Result},
+    files::{Readers, replace, write_new},
     model::check_id,
     tls::Peer,
 };
@@ -65,8 +66,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = new_key()?;
         let certificate = params.self_signed(&key).map_err(Error::internal)?;
-        write_new(&authority.key(), &key.serialize_pem(), true)?;
-        write_new(&authority.certificate(), &certificate.pem(), false)?;
+        write_new(&authority.key(), &key.serialize_pem(), Readers::Owner)?;
+        write_new(&authority.certificate(), &certificate.pem(), Readers::All)?;
         Ok(authority)
     }
 
@@ -128,8 +129,8 @@ impl Authority {
         let key = new_key()?;
         let certificate = params.signed_by(&key, &self.issuer()?).map_err(Error::internal)?;
         let (cert_file, key_file) = (self.folder.join("server.pem"), self.folder.join("server.key"));
-        replace(&key_file, &key.serialize_pem(), true)?;
-        replace(&cert_file, &certificate.pem(), false)?;
+        replace(&key_file, &key.serialize_pem(), Readers::Owner)?;
+        replace(&cert_file, &certificate.pem(), Readers::All)?;
         Ok((cert_file, key_file))
     }
 
@@ -174,15 +175,15 @@ impl Authority {
         let fingerprint = Peer::of(certificate.der())?.fingerprint;
         self.note(site, &fingerprint, days)?;
         new_private_folder(folder)?;
-        write_new(&folder.join("authority.pem"), &authority, false)?;
-        write_new(&folder.join("site.pem"), &certificate.pem(), false)?;
+        write_new(&folder.join("authority.pem"), &authority, Readers::All)?;
+        write_new(&folder.join("site.pem"), &certificate.pem(), Readers::All)?;
         if let Some(key) = key {
-            write_new(&folder.join("site.key"), &key.serialize_pem(), true)?;
+            write_new(&folder.join("site.key"), &key.serialize_pem(), Readers::Owner)?;
         }
         if let Some(keys) = &kit.keys {
-            write_new(&folder.join("server-keys.pem"), &keys.to_pem(), false)?;
+            write_new(&folder.join("server-keys.pem"), &keys.to_pem(), Readers::All)?;
         }
-        write_new(&folder.join("kit.toml"), &kit.to_toml(site), false)?;
+        write_new(&folder.join("kit.toml"), &kit.to_toml(site), Readers::All)?;
         Ok(fingerprint)
     }
 }
@@ -270,24 +271,6 @@ fn new_private_folder(folder: &Path) -> Result<()> {
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path)
         .map_err(|error| Error::invalid(format!("{}: cannot be read: {error}", path.display())))
-}
-
-fn write_new(path: &Path, text: &str, secret: bool) -> Result<()> {
-    let mode = if secret { 0o600 } else { 0o644 };
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(|error| Error::invalid(format!("{}: cannot be written: {error}", path.display())))
-}
-
-/// A server that reads the file meanwhile finds the old one or the new one.
-fn replace(path: &Path, text: &str, secret: bool) -> Result<()> {
-    let beside = path.with_extension(format!("new-{}", uuid::Uuid::now_v7().simple()));
-    write_new(&beside, text, secret)?;
-    fs::rename(&beside, path)
-        .map_err(|error| Error::invalid(format!("{}: cannot be replaced: {error}", path.display())))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What the server signs: receipts, published models, and the head of the audit log, which travels in answers.
 
+mod manifest;
+
 use std::{
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,17 +14,21 @@ use rebasin::Digest;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub use self::manifest::Made;
 use crate::{
     config::Config,
     error::{Error, Result},
+    files::{Readers, write_new},
     model::Receipt,
-    store::{MergeWork, Store},
+    store::Store,
 };
 
 /// The header, and the metadata key, in which the log's signed head travels.
 const HEAD_HEADER: &str = "fedbasin-log-head";
 /// The file in the data folder where no other is named.
 const FILE: &str = "signing-key.pem";
+/// Who signs, for people to read.
+const SOFTWARE: &str = concat!("fedbasin-server ", env!("CARGO_PKG_VERSION"));
 /// How long the head that travels may be behind, where nothing wakes a look.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -142,41 +146,9 @@ impl Signer {
     ///
     /// # Errors
     /// Those of the library that signs.
-    pub fn model(&self, work: &MergeWork, digest: &Digest, place: u64) -> Result<String> {
-        let examples: u64 = work.inputs.iter().map(|input| input.num_examples).sum();
-        let participants: Value = match work.run.policy.name_participants {
-            false => work.inputs.len().into(),
-            true => work
-                .inputs
-                .iter()
-                .map(|input| {
-                    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
-                    let share = input.num_examples as f64 / examples.max(1) as f64;
-                    json!({ "site": input.site_id, "digest": input.digest.to_string(), "share": share })
-                })
-                .collect(),
-        };
-        // A founding round's reference is one site's update, and its digest nobody else's to know.
-        let is_a_sites = work.inputs.iter().any(|input| input.digest == work.reference);
-        let reference =
-            (!is_a_sites || work.run.policy.name_participants).then(|| work.reference.to_string());
-        let moved = work.inputs.iter().filter(|input| input.alignment.is_some()).count();
-        self.sign_model(
-            &format!("{}-round-{}", work.run.id, work.round),
-            digest,
-            json!({
-                "kind": "global",
-                "run": work.run.id,
-                "round": work.round,
-                "strategy": work.run.strategy.name(),
-                "reference": reference,
-                "participants": participants,
-                "num_examples": examples,
-                "participants_that_were_moved": moved,
-                "software": concat!("fedbasin-server ", env!("CARGO_PKG_VERSION")),
-                "log_record": place,
-            }),
-        )
+    pub fn model(&self, made: &Made<'_>, digest: &Digest, place: u64) -> Result<String> {
+        let work = made.work;
+        self.sign_model(&format!("{}-round-{}", work.run.id, work.round), digest, made.provenance(place))
     }
 
     /// The signature of a stored checkpoint that no round of this server published: that this server gives it out for a run.
@@ -184,8 +156,7 @@ impl Signer {
     /// # Errors
     /// Those of the library that signs.
     pub fn given_out(&self, digest: &Digest) -> Result<String> {
-        let software = concat!("fedbasin-server ", env!("CARGO_PKG_VERSION"));
-        self.sign_model("reference", digest, json!({ "kind": "reference", "software": software }))
+        self.sign_model("reference", digest, json!({ "kind": "reference", "software": SOFTWARE }))
     }
 
     fn sign_model(&self, name: &str, digest: &Digest, provenance: Value) -> Result<String> {
@@ -230,15 +201,7 @@ fn read(path: &Path) -> Result<SigningKeys> {
 /// Makes keys that are whole and on the disk once the file has its name: the database notes them, and takes no others.
 fn make(path: &Path) -> Result<()> {
     let text = SigningKeys::generate().map_err(|error: ProofError| Error::internal(error))?;
-    let beside = path.with_extension("new");
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    if let Some(folder) = path.parent() {
-        std::fs::File::open(folder)?.sync_all()?;
-    }
+    write_new(path, &text, Readers::Owner)?;
     tracing::info!(signing.key_file = %path.display(), "made signing keys");
     Ok(())
 }

@@ -217,16 +217,6 @@ async fn receipts_and_models_are_signed_and_prove_what_they_say(database: Databa
 }
 
 #[tokio::test]
-async fn participants_are_only_counted_where_the_policy_does_not_name_them() {
-    let server = Server::start(Database::sqlite());
-    let (id, _) = published(&server, json!({})).await;
-    let bundle = text_of(&server, &format!("/v1/runs/{id}/rounds/1/model/signature"));
-    let statement = ModelStatement::open(&bundle, &keys_of(&server)).expect("signed");
-    assert_eq!(statement.provenance["participants"], 2);
-    assert!(!bundle.contains("\"site\""));
-}
-
-#[tokio::test]
 async fn the_head_travels_with_answers_and_grows_into_the_next() {
     let server = Server::start(Database::sqlite());
     let keys = keys_of(&server);

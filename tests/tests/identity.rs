@@ -4,12 +4,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    time::Duration,
 };
 
 use fedbasin_proto::v1::{self, fed_basin_client::FedBasinClient};
 use fedbasin_tests::{
     Admin, Database, Options, PATIENCE, Server, assert_refused, checkpoint::one_hot, client_binary,
-    eventually, last, server_binary,
+    eventually, last, now, server_binary,
 };
 use serde_json::{Value, json};
 use tonic::{
@@ -285,6 +286,68 @@ async fn a_new_certificate_of_the_server_is_taken_while_it_runs() {
     fs::write(pki.path("server.pem"), "nonsense").expect("written");
     eventually("the server says so", || server.log().contains("cannot be used").then_some(())).await;
     assert_eq!(list(&mut pki.kit_stub(&server, &kit), None).await.expect("the one before stays"), 1);
+}
+
+/// The lines of a server's log that warn of a certificate's end.
+fn warnings(server: &Server) -> Vec<String> {
+    server
+        .log()
+        .lines()
+        .filter(|line| line.contains("expires soon, or has expired"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_warns_of_certificates_that_have_few_days_left_and_of_no_others() {
+    let pki = Pki::new();
+    let mut server = Server::start_with(Database::sqlite(), pki.options(true));
+    let admin = pki.admin(&server);
+    let mut fingerprints = Vec::new();
+    for (site, days) in [("short", "5"), ("long", "90"), ("revoked", "5")] {
+        let _ = admin.enrol(site);
+        let (kit, fingerprint) = pki.issue(site, &server.grpc, &["--days", days]);
+        list(&mut pki.kit_stub(&server, &kit), None).await.expect("its certificate is enough");
+        fingerprints.push(fingerprint);
+    }
+    let _ = admin.post(&format!("/v1/certificates/{}/revoke", fingerprints[2]), &json!({})).json();
+    assert_eq!(warnings(&server), [""; 0], "at its start there was nothing to say");
+
+    // What a day does, a start does too.
+    said(&pki.pki("server", &["--host", "localhost", "--host", "127.0.0.1", "--days", "7"]));
+    server.terminate();
+    server.start_again();
+    let found = eventually("both are named", || {
+        let found = warnings(&server);
+        (found.len() >= 2).then_some(found)
+    })
+    .await;
+    let [own, site] = &found[..] else { panic!("no others: {found:#?}") };
+    assert!(own.contains("WARN") && own.contains("the server's certificate"), "{own}");
+    assert!(own.contains("tls.days_left=6"), "{own}");
+    for words in ["WARN", "a site's certificate", "short", &*fingerprints[0], "certificate.days_left=4"] {
+        assert!(site.contains(words), "{words}: {site}");
+    }
+
+    // An authority with few days left, of which no site came yet.
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let seconds = u64::try_from(now()).expect("after 1970") + 10 * 86_400 + 3_600;
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    let certificate = params.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("signed");
+    let file = pki.path("old-authority.pem");
+    fs::write(&file, certificate.pem()).expect("written");
+    said(&pki.pki("server", &["--host", "localhost", "--host", "127.0.0.1", "--days", "90"]));
+    let options = Options { more_tls: format!("client_ca_file = {file:?}\n"), ..pki.options(false) };
+    let other = Server::start_with(Database::sqlite(), options);
+    let found = eventually("it is named", || {
+        let found = warnings(&other);
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    let [authority] = &found[..] else { panic!("no others: {found:#?}") };
+    assert!(authority.contains("WARN") && authority.contains("authority.days_left=10"), "{authority}");
+    assert_eq!(warnings(&server).len(), 2, "and nobody else meanwhile: {}", server.log());
 }
 
 #[test]

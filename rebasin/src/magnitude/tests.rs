@@ -43,6 +43,16 @@ fn a_bound_is_a_multiple_of_the_references_own_values() {
 }
 
 #[test]
+fn the_norm_is_that_of_all_averaged_values() {
+    // Five values each; the integer does not count.
+    let both = model(&[("a", Dtype::F32, 0.5), ("b", Dtype::F16, -2.0)]);
+    let norm = measured(&both).norm(both.layout());
+    assert!((norm - (5.0_f64 * (0.25 + 4.0)).sqrt()).abs() < 1e-12, "{norm}");
+    let nothing = model(&[("zero", Dtype::F32, 0.0)]);
+    assert_eq!(measured(&nothing).norm(nothing.layout()), 0.0);
+}
+
+#[test]
 fn what_is_zero_or_tiny_may_become_what_the_others_are() {
     let model = model(&[("a", Dtype::F32, 0.5), ("scale", Dtype::F32, 1e-6), ("zero", Dtype::F32, 0.0)]);
     for name in ["scale", "zero"] {

@@ -1,6 +1,7 @@
 //! What values an update may have, by the reference of its round.
 
 use rebasin::{Bounds, Digest, Magnitudes};
+use sqlx::any::AnyRow;
 
 use super::{Store, document, parsed, to_json};
 use crate::{
@@ -25,11 +26,26 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let magnitudes = match document::<Magnitudes>(&row, "magnitudes")? {
-            Some(magnitudes) => magnitudes,
-            None => self.measure(&parsed(&row, "digest")?).await?,
-        };
-        Ok(Some(magnitudes.bounds(layout, factor)))
+        Ok(Some(self.magnitudes_of(&row).await?.bounds(layout, factor)))
+    }
+
+    /// How large a stored checkpoint's values are.
+    ///
+    /// # Errors
+    /// Those of the database, and of reading one that nobody measured yet.
+    pub async fn magnitudes(&self, digest: &Digest) -> Result<Magnitudes> {
+        let row = sqlx::query("SELECT digest, magnitudes FROM checkpoints WHERE digest = $1")
+            .bind(digest.to_string())
+            .fetch_one(&self.pool)
+            .await?;
+        self.magnitudes_of(&row).await
+    }
+
+    async fn magnitudes_of(&self, row: &AnyRow) -> Result<Magnitudes> {
+        match document(row, "magnitudes")? {
+            Some(magnitudes) => Ok(magnitudes),
+            None => self.measure(&parsed(row, "digest")?).await,
+        }
     }
 
     /// Measures a reference that came as an update, or before references were measured. Whoever does it at the same moment finds the same.

@@ -57,7 +57,7 @@ pub use self::{
     source::StoredSource,
     staging::{Kind, Scratch, Sealed, Staging},
     tokens::Alive,
-    work::{AlignWork, Lease, MergeInput, MergeWork},
+    work::{AlignWork, Aligned, Lease, MergeInput, MergeWork},
 };
 use crate::{
     config::Config,

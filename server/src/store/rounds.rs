@@ -6,7 +6,7 @@ use fedbasin_proof::Record;
 use rebasin::Digest;
 use sqlx::{AnyConnection, Row as _, any::AnyRow};
 
-use super::{Store, Tx, one_row, parsed_optional, unsigned};
+use super::{Store, Tx, one_row, parsed_optional, unsigned, updates::let_go};
 use crate::{
     error::{Code, Error, Result},
     model::{RoundRecord, Run, RunState},
@@ -340,22 +340,15 @@ impl Store {
         let rows = sqlx::query(
             "UPDATE updates SET state = 'declined', reason = $3, wrapped_key = NULL
              WHERE run_id = $1 AND round = $2 AND state = 'receiving'
-             RETURNING id, site_id",
+             RETURNING id, run_id, round, site_id, digest",
         )
         .bind(run_id)
         .bind(i64::from(after.number))
         .bind(reason)
         .fetch_all(&mut **tx)
         .await?;
-        for row in rows {
-            let (id, site): (String, String) = (row.try_get("id")?, row.try_get("site_id")?);
-            tx.record(
-                Record::of("update.declined")
-                    .round(run_id, after.number)
-                    .site(&site)
-                    .object(&id)
-                    .because(reason),
-            );
+        for row in &rows {
+            tx.record(let_go("update.declined", row, reason)?);
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ impl Store {
                SELECT id FROM updates
                WHERE run_id = $1 AND round = $2 AND site_id = $3 AND state = 'receiving' AND id <> $4
                ORDER BY begun_at_ms DESC, id DESC LIMIT 1000 OFFSET $5)
-             RETURNING id",
+             RETURNING id, run_id, round, site_id, digest",
         )
         .bind(&newest.run_id)
         .bind(i64::from(newest.round))
@@ -100,12 +100,10 @@ impl Store {
         .bind(REPLACED)
         .fetch_all(&mut **tx)
         .await?;
-        let ids: Vec<String> = rows.iter().map(|row| row.try_get("id")).collect::<sqlx::Result<_>>()?;
-        for id in &ids {
-            let record = Record::of("update.declined").round(&newest.run_id, newest.round);
-            tx.record(record.site(&newest.site_id).object(id).because(REPLACED));
+        for row in &rows {
+            tx.record(let_go("update.declined", row, REPLACED)?);
         }
-        Ok(ids)
+        Ok(rows.iter().map(|row| row.try_get("id")).collect::<sqlx::Result<_>>()?)
     }
 
     /// The site's update of that round and digest that is under way.
@@ -374,7 +372,7 @@ impl Store {
     ) -> Result<()> {
         let row = sqlx::query(
             "UPDATE updates SET state = $2, reason = $3, wrapped_key = NULL
-             WHERE id = $1 AND state = 'receiving' RETURNING run_id, round, site_id",
+             WHERE id = $1 AND state = 'receiving' RETURNING id, run_id, round, site_id, digest",
         )
         .bind(update_id)
         .bind(state)
@@ -382,10 +380,7 @@ impl Store {
         .fetch_optional(&mut **tx)
         .await?;
         if let Some(row) = row {
-            let (run, site): (String, String) = (row.try_get("run_id")?, row.try_get("site_id")?);
-            let record =
-                Record::of(&format!("update.{state}")).round(&run, unsigned(&row, "round")?).site(&site);
-            tx.record(record.object(update_id).because(reason));
+            tx.record(let_go(&format!("update.{state}"), &row, reason)?);
         }
         Ok(())
     }
@@ -445,6 +440,14 @@ pub(super) fn of_update(action: &str, update: &Update) -> Record {
         .object(&update.id)
         .digests(None, Some(update.digest.to_string()))
         .detail("num_examples", update.num_examples)
+}
+
+/// What the audit log says of an update that was under way and is not taken: what was announced is nowhere from now on. The row has its
+/// `id`, `run_id`, `round`, `site_id` and `digest`.
+pub(super) fn let_go(action: &str, row: &AnyRow, reason: &str) -> Result<Record> {
+    let text = |column: &str| row.try_get::<String, _>(column);
+    let record = Record::of(action).round(&text("run_id")?, unsigned(row, "round")?).site(&text("site_id")?);
+    Ok(record.object(&text("id")?).digests(Some(text("digest")?), None).because(reason))
 }
 
 fn conflict(held: &Update) -> Error {

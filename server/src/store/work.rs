@@ -13,7 +13,7 @@ use sqlx::{Row as _, any::AnyRow};
 
 pub use self::{
     alignments::AlignWork,
-    merges::{MergeInput, MergeWork},
+    merges::{Aligned, MergeInput, MergeWork},
 };
 use super::Store;
 use crate::error::{Code, Result};

@@ -14,6 +14,7 @@ use crate::{
     error::{Code, Error, Result},
     model::Strategy,
     round::Judged,
+    signing::Made,
     store::{Kind, MergeWork, Scratch, Sealed, Staging, Store, StoredSource},
 };
 
@@ -25,6 +26,8 @@ struct Merged {
     refined: Refined,
     /// How its updates stand beside one another.
     differences: Differences,
+    /// The length that distances to the reference are told by.
+    reference_norm: f64,
     /// Where its bytes are, until it is stored.
     _file: Scratch,
 }
@@ -45,7 +48,8 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
             let held = store.reject_implausible(&lease, &rejected).await?;
             return Ok::<_, Error>(held.then_some(Done::Rejected(rejected.len())));
         }
-        let sign = |place| signer.model(&lease.work, &model.sealed.digest, place);
+        let made = Made { work: &lease.work, refined: &model.refined, reference_norm: model.reference_norm };
+        let sign = |place| signer.model(&made, &model.sealed.digest, place);
         let global = store.finish_merge(&lease, &model.sealed, &model.refined, &kept, sign).await?;
         Ok(global.map(Done::Published))
     };
@@ -135,6 +139,10 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
         Strategy::Mean => None,
         _ => Some(checked_spec(work.run.spec.as_ref(), work.run.layout.as_ref())?),
     };
+    let reference_norm = match &spec {
+        Some(spec) => store.magnitudes(&work.reference).await?.norm(spec.layout()),
+        None => 0.0,
+    };
     let mut alignments: Vec<Option<Arc<Alignment>>> =
         work.inputs.iter().map(|input| input.alignment.clone()).collect();
     let options = match_options(settings, work.reference);
@@ -161,7 +169,7 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
             .collect();
         let (sealed, differences) =
             write_model(&store, &scratch, spec.as_ref(), &inputs, &reference, layout)?;
-        Ok(Merged { sealed, refined, differences, _file: scratch })
+        Ok(Merged { sealed, refined, differences, reference_norm, _file: scratch })
     })
     .await?
 }

@@ -190,3 +190,46 @@ fn a_site_has_two_updates_of_a_round_under_way_and_the_older_ones_are_declined()
         assert_eq!(of_b.state.name(), "receiving", "another site's is left alone");
     });
 }
+
+#[test]
+fn each_record_of_an_update_says_by_digest_which_bytes_it_is_about() {
+    on_both(async |world| {
+        world.run(&["a", "b", "c"], Policy { max_updates: Some(2), ..policy(2, 2) }).await;
+        // The first of three is replaced, the second is bad, the third is taken; b's is taken back while it arrives, c's comes too late.
+        let mut under_way = Vec::new();
+        for value in [1.0, 2.0, 3.0] {
+            under_way.push(world.begin("a", 1, &checkpoint(value)).await.expect("begun"));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        world.store.reject_update(&under_way[1].id, "bad").await.expect("rejected");
+        let back = world.begin("b", 1, &checkpoint(4.0)).await.expect("begun");
+        world.store.withdraw_update("b", &back.id).await.expect("withdrawn");
+        let late = world.begin("c", 1, &checkpoint(5.0)).await.expect("begun");
+        world.accept(&under_way[2], &checkpoint(3.0)).await.expect("accepted");
+        world.upload("b", 1, 6.0).await.expect("accepted");
+        assert!(world.tick().await, "the round is full");
+        world.publish(7.0).await;
+
+        let (mut let_go, mut actions) = (Vec::new(), std::collections::BTreeSet::new());
+        for line in world.store.log_lines(0, 1000, Some("run")).await.expect("read") {
+            let record = fedbasin_proof::Record::from_line(&line).expect("a record");
+            if !record.action.starts_with("update.") {
+                continue;
+            }
+            let (site, object) = (record.site.expect("a site"), record.object.expect("an update"));
+            let digest =
+                world.store.update_of_site(&site, &object).await.expect("its row").digest.to_string();
+            let (before, after) = (record.before.as_deref(), record.after.as_deref());
+            assert!([before, after].contains(&Some(&*digest)), "{line}");
+            if ["update.declined", "update.rejected"].contains(&&*record.action) {
+                assert_eq!((before, after), (Some(&*digest), None), "{line}");
+                let_go.push(object);
+            }
+            actions.insert(record.action);
+        }
+        let turned_away = [&under_way[0], &under_way[1], &back, &late].map(|update| update.id.clone());
+        assert_eq!(let_go, turned_away);
+        let all = ["accepted", "aligned", "announced", "declined", "rejected", "withdrawn"];
+        assert!(actions.iter().eq(&all.map(|action| format!("update.{action}"))), "{actions:?}");
+    });
+}

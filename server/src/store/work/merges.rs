@@ -43,6 +43,28 @@ pub struct MergeInput {
     pub num_examples: u64,
     /// Its permutations, which are held once however many look at them; absent where nothing moves.
     pub alignment: Option<Arc<Alignment>>,
+    /// What that did to it; absent where the strategy does not align.
+    pub aligned: Option<Aligned>,
+}
+
+/// What of an alignment's report the model's signature tells.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Deserialize)]
+pub struct Aligned {
+    /// Fraction of units that moved, 0 to 1.
+    pub moved: f64,
+    /// Euclidean distance to the reference over the averaged tensors, before.
+    pub l2_before: f64,
+    /// The same after.
+    pub l2_after: f64,
+    /// Whether it was proved that nothing needed to move.
+    pub identity_certified: bool,
+}
+
+impl From<&AlignReport> for Aligned {
+    fn from(report: &AlignReport) -> Self {
+        let AlignReport { moved, l2_before, l2_after, identity_certified, .. } = *report;
+        Self { moved, l2_before, l2_after, identity_certified }
+    }
 }
 
 /// The round to merge next; `$1` is how often that may be tried.
@@ -116,7 +138,7 @@ impl Store {
 
     async fn merge_inputs(&self, run_id: &str, round: u32) -> Result<Vec<MergeInput>> {
         let mut rows = sqlx::query(
-            "SELECT id, site_id, digest, num_examples, alignment FROM updates
+            "SELECT id, site_id, digest, num_examples, alignment, report FROM updates
              WHERE run_id = $1 AND round = $2 AND state IN ('accepted', 'aligned') ORDER BY site_id",
         )
         .bind(run_id)
@@ -133,6 +155,7 @@ impl Store {
                 num_examples: unsigned(&row, "num_examples")?,
                 // Most sites started from the reference: those cost nothing, however many they are.
                 alignment: alignment.filter(|alignment| !alignment.is_identity()).map(Arc::new),
+                aligned: document(&row, "report")?,
             });
         }
         Ok(inputs)
