@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Response, Status};
 
-use crate::error::{CLEAR_TEXT, Error, status_code_string};
+use crate::error::{CLEAR_TEXT, Error, OWN_CERTIFICATE_ENDED, status_code_string};
 
 /// What to do about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ fn is_certificate_trouble(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         let text = error.to_string();
-        if text.contains("certificate") || text.contains(CLEAR_TEXT) {
+        if ["certificate", OWN_CERTIFICATE_ENDED, CLEAR_TEXT].iter().any(|sign| text.contains(sign)) {
             return true;
         }
         cause = error.source();

@@ -71,6 +71,14 @@ fn a_bad_certificate_is_final() {
 }
 
 #[test]
+fn an_own_certificate_that_ended_is_final_and_says_how_to_get_another() {
+    let status = from_transport(Code::Unavailable, "received fatal alert: CertificateExpired");
+    assert_eq!(verdict(&status), Verdict::Final);
+    let error = Error::from_status(&status, "somewhere").to_string();
+    assert!(error.contains("new kit") && !error.contains("--ca"), "{error}");
+}
+
+#[test]
 fn the_servers_http_port_is_final_and_a_proxys_page_is_not() {
     let answer = |flag: u8, status: &str| {
         Status::internal(format!(
