@@ -27,7 +27,7 @@ use crate::{
     files::check_checkpoint,
     kit,
     progress::Screen,
-    retry::{Backoff, Patience, patiently, verdict},
+    retry::{Backoff, Patience, patiently},
     site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
     trust::{self, Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
@@ -137,7 +137,7 @@ impl<'a> Server<'a> {
                 Ok(answer) => return Ok(answer.into_inner().runs),
                 Err(status) => status,
             };
-            if !backoff.allows(verdict(&status)) {
+            if !backoff.allows(&status) {
                 return Err(Error::from_status(&status, place));
             }
             if backoff.failures() == 0 {
