@@ -1,12 +1,14 @@
 //! The HTTP admin API, typed and blocking.
 
 pub mod audit;
+mod held;
 pub mod types;
 
 use std::{
     fs::File,
     io::{self, Read, Write},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,6 +39,8 @@ pub struct Admin {
     agent: Agent,
     address: Address,
     token: Token,
+    /// What the server is held to before the first call.
+    held: Option<Arc<held::Held>>,
 }
 
 /// An error answer: the fields of RFC 9457 that we show, and the stable code.
@@ -76,7 +80,7 @@ impl Admin {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build()
             .new_agent();
-        Ok(Self { agent, address, token })
+        Ok(Self { agent, address, token, held: None })
     }
 
     /// Enrols a site; the answer holds its token, which the server shows this once, and which opens nothing after so many days (90 if
@@ -186,7 +190,7 @@ impl Admin {
 
     fn post_file<T: DeserializeOwned>(&self, place: &str, path: &Path) -> Result<T> {
         let file = File::open(path).map_err(|error| read_error(path, &error))?;
-        let url = self.url(place);
+        let url = self.begin(place)?;
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         // So that a server that does not want the file says so before it travels.
         let request = request.header("expect", "100-continue").content_type("application/octet-stream");
@@ -267,7 +271,7 @@ impl Admin {
 
     /// A POST that says all by its path.
     fn order<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let url = self.url(path);
+        let url = self.begin(path)?;
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         self.decode(&url, request.send_empty())
     }
@@ -278,7 +282,7 @@ impl Admin {
     /// # Errors
     /// The round has no model, the transfer broke, other bytes came, or the file cannot be written; then `path` is as it was.
     pub fn model(&self, run: &str, number: u32, path: &Path, screen: &Screen) -> Result<(Digest, u64)> {
-        let url = self.url(&format!("/v1/runs/{}/rounds/{number}/model", segment(run)));
+        let url = self.begin(&format!("/v1/runs/{}/rounds/{number}/model", segment(run)))?;
         let request = self.agent.get(&url).header("authorization", self.token.bearer());
         let response = self.accept(&url, request.call())?;
         let promised = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
@@ -306,10 +310,19 @@ impl Admin {
         format!("{}{path}", self.address.url.trim_end_matches('/'))
     }
 
+    /// The URL of a call that is to be made now: before the first one the server is held to what it showed before.
+    fn begin(&self, path: &str) -> Result<String> {
+        self.compare()?;
+        Ok(self.url(path))
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let url = self.url(path);
-        let request = self.agent.get(&url).header("authorization", self.token.bearer());
-        self.decode(&url, request.call())
+        self.fetch(&self.begin(path)?)
+    }
+
+    fn fetch<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
+        let request = self.agent.get(url).header("authorization", self.token.bearer());
+        self.decode(url, request.call())
     }
 
     /// All entries of a list, page by page; `parts` takes one page apart.
@@ -328,7 +341,7 @@ impl Admin {
     }
 
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        let url = self.url(path);
+        let url = self.begin(path)?;
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         self.decode(&url, request.send_json(body))
     }
@@ -338,7 +351,10 @@ impl Admin {
         url: &str,
         answer: Result<http::Response<Body>, ureq::Error>,
     ) -> Result<T> {
-        let response = self.accept(url, answer)?;
+        Self::read(url, self.accept(url, answer)?)
+    }
+
+    fn read<T: DeserializeOwned>(url: &str, response: http::Response<Body>) -> Result<T> {
         response.into_body().into_with_config().limit(MAX_ANSWER_BYTES).read_json().map_err(|error| {
             Error::failed(
                 format_args!("the answer is not what was expected: {error}"),

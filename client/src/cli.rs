@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod audit;
 mod site;
+mod state;
 
 use std::{
     ffi::OsString,

@@ -18,6 +18,7 @@ use tonic::{
 };
 
 use crate::{
+    certificate::Certificate as OwnCertificate,
     error::{Error, Result},
     files::read_error,
 };
@@ -116,6 +117,14 @@ impl Address {
         Ok(uri)
     }
 
+    /// The site's own certificate, where it shows one.
+    ///
+    /// # Errors
+    /// Its file cannot be read, or holds none.
+    pub fn certificate(&self) -> Result<Option<OwnCertificate>> {
+        self.identity.as_ref().map(|(certificate, _)| OwnCertificate::read(certificate)).transpose()
+    }
+
     /// The authority's PEM text, if one was named.
     ///
     /// # Errors
@@ -183,9 +192,12 @@ impl Interceptor for TokenInterceptor {
 /// server is away. Must be called inside a tokio runtime.
 ///
 /// # Errors
-/// An address that makes no sense, an unreadable authority, a token that no header can hold.
+/// An address that makes no sense, an unreadable authority, a token that no header can hold, a certificate that has ended.
 pub fn connect(address: &Address, token: Option<&Token>) -> Result<Client> {
     let uri = address.check()?;
+    if let Some(certificate) = address.certificate()? {
+        certificate.check()?;
+    }
     let secure = uri.scheme_str() == Some("https");
     let mut endpoint = Endpoint::from(uri)
         .user_agent(concat!("fedbasin/", env!("CARGO_PKG_VERSION")))

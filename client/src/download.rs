@@ -17,7 +17,7 @@ use crate::{
     error::{Error, Result, status_text},
     files::{folder_of, hash_file, part_path, sync_folder, write_error},
     progress::{Bar, Screen},
-    retry::{Backoff, Patience, verdict},
+    retry::{Backoff, Patience},
 };
 
 /// Downloads the checkpoint `digest` to `path`. Bytes gather in a `.part` file beside it, from which a later call goes on;
@@ -93,7 +93,7 @@ async fn fetch_all(
             part.restart()?;
             continue;
         }
-        if !backoff.allows(verdict(&status)) {
+        if !backoff.allows(&status) {
             return Err(Error::from_status(&status, place));
         }
         if backoff.failures() == 0 {

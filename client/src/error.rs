@@ -5,6 +5,8 @@ use std::fmt;
 use fedbasin_proto::CODE_METADATA_KEY;
 use tonic::{Code, Status};
 
+use crate::certificate;
+
 /// The client's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -148,6 +150,7 @@ pub(crate) fn does_not_answer(url: &str, status: &Status) -> String {
 fn transport_remedy(status: &Status) -> Option<&'static str> {
     let text = status_text(status);
     let remedies = [
+        (OWN_CERTIFICATE_ENDED, certificate::REMEDY),
         ("certificate", CERTIFICATE_REMEDY),
         (CLEAR_TEXT, CLEAR_TEXT_REMEDY),
         // An answer of HTTP where a message of gRPC should be.
@@ -158,6 +161,9 @@ fn transport_remedy(status: &Status) -> Option<&'static str> {
     ];
     remedies.into_iter().find(|(sign, _)| text.contains(sign)).map(|(_, remedy)| remedy)
 }
+
+/// What rustls says when the server found this site's certificate to have ended: while a site runs, or by another clock.
+pub(crate) const OWN_CERTIFICATE_ENDED: &str = "alert: CertificateExpired";
 
 /// What rustls says when clear text comes where a handshake should. rustls is not a dependency of ours to compare types with.
 pub(crate) const CLEAR_TEXT: &str = "corrupt message of type InvalidContentType";

@@ -50,6 +50,19 @@ pub fn write_atomically<T>(
     Ok(value)
 }
 
+/// Creates a folder that only its owner may enter: what a site trained tells of the data it trained on. A folder that is
+/// there stays as it is.
+pub(crate) fn create_private(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt;
+        builder.mode(0o700);
+    }
+    builder.create(path)
+}
+
 /// Makes a rename in `folder` last.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }

@@ -6,6 +6,7 @@
 mod failpoint;
 
 pub mod admin;
+pub mod certificate;
 pub mod chart;
 mod cli;
 pub mod connect;

@@ -54,6 +54,11 @@ impl Screen {
         self.write(self.reader == Reader::Program, &one_line(&[&text.to_string()]));
     }
 
+    /// Says one line on standard error, for whoever reads: beside an answer that may go into a pipe.
+    pub fn remark(&self, text: impl std::fmt::Display) {
+        self.write(true, &one_line(&[&text.to_string()]));
+    }
+
     /// Gives the answer to what was asked: `value` for programs, `text` for people.
     ///
     /// # Errors

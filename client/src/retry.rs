@@ -5,9 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use fedbasin_proto::RETRY_METADATA_KEY;
 use tonic::{Code, Response, Status};
 
-use crate::error::{CLEAR_TEXT, Error, status_code_string};
+use crate::error::{CLEAR_TEXT, Error, OWN_CERTIFICATE_ENDED, status_code_string};
 
 /// What to do about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,13 @@ pub enum Verdict {
 ///
 /// A status with the server's own code string is judged by its code alone. One without comes from the transport, or
 /// from a proxy between: then also UNKNOWN, INTERNAL and CANCELLED mean a broken connection. A certificate that does not
-/// verify is final, whatever its code, and so is the server's other port: waiting does not mend it.
+/// verify is final, whatever its code, and so is the server's other port: waiting does not mend it. So is what the server says not to
+/// try again.
 #[must_use]
 pub fn verdict(status: &Status) -> Verdict {
+    if pushback(status) == Pushback::Never {
+        return Verdict::Final;
+    }
     let server_code = status_code_string(status);
     match (status.code(), server_code.as_deref()) {
         (Code::Aborted, Some("offset-mismatch")) => Verdict::Resume,
@@ -47,13 +52,36 @@ pub fn verdict(status: &Status) -> Verdict {
     }
 }
 
+/// What the server says of another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pushback {
+    /// Nothing.
+    Unsaid,
+    /// It is wanted after so long.
+    After(Duration),
+    /// None is wanted.
+    Never,
+}
+
+/// Reads `grpc-retry-pushback-ms` as gRPC's own retries do (gRFC A6, "Pushback"): what is no number of milliseconds, below 0, or said
+/// twice means that no attempt is to follow.
+fn pushback(status: &Status) -> Pushback {
+    let mut values = status.metadata().get_all(RETRY_METADATA_KEY).iter();
+    let (Some(value), more) = (values.next(), values.next()) else { return Pushback::Unsaid };
+    let milliseconds = value.to_str().ok().and_then(|text| text.parse().ok());
+    match milliseconds {
+        Some(milliseconds) if more.is_none() => Pushback::After(Duration::from_millis(milliseconds)),
+        _ => Pushback::Never,
+    }
+}
+
 /// Whether a failed handshake is the reason: rustls says "certificate" in each such error, and rustls is not a
 /// dependency of ours to compare types with.
 fn is_certificate_trouble(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         let text = error.to_string();
-        if text.contains("certificate") || text.contains(CLEAR_TEXT) {
+        if ["certificate", OWN_CERTIFICATE_ENDED, CLEAR_TEXT].iter().any(|sign| text.contains(sign)) {
             return true;
         }
         cause = error.source();
@@ -95,11 +123,16 @@ impl Default for Patience {
 }
 
 /// Exponential backoff with jitter: the n-th pause is drawn evenly from [d/2, d], d = min(first * 2^n, longest), so that
-/// sites that lost the same server do not all come back in the same instant.
+/// sites that lost the same server do not all come back in the same instant. Where the server says how long to wait, the pause is that,
+/// to the millisecond, and the next one of ours is the shortest again (gRFC A6).
 #[derive(Debug)]
 pub struct Backoff {
     patience: Patience,
     failures: u32,
+    /// Pauses of our own since the last success, or since the server said how long to wait.
+    doublings: u32,
+    /// What the server said of the pause that is due.
+    asked: Option<Duration>,
     failing_since: Option<Instant>,
     tried_once: bool,
     random: SplitMix64,
@@ -116,19 +149,31 @@ impl Backoff {
     /// The same with a given seed.
     #[must_use]
     pub fn seeded(patience: Patience, seed: u64) -> Self {
-        Self { patience, failures: 0, failing_since: None, tried_once: false, random: SplitMix64(seed) }
+        Self {
+            patience,
+            failures: 0,
+            doublings: 0,
+            asked: None,
+            failing_since: None,
+            tried_once: false,
+            random: SplitMix64(seed),
+        }
     }
 
     /// Something was achieved: begin anew with the shortest pause and the whole patience.
     pub fn reset(&mut self) {
-        self.failures = 0;
-        self.failing_since = None;
+        (self.failures, self.doublings) = (0, 0);
+        (self.asked, self.failing_since) = (None, None);
         self.tried_once = false;
     }
 
-    /// Whether a call that failed so is worth another attempt.
-    pub fn allows(&mut self, verdict: Verdict) -> bool {
-        match verdict {
+    /// Whether a call that failed so is worth another attempt. If the server says how long to wait before, the next pause is that.
+    pub fn allows(&mut self, status: &Status) -> bool {
+        self.asked = match pushback(status) {
+            Pushback::After(wait) => Some(wait),
+            Pushback::Unsaid | Pushback::Never => None,
+        };
+        match verdict(status) {
             Verdict::Retry | Verdict::Resume => true,
             Verdict::Once => !std::mem::replace(&mut self.tried_once, true),
             Verdict::Final => false,
@@ -141,18 +186,27 @@ impl Backoff {
         self.failures
     }
 
-    /// Notes a failure at `now`. Returns the pause to make, or `None` when patience is spent.
+    /// Notes a failure at `now`. Returns the pause to make, or `None` when patience is spent, or would be within a longer pause than
+    /// any of ours.
     pub fn pause(&mut self, now: Instant) -> Option<Duration> {
-        let since = *self.failing_since.get_or_insert(now);
-        if now.duration_since(since) >= self.patience.total && self.failures > 0 {
+        let asked = self.asked.take();
+        let Patience { first_pause, longest_pause, total } = self.patience;
+        let lasted = now.duration_since(*self.failing_since.get_or_insert(now));
+        if lasted >= total && self.failures > 0 {
             return None;
         }
-        let full = self
-            .patience
-            .first_pause
-            .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX))
-            .min(self.patience.longest_pause);
+        if asked.is_some_and(|asked| asked > longest_pause && lasted.saturating_add(asked) > total) {
+            return None;
+        }
         self.failures = self.failures.saturating_add(1);
+        if let Some(asked) = asked {
+            self.doublings = 0;
+            return Some(asked);
+        }
+        let full = first_pause
+            .saturating_mul(1_u32.checked_shl(self.doublings).unwrap_or(u32::MAX))
+            .min(longest_pause);
+        self.doublings = self.doublings.saturating_add(1);
         Some(full.mul_f64(0.5 + 0.5 * self.random.unit()))
     }
 
@@ -183,7 +237,7 @@ pub(crate) async fn patiently<T>(
             Ok(answer) => return Ok(answer),
             Err(status) => status,
         };
-        if !backoff.allows(verdict(&status)) {
+        if !backoff.allows(&status) {
             return Err(Error::from_status(&status, place));
         }
         if !backoff.wait().await {

@@ -80,9 +80,19 @@ pub struct Completed {
 ///
 /// # Errors
 /// The run failed or was cancelled, the trainer failed or wrote no usable checkpoint, the server rejected the update or
-/// stayed away for longer than patience lasts.
+/// stayed away for longer than patience lasts. A certificate that has ended, before anything is sent.
 pub async fn run(options: SiteOptions, screen: &Screen) -> Result<Completed> {
     let client = connect(&options.address, options.token.as_ref())?;
+    let Some(certificate) = options.address.certificate()? else {
+        return take_part(options, client, screen).await;
+    };
+    tokio::select! {
+        completed = take_part(options, client, screen) => completed,
+        never = certificate.warn(screen) => match never {},
+    }
+}
+
+async fn take_part(options: SiteOptions, client: Client, screen: &Screen) -> Result<Completed> {
     let mut watch = Watch::new(client.clone(), &options.run_id, options.patience, screen.clone())
         .waiting_for_run(options.wait_for_run);
     // No folder is made for a run that does not exist.

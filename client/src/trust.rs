@@ -4,6 +4,8 @@
 //! The keys are those that were given (a kit, `--server-keys`), or the first ones that the server named, kept from then on. The last head
 //! of the log that was seen is kept beside them: a log that was rolled back or rewritten since is refused.
 
+mod seen;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -11,7 +13,7 @@ use std::{
 };
 
 use fedbasin_proof::{
-    ProofError, PublicKeys, Receipt as Statement, Record, SignedHead, merkle, model::ModelStatement,
+    ProofError, PublicKeys, Receipt as Statement, Record, SignedHead, TreeHead, merkle, model::ModelStatement,
 };
 use fedbasin_proto::v1::{
     GetModelSignatureRequest, GetServerKeysRequest, ProveLogRequest, ProveLogResponse, Receipt,
@@ -27,13 +29,13 @@ use crate::{
     retry::{Patience, patiently},
 };
 
-/// The metadata key in which the log's head travels.
-const HEAD_KEY: &str = "fedbasin-log-head";
-const KEYS_FILE: &str = "server-keys.pem";
-const HEAD_FILE: &str = "log-head.txt";
+pub(crate) use seen::Seen;
+
+/// The key in which the log's head travels, in gRPC's metadata and among HTTP's headers.
+pub(crate) const HEAD_KEY: &str = "fedbasin-log-head";
 const SHORT_CALL: Duration = Duration::from_secs(60);
 /// How long a server process may be behind another, with what is left of patience for it.
-const BEHIND: Duration = Duration::from_secs(30);
+pub(crate) const BEHIND: Duration = Duration::from_secs(30);
 /// What to do where a server does not prove what it says.
 const ASK: &str = "do not go on; ask whoever runs the server, and compare with what other sites saw";
 
@@ -53,7 +55,7 @@ pub struct Trust {
     keys: Option<PublicKeys>,
     head: Option<SignedHead>,
     /// Where both are kept.
-    folder: Option<PathBuf>,
+    seen: Option<Seen>,
     patience: Patience,
     screen: Screen,
 }
@@ -74,7 +76,7 @@ impl Trust {
         let mut trust = Self {
             keys: None,
             head: None,
-            folder: folder.map(Path::to_owned),
+            seen: folder.map(Seen::in_folder),
             patience,
             screen: screen.clone(),
         };
@@ -82,12 +84,15 @@ impl Trust {
             screen.say("--allow-unsigned: what the server signs is not looked at");
             return Ok(trust);
         }
-        let kept = folder.map(|folder| folder.join(KEYS_FILE)).filter(|path| path.is_file());
-        trust.keys = Some(match options.keys.as_ref().or(kept.as_ref()) {
-            Some(path) => read_keys(path)?,
+        let kept = || trust.seen.as_ref().map_or(Ok(None), Seen::keys);
+        let known =
+            options.keys.as_deref().map(read_keys).transpose()?.map_or_else(kept, |keys| Ok(Some(keys)))?;
+        let keys = match known {
+            Some(keys) => keys,
             None => trust.first_keys(client).await?,
-        });
-        trust.head = trust.kept_head()?;
+        };
+        trust.head = trust.seen.as_ref().map_or(Ok(None), |seen| seen.head(&keys))?;
+        trust.keys = Some(keys);
         Ok(trust)
     }
 
@@ -100,9 +105,9 @@ impl Trust {
         .await?;
         let keys = PublicKeys::from_pem(&answer.into_inner().keys)
             .map_err(|error| Error::failed(error, client.url(), ASK))?;
-        match &self.folder {
-            Some(folder) => {
-                write_bytes(&folder.join(KEYS_FILE), keys.to_pem().as_bytes())?;
+        match &self.seen {
+            Some(seen) => {
+                seen.keep_keys(&keys)?;
                 self.screen.say(format_args!(
                     "the server signs with the keys {}; no others are taken from now on",
                     keys.fingerprint()
@@ -114,22 +119,6 @@ impl Trust {
             )),
         }
         Ok(keys)
-    }
-
-    fn kept_head(&self) -> Result<Option<SignedHead>> {
-        let (Some(folder), Some(keys)) = (&self.folder, &self.keys) else { return Ok(None) };
-        let path = folder.join(HEAD_FILE);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let note = read_text(&path, 4096)?;
-        SignedHead::open(&note, keys).map(Some).map_err(|error| {
-            Error::failed(
-                error,
-                path.display(),
-                "it is what was seen of the log before: move it away only if you know why",
-            )
-        })
     }
 
     /// Checks that a receipt is signed, and says where the log has its record.
@@ -246,10 +235,10 @@ impl Trust {
                     .into_inner();
             check(&older, &newer, &proof, record, receipt).map_err(|error| refused(&error))?;
         }
-        if let Some(folder) = &self.folder
+        if let Some(seen) = &self.seen
             && self.head.as_ref() != Some(&newer)
         {
-            write_bytes(&folder.join(HEAD_FILE), newer.note().as_bytes())?;
+            seen.keep_head(&newer)?;
         }
         self.head = Some(newer);
         Ok(())
@@ -289,14 +278,8 @@ fn check(
     record: Option<u64>,
     receipt: Option<&Receipt>,
 ) -> Result<(), ProofError> {
-    let (old, new) = (&older.head, &newer.head);
-    let growth = hashes(&proof.growth)?;
-    if !merkle::verify_consistency((old.size, &old.root), (new.size, &new.root), &growth) {
-        return Err(ProofError::Log(format!(
-            "its {} records do not begin with the {} that were seen before: the past was changed",
-            new.size, old.size
-        )));
-    }
+    let new = &newer.head;
+    grew(&older.head, new, &hashes(&proof.growth)?)?;
     let (Some(place), Some(receipt)) = (record, receipt) else { return Ok(()) };
     let leaf = merkle::leaf_hash(proof.record.as_bytes());
     if !merkle::verify_inclusion(&leaf, place, new.size, &new.root, &hashes(&proof.inclusion)?) {
@@ -315,6 +298,17 @@ fn check(
         return Ok(());
     }
     Err(ProofError::Log(format!("its record {place} is not that of update {}", receipt.update_id)))
+}
+
+/// Whether a proof shows that a log only grew.
+pub(crate) fn grew(old: &TreeHead, new: &TreeHead, growth: &[merkle::Hash]) -> Result<(), ProofError> {
+    if merkle::verify_consistency((old.size, &old.root), (new.size, &new.root), growth) {
+        return Ok(());
+    }
+    Err(ProofError::Log(format!(
+        "its {} records do not begin with the {} that were seen before: the past was changed",
+        new.size, old.size
+    )))
 }
 
 fn hashes(list: &[impl AsRef<[u8]>]) -> Result<Vec<merkle::Hash>, ProofError> {

@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result, status_code_string, status_text},
     files::read_error,
     progress::{Bar, Screen},
-    retry::{Backoff, Patience, verdict},
+    retry::{Backoff, Patience},
 };
 
 /// Chunks read ahead of the network: enough that disk and network work at the same time.
@@ -156,7 +156,7 @@ fn decided(
         // Another process of this site was faster: the next BeginUpdate gives the receipt.
         (Code::Aborted, None) => None,
         (Code::AlreadyExists, _) if call == "sending" => None,
-        _ if backoff.allows(verdict(status)) => None,
+        _ if backoff.allows(status) => None,
         _ => Some(Err(Error::from_status(status, place(update, call)))),
     }
 }

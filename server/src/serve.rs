@@ -6,6 +6,7 @@ use std::{
     path::Path,
 };
 
+use fedbasin_proto::CERTIFICATE_WARNING_DAYS;
 use futures::{FutureExt as _, future::FusedFuture as _};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -128,10 +129,7 @@ pub async fn serve(config: Config) -> Result<()> {
     Ok(())
 }
 
-/// From so many days before a certificate expires, the log says so, once a day.
-const WARNED_DAYS: i64 = 30;
-
-/// Says once a day which certificates, of the server or of a site, have few days left.
+/// Says once a day which certificates, of the server or of a site, have fewer days left than [`CERTIFICATE_WARNING_DAYS`].
 async fn warn_of_expiry(store: &Store, tls: &Tls) {
     loop {
         match (
@@ -142,13 +140,13 @@ async fn warn_of_expiry(store: &Store, tls: &Tls) {
         ) {
             (Ok(now), Ok(of_sites), Ok(own), Ok(authority)) => {
                 let left = |expires| days_left(expires, now);
-                if left(own) < WARNED_DAYS {
+                if left(own) < CERTIFICATE_WARNING_DAYS {
                     tracing::warn!(
                         tls.days_left = left(own),
                         "the server's certificate expires soon, or has expired"
                     );
                 }
-                if let Some(days) = authority.map(left).filter(|&days| days < WARNED_DAYS) {
+                if let Some(days) = authority.map(left).filter(|&days| days < CERTIFICATE_WARNING_DAYS) {
                     tracing::warn!(
                         authority.days_left = days,
                         "the authority of sites' certificates expires soon, or has expired: no site's certificate counts then"
@@ -157,7 +155,7 @@ async fn warn_of_expiry(store: &Store, tls: &Tls) {
                 for certificate in of_sites.iter().filter(|certificate| certificate.revoked_at_ms.is_none()) {
                     let Some(days) = certificate.expires_at_ms.map(left) else { continue };
                     // Of one that has long expired enough was said.
-                    if (-WARNED_DAYS..WARNED_DAYS).contains(&days) {
+                    if (-CERTIFICATE_WARNING_DAYS..CERTIFICATE_WARNING_DAYS).contains(&days) {
                         tracing::warn!(
                             site.id = certificate.site,
                             certificate.fingerprint = certificate.fingerprint,

@@ -321,6 +321,12 @@ impl Server {
         self.folder.path().join("data")
     }
 
+    /// A folder for what an operator's program keeps of this server: not the home folder of whoever runs the tests.
+    #[must_use]
+    pub fn operators_dir(&self) -> PathBuf {
+        self.folder.path().join("operator")
+    }
+
     /// The URL of its Postgres database; `None` where it uses SQLite, in the data folder.
     #[must_use]
     pub fn database_url(&self) -> Option<String> {

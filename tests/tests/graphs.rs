@@ -56,6 +56,7 @@ async fn a_run_takes_the_spec_that_was_derived_from_a_graph_and_verified(databas
             .args(["admin", "--server", &server.http])
             .args(args)
             .env("FEDBASIN_ADMIN_TOKEN", server.admin_token())
+            .env("FEDBASIN_STATE_DIR", server.operators_dir())
             .output()
             .expect("the client's program starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -4,6 +4,10 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -365,4 +369,69 @@ fn a_kit_that_lacks_a_file_says_which() {
     assert!(ask().contains("site.key"), "{}", ask());
     let run = client(&["site", "run", "--kit", path, "--train", "true"]);
     assert!(String::from_utf8_lossy(&run.stderr).contains("site.key"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_learns_how_many_days_its_certificate_has_and_is_warned_of_few() {
+    let pki = Pki::new();
+    let server = Server::start_with(Database::sqlite(), pki.options(false));
+    let admin = pki.admin(&server);
+    let (token, _) = (admin.enrol("a"), admin.enrol("b"));
+    run(&admin, &["a", "b"]);
+    let [long, short] = [("a", "90"), ("b", "20")].map(|(site, days)| {
+        let (kit, _) = pki.issue(site, &server.grpc, &["--days", days]);
+        kit.to_str().expect("UTF-8").to_owned()
+    });
+    let text = said(&client(&["site", "status", "--kit", &long]));
+    assert!(text.contains("days left: 89") && !text.contains("new kit"), "{text}");
+    let text = said(&client(&["site", "status", "--kit", &short]));
+    assert!(text.contains("days left: 19; ask") && text.contains("fedbasin site request"), "{text}");
+    let told = |output: Output| -> Value { serde_json::from_str(&said(&output)).expect("JSON") };
+    let certificate = &told(client(&["site", "status", "--json", "--kit", &short]))["certificate"];
+    assert_eq!(certificate["days_left"], 19, "{certificate}");
+    assert!(certificate["expires_at"].as_str().is_some_and(|end| end.ends_with('Z')), "{certificate}");
+
+    // Of a token only the server knows the end.
+    let file = pki.folder.path().join("token");
+    fs::write(&file, token).expect("a file");
+    let (file, ca) = (file.to_str().expect("UTF-8"), pki.path("authority.pem"));
+    let with_token = ["--server", &server.grpc, "--ca", ca.to_str().expect("UTF-8"), "--token-file", file];
+    let answer = told(client(&[&["site", "status", "--json"][..], &with_token].concat()));
+    assert_eq!((&answer["certificate"], &answer["runs"][0]["run_id"]), (&Value::Null, &json!("pilot")));
+
+    let runs = |kit| {
+        let nowhere = ["--run", "none", "--wait-for-run-seconds", "0", "--train", "true"];
+        let output = client(&[&["site", "run", "--kit", kit][..], &nowhere].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(runs(&short).contains("days left: 19; ask"), "{}", runs(&short));
+    assert!(!runs(&long).contains("days left"), "{}", runs(&long));
+}
+
+#[test]
+fn a_site_whose_certificate_has_ended_says_so_and_sends_nothing() {
+    let pki = Pki::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("https://{}", listener.local_addr().expect("an address"));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    // Whoever calls is hung up on.
+    std::thread::spawn(move || {
+        listener.incoming().for_each(|_| _ = counted.fetch_add(1, Ordering::Relaxed));
+    });
+    let (kit, _) = pki.issue("a", &url, &["--run", "pilot"]);
+    let mut params = rcgen::CertificateParams::default();
+    params.not_after = rcgen::date_time_ymd(2024, 2, 29);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    fs::write(kit.join("site.pem"), params.self_signed(&key).expect("a certificate").pem()).expect("written");
+    fs::write(kit.join("site.key"), key.serialize_pem()).expect("written");
+    let kit = kit.to_str().expect("UTF-8");
+    for command in [&["site", "status"][..], &["site", "run", "--train", "true"]] {
+        let output = client(&[command, &["--kit", kit, "--patience-seconds", "0"]].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("certificate ended at 2024-02-29T00:00:00Z"), "{text}");
+        assert!(text.contains("site.pem") && text.contains("fedbasin site request"), "{text}");
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
 }

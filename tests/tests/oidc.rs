@@ -79,7 +79,8 @@ async fn a_token_opens_what_the_highest_of_its_roles_may() {
     }
     // The operator's program takes it as it takes others.
     let mut program = Command::new(client_binary());
-    program.args(["admin", "runs", "--server", &server.http]).env("FEDBASIN_ADMIN_TOKEN", key.token(&claims));
+    program.args(["admin", "runs", "--server", &server.http, "--state-dir"]).arg(server.operators_dir());
+    program.env("FEDBASIN_ADMIN_TOKEN", key.token(&claims));
     let output = program.output().expect("the program runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     // The record says who it was, by the issuer's word.

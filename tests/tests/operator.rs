@@ -3,11 +3,12 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
-use fedbasin_tests::{Database, Server, client_binary};
+use fedbasin_tests::{Database, Options, Server, client_binary, eventually};
+use sqlx::{Connection as _, Executor as _};
 
 /// `fedbasin admin ...` in `folder`, which holds the admin token.
 fn admin(server: &Server, address: &str, folder: &Path, arguments: &[&str]) -> Output {
@@ -16,6 +17,7 @@ fn admin(server: &Server, address: &str, folder: &Path, arguments: &[&str]) -> O
         .args(["admin", "--server", address, "--token-file"])
         .arg(token)
         .args(arguments)
+        .env("FEDBASIN_STATE_DIR", server.operators_dir())
         .current_dir(folder)
         .output()
         .expect("the client's program runs")
@@ -62,4 +64,89 @@ async fn the_grpc_port_is_named_where_the_http_port_is_meant() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = admin(&server, &server.grpc, folder.path(), &["runs"]);
     assert!(error(&output).contains("is this the server's gRPC port?"), "{}", error(&output));
+}
+
+/// What an operator's program keeps of a server.
+fn kept_of(server: &Server) -> PathBuf {
+    let address = server.http.strip_prefix("http://").expect("clear text").replace(':', "_");
+    server.operators_dir().join(address)
+}
+
+/// `fedbasin admin sites`, which changes nothing: what it says beside its answer.
+fn looks(server: &Server) -> Result<String, String> {
+    let output = admin(server, &server.http, server.folder.path(), &["sites"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("first time"), "an answer may go into a pipe");
+    if output.status.success() { Ok(said) } else { Err(said) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_restored_from_an_older_copy_is_refused_until_the_operator_says_why() {
+    let mut server = Server::start(Database::sqlite());
+    let folder = tempfile::tempdir().expect("a folder");
+    let _ = server.admin().enrol("a");
+    let said = looks(&server).expect("trusted as it comes");
+    assert!(said.contains("seen for the first time") && said.contains("fedbasin-log-"), "{said}");
+    assert_eq!(looks(&server).expect("known"), "");
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&kept_of(&server)), 0o700);
+
+    let copy = folder.path().join("rows");
+    let mut rows = server.rows().await;
+    rows.execute(sqlx::AssertSqlSafe(format!("VACUUM INTO '{}'", copy.display()))).await.expect("a copy");
+    rows.close().await.expect("closed");
+    let head = || fs::read_to_string(kept_of(&server).join("log-head.txt")).expect("a head");
+    let before = head();
+    assert!(admin(&server, &server.http, folder.path(), &["enrol", "b", "-o", "b.token"]).status.success());
+    eventually("the head with it is seen", || {
+        looks(&server).expect("it grew");
+        (head() != before).then_some(())
+    })
+    .await;
+    let seen = head();
+
+    server.kill();
+    for end in ["-wal", "-shm"] {
+        let _ = fs::remove_file(server.data_dir().join(format!("fedbasin.sqlite{end}")));
+    }
+    fs::copy(copy, server.data_dir().join("fedbasin.sqlite")).expect("restored");
+    server.start_again();
+    let output = admin(&server, &server.http, folder.path(), &["enrol", "c", "-o", "c.token"]);
+    let refused = error(&output);
+    let place = kept_of(&server);
+    assert!(refused.contains("rolled back") && refused.contains("backup"), "{refused}");
+    assert!(refused.contains(&format!("remove {}", place.display())), "{refused}");
+    assert_eq!(server.admin().get("/v1/sites").json()["sites"].as_array().map(Vec::len), Some(1), "not sent");
+    assert!(!folder.path().join("c.token").exists());
+
+    // As many records as before, and more: they are others.
+    for site in ["x", "y", "z"] {
+        let _ = server.admin().enrol(site);
+    }
+    let refused = looks(&server).expect_err("another past");
+    assert!(refused.contains("the past was changed"), "{refused}");
+    assert_eq!(fs::read_to_string(place.join("log-head.txt")).expect("a head"), seen, "what was seen stays");
+    fs::remove_dir_all(place).expect("the operator knows why");
+    assert!(looks(&server).expect("trusted anew").contains("seen for the first time"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_at_a_known_address_is_refused() {
+    let first = Server::start(Database::sqlite());
+    looks(&first).expect("trusted as it comes");
+    let refused = |other: &Server| {
+        // As if it answered at the first one's address.
+        fs::create_dir_all(other.operators_dir()).expect("a folder");
+        fs::rename(kept_of(&first), kept_of(other)).expect("moved");
+        let refused = looks(other).expect_err("another server");
+        fs::rename(kept_of(other), kept_of(&first)).expect("moved back");
+        refused
+    };
+    let same_keys = Server::start(Database::sqlite());
+    assert!(refused(&same_keys).contains("another log"), "{}", refused(&same_keys));
+    let own_keys = Server::start_with(Database::sqlite(), Options { own_keys: true, ..Options::default() });
+    assert!(refused(&own_keys).contains("signs with the keys"), "{}", refused(&own_keys));
+    assert_eq!(looks(&first).expect("the one that is known"), "");
+    fs::write(kept_of(&first).join("log-head.txt"), "nonsense").expect("written");
+    assert!(looks(&first).expect_err("no head").contains("log-head.txt"));
 }

@@ -58,7 +58,7 @@ impl Admin {
     /// # Errors
     /// The transfer broke, or the file cannot be written; then `path` is as it was.
     pub fn audit_export(&self, path: &Path) -> Result<u64> {
-        let url = self.url("/v1/audit/export");
+        let url = self.begin("/v1/audit/export")?;
         let request = self.agent.get(&url).header("authorization", self.token.bearer());
         let response = self.accept(&url, request.call())?;
         let mut reader = response.into_body().into_with_config().limit(u64::MAX).reader();
@@ -70,7 +70,7 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn model_signature(&self, run: &str, number: u32) -> Result<String> {
-        let url = self.url(&format!("/v1/runs/{}/rounds/{number}/model/signature", segment(run)));
+        let url = self.begin(&format!("/v1/runs/{}/rounds/{number}/model/signature", segment(run)))?;
         let request = self.agent.get(&url).header("authorization", self.token.bearer());
         let response = self.accept(&url, request.call())?;
         let mut text = String::new();

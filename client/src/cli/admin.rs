@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{AdminArgs, AdminCommand, CreateRunArgs, Implausible, Role, Strategy, TokenArgs},
-    audit, token,
+    audit, state, token,
 };
 use crate::{
     admin::{
@@ -23,8 +23,9 @@ use crate::{
 
 pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
     let address = Address { url: args.server, ca: args.ca, insecure: args.insecure, identity: None };
-    address.check()?;
+    let uri = address.check()?;
     let admin = Admin::new(address, token(args.token_file.as_deref(), "FEDBASIN_ADMIN_TOKEN")?)?;
+    let admin = state::hold(admin, args.state_dir, &uri, screen);
     match args.command {
         AdminCommand::Enrol { site, output, days } => enrol(&admin, &site, output.as_deref(), days, screen),
         AdminCommand::Token(args) => make_token(&admin, &args, screen),

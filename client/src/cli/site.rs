@@ -20,13 +20,14 @@ use super::{
     named_run,
 };
 use crate::{
+    certificate::Certificate,
     connect::{Client, connect},
     download::download,
     error::{Error, Result, does_not_answer},
     files::check_checkpoint,
     kit,
     progress::Screen,
-    retry::{Backoff, Patience, patiently, verdict},
+    retry::{Backoff, Patience, patiently},
     site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
     trust::{self, Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
@@ -105,6 +106,8 @@ struct Server<'a> {
     client: Client,
     /// The run that the kit names.
     run: Option<String>,
+    /// What this site shows, where that is no token: of a token only the server knows the end.
+    certificate: Option<Certificate>,
     patience: Patience,
     trust: TrustOptions,
     screen: &'a Screen,
@@ -114,7 +117,8 @@ impl<'a> Server<'a> {
     fn of(args: &SiteServerArgs, screen: &'a Screen) -> Result<Self> {
         let patience = Patience::lasting(Duration::from_secs(args.patience_seconds));
         let Contact { address, token, run, trust } = Contact::of(args, TOKEN_VARIABLE)?;
-        Ok(Self { client: connect(&address, token.as_ref())?, run, patience, trust, screen })
+        let (client, certificate) = (connect(&address, token.as_ref())?, address.certificate()?);
+        Ok(Self { client, run, certificate, patience, trust, screen })
     }
 
     /// What is known of the server; nothing is kept for a next call.
@@ -133,7 +137,7 @@ impl<'a> Server<'a> {
                 Ok(answer) => return Ok(answer.into_inner().runs),
                 Err(status) => status,
             };
-            if !backoff.allows(verdict(&status)) {
+            if !backoff.allows(&status) {
                 return Err(Error::from_status(&status, place));
             }
             if backoff.failures() == 0 {
@@ -206,8 +210,12 @@ async fn status(args: SiteServerArgs, only: Option<String>, screen: &Screen) -> 
         Some(id) => vec![server.run(&id).await?],
         None => server.runs().await?,
     };
-    let value = json!({ "runs": runs.iter().map(run_json).collect::<Vec<_>>() });
-    screen.answer(&value, || runs_table(&runs))
+    let left = server.certificate.as_ref().map(Certificate::left);
+    let value = json!({ "runs": runs.iter().map(run_json).collect::<Vec<_>>(), "certificate": left });
+    screen.answer(&value, || match &left {
+        Some(left) => format!("{}\n{left}", runs_table(&runs)),
+        None => runs_table(&runs),
+    })
 }
 
 fn runs_table(runs: &[RunStatus]) -> String {

@@ -36,13 +36,13 @@ fn what_the_server_decided_is_final() {
 
 #[test]
 fn a_defect_of_the_server_is_tried_once_more() {
-    let verdict = verdict(&from_server(Code::Internal, "internal"));
-    assert_eq!(verdict, Verdict::Once);
+    let defect = from_server(Code::Internal, "internal");
+    assert_eq!(verdict(&defect), Verdict::Once);
     let mut backoff = Backoff::seeded(Patience::default(), 1);
-    assert!(backoff.allows(verdict) && !backoff.allows(verdict));
+    assert!(backoff.allows(&defect) && !backoff.allows(&defect));
     backoff.reset();
-    assert!(backoff.allows(verdict));
-    assert!(!backoff.allows(Verdict::Final));
+    assert!(backoff.allows(&defect));
+    assert!(!backoff.allows(&from_server(Code::NotFound, "not-found")));
 }
 
 #[test]
@@ -68,6 +68,14 @@ fn a_broken_connection_is_tried_again_whatever_code_it_was_given() {
 fn a_bad_certificate_is_final() {
     let status = from_transport(Code::Unavailable, "invalid peer certificate: UnknownIssuer");
     assert_eq!(verdict(&status), Verdict::Final);
+}
+
+#[test]
+fn an_own_certificate_that_ended_is_final_and_says_how_to_get_another() {
+    let status = from_transport(Code::Unavailable, "received fatal alert: CertificateExpired");
+    assert_eq!(verdict(&status), Verdict::Final);
+    let error = Error::from_status(&status, "somewhere").to_string();
+    assert!(error.contains("new kit") && !error.contains("--ca"), "{error}");
 }
 
 #[test]
@@ -109,6 +117,81 @@ fn one_retry_is_made_even_without_patience() {
     let start = Instant::now();
     assert!(backoff.pause(start).is_some());
     assert!(backoff.pause(start).is_none());
+}
+
+/// An error that passes, as the server says it, with so much about another attempt.
+fn pushed_back(values: &[&str]) -> Status {
+    let mut status = from_server(Code::Unavailable, "unavailable");
+    for value in values {
+        status.metadata_mut().append(RETRY_METADATA_KEY, value.parse().unwrap());
+    }
+    status
+}
+
+#[test]
+fn the_pause_is_what_the_server_says_and_ours_begin_anew_after_it() {
+    let patience = Patience::default();
+    let mut backoff = Backoff::seeded(patience, 1);
+    let now = Instant::now();
+    for _ in 0..5 {
+        assert!(backoff.allows(&pushed_back(&[])));
+        assert!(backoff.pause(now).unwrap() <= patience.longest_pause);
+    }
+    for said in [0, 1234, 59_000] {
+        assert!(backoff.allows(&pushed_back(&[&said.to_string()])));
+        assert_eq!(backoff.pause(now), Some(Duration::from_millis(said)));
+    }
+    assert_eq!(backoff.failures(), 8);
+    // Said once, it holds once.
+    assert!(backoff.pause(now).unwrap() <= patience.first_pause);
+}
+
+#[test]
+fn a_server_that_wants_no_further_attempt_gets_none() {
+    for values in [&["-1"][..], &["soon"], &["1.5"], &[""], &["99999999999999999999999"], &["1", "1"]] {
+        let status = pushed_back(values);
+        assert_eq!(verdict(&status), Verdict::Final, "{values:?}");
+        assert!(!Backoff::seeded(Patience::default(), 1).allows(&status), "{values:?}");
+    }
+    let mut elsewhere = from_server(Code::Aborted, "offset-mismatch");
+    elsewhere.metadata_mut().insert(RETRY_METADATA_KEY, "-1".parse().unwrap());
+    assert_eq!(verdict(&elsewhere), Verdict::Final);
+}
+
+#[test]
+fn no_pause_makes_an_error_pass_that_does_not() {
+    let mut status = from_server(Code::NotFound, "not-found");
+    status.metadata_mut().insert(RETRY_METADATA_KEY, "10".parse().unwrap());
+    assert!(!Backoff::seeded(Patience::default(), 1).allows(&status));
+}
+
+#[test]
+fn a_pause_that_outlasts_patience_is_not_begun() {
+    let patience = Patience::lasting(Duration::from_secs(60));
+    let now = Instant::now();
+    let pause = |milliseconds: u64, lasted: u64| {
+        let mut backoff = Backoff::seeded(patience, 1);
+        backoff.pause(now).unwrap();
+        assert!(backoff.allows(&pushed_back(&[&milliseconds.to_string()])));
+        backoff.pause(now + Duration::from_secs(lasted)).is_some()
+    };
+    assert!(pause(60_000, 0) && pause(50_000, 10));
+    assert!(!pause(60_001, 0) && !pause(50_000, 11) && !pause(u64::MAX, 0));
+    // One that could be our own may end after it, as those do.
+    assert!(pause(10_000, 59));
+    assert!(!pause(0, 60));
+}
+
+#[tokio::test]
+async fn a_call_is_made_again_after_what_the_server_says_and_not_where_it_says_no() {
+    let calls = std::cell::Cell::new(0);
+    let answers = ["0", "0", "-1"];
+    let answer = patiently(Patience::default(), "here", async || {
+        calls.set(calls.get() + 1);
+        Err::<Response<()>, _>(pushed_back(&[answers[calls.get() - 1]]))
+    });
+    assert_eq!(answer.await.unwrap_err().code(), Some("unavailable"));
+    assert_eq!(calls.get(), 3);
 }
 
 proptest! {

@@ -9,7 +9,7 @@ use crate::{
     connect::Client,
     error::{Error, Result, does_not_answer},
     progress::Screen,
-    retry::{Backoff, Patience, verdict},
+    retry::{Backoff, Patience},
 };
 
 /// Follows one run.
@@ -81,7 +81,7 @@ impl Watch {
                 continue;
             }
             let place = format!("watching run {} at {}", self.run_id, self.client.url());
-            if !self.backoff.allows(verdict(&status)) {
+            if !self.backoff.allows(&status) {
                 return Err(Error::from_status(&status, place));
             }
             // One lost connection is ordinary: the server was restarted, or a proxy ended an idle stream.

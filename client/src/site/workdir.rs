@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    files::{read_error, read_text, sync_folder, write_error, write_json},
+    files::{create_private, read_error, read_text, sync_folder, write_error, write_json},
 };
 
 /// The folder of one site in one run. Held by one process at a time.
@@ -92,19 +92,6 @@ impl WorkDir {
     pub(super) fn global(&self) -> PathBuf {
         self.path.join("global.safetensors")
     }
-}
-
-/// Creates a folder that only its owner may enter: what a site trained tells of the data it trained on. A folder that is
-/// there stays as it is.
-fn create_private(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
-    }
-    builder.create(path)
 }
 
 /// The folder of one round.

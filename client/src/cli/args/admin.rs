@@ -28,6 +28,17 @@ pub(in crate::cli) struct AdminArgs {
     /// Allow clear text to another machine
     #[arg(long, global = true, help_heading = "Server")]
     pub(in crate::cli) insecure: bool,
+    /// Folder that keeps each server's keys and the last head of its audit log that was seen: another server, or a log that was
+    /// rolled back, is refused [default: ~/.local/state/fedbasin]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "FEDBASIN_STATE_DIR",
+        hide_env_values = true,
+        global = true,
+        help_heading = "Server"
+    )]
+    pub(in crate::cli) state_dir: Option<PathBuf>,
     #[command(subcommand)]
     pub(in crate::cli) command: AdminCommand,
 }
