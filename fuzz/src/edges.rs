@@ -1,10 +1,12 @@
-//! Of the server's edges, its settings and a site's kit: what is tried with bytes that nobody should trust.
+//! Of the server's edges, its settings, and what a site reads: what is tried with bytes that nobody should trust.
 
 use std::{fs, sync::OnceLock};
 
 use fedbasin_client::kit::Kit;
 use fedbasin_server::config::Config;
-pub use fedbasin_server::fuzzed::{authorization, body, certificate, chunks, range, request};
+pub use fedbasin_server::fuzzed::{
+    authorization, body, certificate, chunks, frames, key_set, query, range, request, staging, token,
+};
 
 /// The server's settings, a TOML text.
 ///

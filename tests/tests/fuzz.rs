@@ -1,4 +1,4 @@
-//! The fuzzing targets of the edges, the settings and a site's kit with the ordinary compiler.
+//! The fuzzing targets of the edges, the settings and what a site reads with the ordinary compiler.
 
 #[allow(unreachable_pub, reason = "it is a crate of its own too")]
 #[path = "../../fuzz/src/replay.rs"]
@@ -47,4 +47,29 @@ fn configs() {
 #[test]
 fn kits() {
     replay("kit", targets::kit);
+}
+
+#[test]
+fn tokens_of_an_identity_provider() {
+    replay("token", targets::token);
+}
+
+#[test]
+fn key_sets() {
+    replay("key_set", targets::key_set);
+}
+
+#[test]
+fn frames() {
+    replay("frames", targets::frames);
+}
+
+#[test]
+fn queries() {
+    replay("query", targets::query);
+}
+
+#[test]
+fn encrypted_uploads() {
+    replay("staging", targets::staging);
 }
