@@ -5,7 +5,8 @@ use std::{fs, sync::OnceLock};
 use fedbasin_client::kit::Kit;
 use fedbasin_server::config::Config;
 pub use fedbasin_server::fuzzed::{
-    authorization, body, certificate, chunks, frames, key_set, query, range, request, staging, token,
+    authorization, body, certificate, chunks, frames, key_set, query, range, request, signing_request,
+    staging, token,
 };
 
 /// The server's settings, a TOML text.

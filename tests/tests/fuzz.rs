@@ -50,6 +50,11 @@ fn kits() {
 }
 
 #[test]
+fn signing_requests() {
+    replay("signing_request", targets::signing_request);
+}
+
+#[test]
 fn tokens_of_an_identity_provider() {
     replay("token", targets::token);
 }
