@@ -6,7 +6,7 @@ use fedbasin_client::kit::Kit;
 use fedbasin_server::config::Config;
 pub use fedbasin_server::fuzzed::{
     authorization, body, certificate, chunks, frames, key_set, query, range, request, signing_request,
-    staging, token,
+    staging, token, verdict,
 };
 
 /// The server's settings, a TOML text.

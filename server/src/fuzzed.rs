@@ -5,8 +5,8 @@ use http::HeaderValue;
 
 use crate::{auth, tls::Peer};
 pub use crate::{
-    auth::oidc::fuzzed::*, connections::fuzzed::*, grpc::fuzzed::*, http::fuzzed::*, pki::fuzzed::*,
-    store::fuzzed::*,
+    auth::oidc::fuzzed::*, connections::fuzzed::*, graphs::fuzzed::*, grpc::fuzzed::*, http::fuzzed::*,
+    pki::fuzzed::*, store::fuzzed::*,
 };
 
 /// A folder for one process's files: in memory where the system offers that, so that nothing waits for a disk.

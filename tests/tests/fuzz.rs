@@ -78,3 +78,8 @@ fn queries() {
 fn encrypted_uploads() {
     replay("staging", targets::staging);
 }
+
+#[test]
+fn verdicts_on_graphs() {
+    replay("verdict", targets::verdict);
+}
