@@ -2,6 +2,7 @@
 
 use std::{fs, sync::OnceLock};
 
+pub use fedbasin_client::fuzzed::{answer, download, workdir};
 use fedbasin_client::kit::Kit;
 use fedbasin_server::config::Config;
 pub use fedbasin_server::fuzzed::{
@@ -33,7 +34,7 @@ pub fn config(bytes: &[u8]) -> bool {
 pub fn kit(bytes: &[u8]) -> bool {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = fedbasin_client::fuzzed::folder();
         for name in ["authority.pem", "site.pem", "site.key"] {
             fs::write(folder.path().join(name), "").expect("a file");
         }

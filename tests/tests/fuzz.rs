@@ -83,3 +83,18 @@ fn encrypted_uploads() {
 fn verdicts_on_graphs() {
     replay("verdict", targets::verdict);
 }
+
+#[test]
+fn answers_to_a_client() {
+    replay("answer", targets::answer);
+}
+
+#[test]
+fn downloads() {
+    replay("download", targets::download);
+}
+
+#[test]
+fn files_of_a_site() {
+    replay("workdir", targets::workdir);
+}
