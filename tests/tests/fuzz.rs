@@ -1,5 +1,7 @@
 //! The fuzzing targets of the edges, the settings and what a site reads with the ordinary compiler.
 
+#[path = "fuzz/complete.rs"]
+mod complete;
 #[allow(unreachable_pub, reason = "it is a crate of its own too")]
 #[path = "../../fuzz/src/replay.rs"]
 mod replay;
