@@ -1,6 +1,8 @@
 //! The HTTP admin API, typed and blocking.
 
 pub mod audit;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod held;
 pub mod types;
 

@@ -1,5 +1,8 @@
 //! A checkpoint, fetched once: resumed after an interruption, verified before it gets its name.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
+
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Seek, SeekFrom, Write},

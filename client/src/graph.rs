@@ -8,7 +8,7 @@ use std::{
 };
 
 use fedbasin_graph::{Certificate, Derived, Graph, GraphError, VerifyOptions, derive, verify};
-use rebasin::{Checkpoint, Layout, Spec};
+use rebasin::{Checkpoint, Digest, Layout, Spec};
 use serde_json::json;
 
 use crate::{
@@ -356,10 +356,13 @@ pub fn certificate_path(spec: &Path) -> PathBuf {
 
 /// Whether a certificate of exactly this spec lies beside it.
 pub(crate) fn is_verified(path: &Path, spec: &Spec) -> bool {
-    let certificate = read_text(&certificate_path(path), MAX_SPEC_BYTES)
-        .ok()
-        .and_then(|text| serde_json::from_str::<Certificate>(&text).ok());
-    certificate.is_some_and(|certificate| certificate.spec == spec.digest())
+    let text = read_text(&certificate_path(path), MAX_SPEC_BYTES);
+    text.ok().and_then(|text| certified(&text)).is_some_and(|digest| digest == spec.digest())
+}
+
+/// The digest of the spec that a certificate's text is of.
+pub(crate) fn certified(text: &str) -> Option<Digest> {
+    serde_json::from_str::<Certificate>(text).ok().map(|certificate| certificate.spec)
 }
 
 pub(crate) fn read_graph(path: &Path) -> Result<Graph> {

@@ -13,6 +13,8 @@ pub mod connect;
 pub mod download;
 pub mod error;
 pub mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzed;
 pub mod graph;
 pub mod kit;
 pub mod offline;

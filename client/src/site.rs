@@ -3,6 +3,8 @@
 //! Nothing is decided from memory: after every piece of work the run is read again, and what is missing is done. So it does
 //! not matter whether this process, the server or the line between them was restarted meanwhile.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod receipts;
 mod tell;
 mod trainer;

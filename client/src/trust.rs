@@ -4,6 +4,8 @@
 //! The keys are those that were given (a kit, `--server-keys`), or the first ones that the server named, kept from then on. The last head
 //! of the log that was seen is kept beside them: a log that was rolled back or rewritten since is refused.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod seen;
 
 use std::{

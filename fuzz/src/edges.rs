@@ -1,10 +1,14 @@
-//! Of the server's edges, its settings and a site's kit: what is tried with bytes that nobody should trust.
+//! Of the server's edges, its settings, and what a site reads: what is tried with bytes that nobody should trust.
 
 use std::{fs, sync::OnceLock};
 
+pub use fedbasin_client::fuzzed::{answer, download, workdir};
 use fedbasin_client::kit::Kit;
 use fedbasin_server::config::Config;
-pub use fedbasin_server::fuzzed::{authorization, body, certificate, chunks, range, request};
+pub use fedbasin_server::fuzzed::{
+    authorization, body, certificate, chunks, frames, key_set, query, range, request, signing_request,
+    staging, token, verdict,
+};
 
 /// The server's settings, a TOML text.
 ///
@@ -30,7 +34,7 @@ pub fn config(bytes: &[u8]) -> bool {
 pub fn kit(bytes: &[u8]) -> bool {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = fedbasin_client::fuzzed::folder();
         for name in ["authority.pem", "site.pem", "site.key"] {
             fs::write(folder.path().join(name), "").expect("a file");
         }

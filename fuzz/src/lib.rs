@@ -3,8 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+mod data;
 mod edges;
+#[path = "../../demo/src/idx.rs"]
+mod idx;
 mod maths;
 mod proofs;
 
-pub use self::{edges::*, maths::*, proofs::*};
+pub use self::{data::*, edges::*, maths::*, proofs::*};

@@ -1,7 +1,7 @@
 //! Of the mathematics and graphs: what is tried with bytes that nobody should trust.
 
 use fedbasin_graph::{Graph, derive};
-use rebasin::{Alignment, Checkpoint, Dtype, Layout, Spec, TensorInfo};
+use rebasin::{Alignment, Checkpoint, Dtype, Header, Layout, Limits, Scanner, Spec, TensorInfo};
 
 /// An ONNX file: read, and a spec derived from it, which must fit the graph's own parameters.
 ///
@@ -44,6 +44,49 @@ pub fn checkpoint(bytes: &[u8]) -> bool {
     let read = Checkpoint::from_bytes(&written).expect("what we write, we read");
     assert!(read == model && read.to_bytes() == written, "one file for one checkpoint");
     true
+}
+
+/// A safetensors file's header: four bytes say how it is read, how it is cut, and how many bytes of data follow it (zeros); then the
+/// header's JSON, or, where the first byte is odd, the file as it is.
+///
+/// # Panics
+/// If what arrives in parts is taken otherwise than at once, or otherwise than a file is read.
+pub fn header(bytes: &[u8]) -> bool {
+    let Some((&[how, cut, low, high], rest)) = bytes.split_first_chunk::<4>() else { return false };
+    let mut file = Vec::new();
+    if how % 2 == 0 {
+        file.extend_from_slice(&(rest.len() as u64).to_le_bytes());
+        file.extend_from_slice(rest);
+        file.resize(file.len() + usize::from(u16::from_le_bytes([low, high])), 0);
+    } else {
+        file.extend_from_slice(rest);
+    }
+    let size = file.len() as u64;
+    let expected = (how & 2 != 0).then(layout);
+    let scanned = |length: usize| {
+        let mut scanner = Scanner::new(expected.clone(), size, Limits::default()).measuring();
+        let mut parts = file.chunks(length);
+        parts.try_for_each(|part| scanner.push(part)).map_err(|error| error.to_string())?;
+        assert_eq!(scanner.magnitudes().is_some(), scanner.layout().is_some());
+        scanner.finish().map_err(|error| error.to_string())
+    };
+    let at_once = scanned(file.len().max(1));
+    assert_eq!(scanned(usize::from(cut) + 1), at_once, "in parts as at once");
+    let whole = Checkpoint::from_bytes(&file).is_ok();
+    assert!(if expected.is_some() { whole || at_once.is_err() } else { whole == at_once.is_ok() });
+    match (Header::read(&mut &file[..], size), at_once) {
+        (Ok(read), Ok(scanned)) => {
+            assert_eq!(read, scanned);
+            assert_eq!(read.file_size(), size);
+            true
+        }
+        (Err(error), Ok(_)) => panic!("{error}, but it was taken as it arrived"),
+        (Ok(_), Err(error)) => {
+            assert!(expected.is_some() || error.contains("NaN"), "{error}, but as a file it is read");
+            false
+        }
+        (Err(_), Err(_)) => false,
+    }
 }
 
 fn again(spec: &Spec) {

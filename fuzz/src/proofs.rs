@@ -1,6 +1,8 @@
 //! Of what proves something: what is tried with bytes that nobody should trust.
 
-use fedbasin_proof::{PublicKeys, Record, SignedHead, export, model::ModelStatement};
+use std::ops::Range;
+
+use fedbasin_proof::{Frontier, Hash, PublicKeys, Record, SignedHead, export, merkle, model::ModelStatement};
 
 /// What stands between keys and what they should have signed.
 const LINE: &str = "\n====\n";
@@ -55,4 +57,52 @@ pub fn signature(bytes: &[u8]) -> bool {
     let Ok(statement) = ModelStatement::open(bundle, &keys) else { return false };
     assert_eq!(ModelStatement::open(bundle, &keys).as_ref(), Ok(&statement));
     true
+}
+
+/// Proofs of a log of a few records: three bytes say how many it has, how many were seen before, and which one is looked for. Behind them
+/// the proof, roots of 32 bytes each; where none is given, the right one is.
+///
+/// # Panics
+/// If a right proof is refused, or another one is taken.
+#[must_use]
+pub fn log_proof(bytes: &[u8]) -> bool {
+    const MOST: u64 = 65;
+    let Some((&[second, first, place], rest)) = bytes.split_first_chunk::<3>() else { return false };
+    let [second, first, place] = [second, first, place].map(|byte| u64::from(byte) % MOST);
+    let (roots, odd) = rest.as_chunks::<32>();
+    let growth = merkle::consistency_ranges(first, second).map(|ranges| roots_of(&ranges));
+    let inclusion = merkle::inclusion_ranges(place, second).map(|ranges| roots_of(&ranges));
+    assert_eq!((growth.is_some(), inclusion.is_some()), (first <= second, place < second));
+    let (older, newer) = (root(&(0..first)), root(&(0..second)));
+    let grew = |proof: &[Hash]| merkle::verify_consistency((first, &older), (second, &newer), proof);
+    let holds = |proof: &[Hash]| merkle::verify_inclusion(&leaf(place), place, second, &newer, proof);
+    let (right, given) = (growth.is_some() || inclusion.is_some(), !roots.is_empty());
+    for (proof, shown) in [(&growth, &grew as &dyn Fn(&[Hash]) -> bool), (&inclusion, &holds)] {
+        assert!(proof.as_ref().is_none_or(|proof| shown(proof)));
+        assert_eq!(shown(roots), proof.as_deref() == Some(roots));
+    }
+    // Sizes as no log has them, with what may be a root.
+    if let (Some((sizes, _)), Some(hash)) = (odd.split_first_chunk::<16>(), roots.first()) {
+        let [a, b] = [&sizes[..8], &sizes[8..]]
+            .map(|half| half.iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)));
+        assert!(!merkle::verify_inclusion(&leaf(place), a, b, hash, roots));
+        assert!(!merkle::verify_consistency((a, &older), (b, hash), roots));
+    }
+    if given { growth.as_deref() == Some(roots) || inclusion.as_deref() == Some(roots) } else { right }
+}
+
+fn leaf(place: u64) -> Hash {
+    merkle::leaf_hash(&place.to_le_bytes())
+}
+
+fn roots_of(ranges: &[Range<u64>]) -> Vec<Hash> {
+    ranges.iter().map(root).collect()
+}
+
+fn root(range: &Range<u64>) -> Hash {
+    let mut frontier = Frontier::default();
+    for place in range.clone() {
+        frontier.append(leaf(place));
+    }
+    frontier.root()
 }

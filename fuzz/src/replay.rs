@@ -2,10 +2,10 @@
 
 use std::{fs, path::Path};
 
-/// Mutations of each seed.
-const MUTATIONS: u64 = 3000;
-/// Larger seeds get fewer mutations: about so many bytes are tried in all for each.
-const BYTES: u64 = 5_000_000;
+/// Mutations in all, shared by the seeds.
+const MUTATIONS: u64 = 20_000;
+/// Larger seeds get fewer: about so many bytes are tried in all, shared too.
+const BYTES: u64 = 30_000_000;
 
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
@@ -53,12 +53,13 @@ fn mutated(seed: &[u8], number: u64) -> Vec<u8> {
 /// # Panics
 /// Where the target does, or fewer than two seeds are read.
 pub fn replay(target: &str, tried: fn(&[u8]) -> bool) {
-    let mut well = 0;
-    for (name, seed) in seeds(target) {
+    let (seeds, mut well) = (seeds(target), 0);
+    let share = seeds.len() as u64;
+    for (name, seed) in seeds {
         let read = tried(&seed);
         println!("{name}: {}", if read { "read" } else { "refused" });
         well += u32::from(read);
-        let mutations = MUTATIONS.min(BYTES / (seed.len() as u64 + 1)).max(10);
+        let mutations = (MUTATIONS / share).min(BYTES / share / (seed.len() as u64 + 1)).max(10);
         for number in 0..mutations {
             tried(&mutated(&seed, number));
         }

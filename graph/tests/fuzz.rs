@@ -23,3 +23,8 @@ fn specs() {
 fn checkpoints() {
     replay("checkpoint", targets::checkpoint);
 }
+
+#[test]
+fn headers() {
+    replay("header", targets::header);
+}

@@ -23,3 +23,8 @@ fn heads() {
 fn signatures() {
     replay("signature", targets::signature);
 }
+
+#[test]
+fn proofs_of_a_log() {
+    replay("log_proof", targets::log_proof);
+}

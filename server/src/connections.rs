@@ -3,6 +3,8 @@
 
 mod calls;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod guard;
 mod places;
 

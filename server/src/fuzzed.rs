@@ -4,7 +4,17 @@
 use http::HeaderValue;
 
 use crate::{auth, tls::Peer};
-pub use crate::{grpc::fuzzed::*, http::fuzzed::*};
+pub use crate::{
+    auth::oidc::fuzzed::*, connections::fuzzed::*, graphs::fuzzed::*, grpc::fuzzed::*, http::fuzzed::*,
+    pki::fuzzed::*, store::fuzzed::*,
+};
+
+/// A folder for one process's files: in memory where the system offers that, so that nothing waits for a disk.
+pub(crate) fn folder() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a folder")
+}
 
 /// A certificate, as TLS hands it over once its authority is known.
 ///

@@ -22,6 +22,8 @@ use crate::{
     error::{Code, Error, Result},
 };
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 #[cfg(test)]
 mod tests;
 
@@ -75,6 +77,7 @@ impl Graphs {
     /// [`Code::InvalidGraph`] with the reason for a graph that is refused or does not come to an end within the limits.
     pub(crate) async fn verify(&self, file: &Path) -> Result<Verified> {
         let _turn = self.one_at_a_time.acquire().await.map_err(Error::internal)?;
+        let digest = digest_of(file).await?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg(SUBCOMMAND)
             .arg(self.memory.to_string())
@@ -92,7 +95,6 @@ impl Graphs {
             child.wait().await
         };
         let ended = tokio::time::timeout(Duration::from_secs(self.seconds), work).await;
-        let refused = |why: String| Err(Error::new(Code::InvalidGraph, format!("graph: {why}")));
         match ended {
             // Dropping the child ends it.
             Err(_) => refused(format!(
@@ -106,12 +108,34 @@ impl Graphs {
                  limits.max_graph_memory_bytes",
                 self.memory
             )),
-            Ok(Ok(_)) => match serde_json::from_slice(&answer) {
-                Ok(Answer::Verified(verified)) => Ok(*verified),
-                Ok(Answer::Refused(why)) => refused(why),
-                Err(error) => Err(Error::internal(format_args!("the verifier's answer: {error}"))),
-            },
+            Ok(Ok(_)) => read_answer(&answer, &digest),
         }
+    }
+}
+
+fn refused<T>(why: impl std::fmt::Display) -> Result<T> {
+    Err(Error::new(Code::InvalidGraph, format!("graph: {why}")))
+}
+
+async fn digest_of(file: &Path) -> Result<Digest> {
+    let file = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || std::fs::read(file));
+    Ok(Digest::of(&read.await.map_err(Error::internal)??))
+}
+
+/// What the other process said of the file of that digest. A stranger's graph may have taken it over: what it says is not believed of
+/// another file, and its spec is read as any other.
+fn read_answer(text: &[u8], digest: &Digest) -> Result<Verified> {
+    let wrong =
+        |why: &dyn std::fmt::Display| Err(Error::internal(format_args!("the verifier's answer: {why}")));
+    match serde_json::from_slice(text) {
+        Ok(Answer::Refused(why)) => refused(why),
+        Ok(Answer::Verified(verified)) if verified.digest != *digest => wrong(&"is of another file"),
+        Ok(Answer::Verified(verified)) => match Spec::from_json(&verified.spec.to_json()) {
+            Ok(_) => Ok(*verified),
+            Err(error) => wrong(&error),
+        },
+        Err(error) => wrong(&error),
     }
 }
 

@@ -12,10 +12,11 @@ use std::{
 use fedbasin_proof::PublicKeys;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::DnsName;
 use time::{Duration, OffsetDateTime};
+use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer as _};
 
 use crate::{
     error::{Error, Result},
@@ -153,22 +154,12 @@ impl Authority {
         if folder.exists() {
             return Err(Error::invalid(format!("--output: {} is there already", folder.display())));
         }
-        let mut own = params(site, days)?;
-        own.subject_alt_names =
-            vec![SanType::URI(identity_uri(site).as_str().try_into().map_err(Error::internal)?)];
-        own.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let issuer = self.issuer()?;
         let (certificate, key): (Certificate, Option<KeyPair>) = match request {
-            Some(request) => {
-                // Of the request only the key counts: what the certificate says is decided here.
-                let mut request = CertificateSigningRequestParams::from_pem(request)
-                    .map_err(|error| Error::invalid(format!("--request: cannot be used: {error}")))?;
-                request.params = own;
-                (request.signed_by(&issuer).map_err(Error::internal)?, None)
-            }
+            Some(request) => (answer(request, site, days, &issuer)?, None),
             None => {
                 let key = new_key()?;
+                let own = site_params(site, days)?;
                 (own.signed_by(&key, &issuer).map_err(Error::internal)?, Some(key))
             }
         };
@@ -186,6 +177,31 @@ impl Authority {
         write_new(&folder.join("kit.toml"), &kit.to_toml(site), Readers::All)?;
         Ok(fingerprint)
     }
+}
+
+/// The certificate of a site that made its own key and sent a request. Of the request only the key counts: what the certificate says
+/// is decided here.
+fn answer(request: &str, site: &str, days: i64, issuer: &Issuer<'_, KeyPair>) -> Result<Certificate> {
+    fn unusable(why: impl std::fmt::Display) -> Error {
+        Error::invalid(format!("--request: cannot be used: {why}"))
+    }
+    let (_, pem) = x509_parser::pem::parse_x509_pem(request.as_bytes()).map_err(unusable)?;
+    // It is signed: whoever sends it has the key.
+    CertificateSigningRequestParams::from_der(&pem.contents.as_slice().into()).map_err(unusable)?;
+    // rcgen takes the kind of the key from that signature, which may be over another hash than the key's size has it.
+    let (_, asked) = X509CertificationRequest::from_der(&pem.contents).map_err(unusable)?;
+    let key = SubjectPublicKeyInfo::from_der(asked.certification_request_info.subject_pki.raw);
+    site_params(site, days)?.signed_by(&key.map_err(unusable)?, issuer).map_err(Error::internal)
+}
+
+/// What a site's certificate says.
+fn site_params(site: &str, days: i64) -> Result<CertificateParams> {
+    let mut params = params(site, days)?;
+    params.subject_alt_names =
+        vec![SanType::URI(identity_uri(site).as_str().try_into().map_err(Error::internal)?)];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
 }
 
 /// Names and addresses of a server, as a certificate holds them.
@@ -273,5 +289,7 @@ fn read(path: &Path) -> Result<String> {
         .map_err(|error| Error::invalid(format!("{}: cannot be read: {error}", path.display())))
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 #[cfg(test)]
 mod tests;

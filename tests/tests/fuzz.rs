@@ -1,5 +1,7 @@
-//! The fuzzing targets of the edges, the settings and a site's kit with the ordinary compiler.
+//! The fuzzing targets of the edges, the settings and what a site reads with the ordinary compiler.
 
+#[path = "fuzz/complete.rs"]
+mod complete;
 #[allow(unreachable_pub, reason = "it is a crate of its own too")]
 #[path = "../../fuzz/src/replay.rs"]
 mod replay;
@@ -47,4 +49,54 @@ fn configs() {
 #[test]
 fn kits() {
     replay("kit", targets::kit);
+}
+
+#[test]
+fn signing_requests() {
+    replay("signing_request", targets::signing_request);
+}
+
+#[test]
+fn tokens_of_an_identity_provider() {
+    replay("token", targets::token);
+}
+
+#[test]
+fn key_sets() {
+    replay("key_set", targets::key_set);
+}
+
+#[test]
+fn frames() {
+    replay("frames", targets::frames);
+}
+
+#[test]
+fn queries() {
+    replay("query", targets::query);
+}
+
+#[test]
+fn encrypted_uploads() {
+    replay("staging", targets::staging);
+}
+
+#[test]
+fn verdicts_on_graphs() {
+    replay("verdict", targets::verdict);
+}
+
+#[test]
+fn answers_to_a_client() {
+    replay("answer", targets::answer);
+}
+
+#[test]
+fn downloads() {
+    replay("download", targets::download);
+}
+
+#[test]
+fn files_of_a_site() {
+    replay("workdir", targets::workdir);
 }

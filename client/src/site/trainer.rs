@@ -188,7 +188,7 @@ impl Metrics {
         Self::parse(&text, fallback, &path.display().to_string())
     }
 
-    fn parse(text: &str, fallback: Option<u64>, place: &str) -> Result<(Self, LeftOut)> {
+    pub(super) fn parse(text: &str, fallback: Option<u64>, place: &str) -> Result<(Self, LeftOut)> {
         let wrong = |what: &str| Error::failed(what, place, MEND_METRICS);
         let value: Value =
             serde_json::from_str(&without_nan(text)).map_err(|error| wrong(&format!("not JSON: {error}")))?;

@@ -24,7 +24,7 @@ pub(super) struct WorkDir {
 
 /// Which run a folder belongs to.
 #[derive(Debug, Serialize, Deserialize)]
-struct Owner {
+pub(super) struct Owner {
     run_id: String,
 }
 
@@ -284,8 +284,11 @@ impl From<Receipt> for KeptReceipt {
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let text = read_text(path, 1 << 20)?;
-    serde_json::from_str(&text)
+    parse_text(path, &read_text(path, 1 << 20)?)
+}
+
+pub(super) fn parse_text<T: for<'de> Deserialize<'de>>(path: &Path, text: &str) -> Result<T> {
+    serde_json::from_str(text)
         .map_err(|error| Error::failed(format_args!("not readable: {error}"), path.display(), "move it away"))
 }
 

@@ -1,12 +1,14 @@
 //! Persons who sign in at an identity provider (OpenID Connect). Their tokens are JWTs: checked by signature against the keys that the
 //! issuer publishes, then by what they say.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod keys;
 mod verifier;
 
 use std::{sync::Arc, time::Duration};
 
-use jsonwebtoken::{Algorithm, Header, Validation, errors::ErrorKind};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, errors::ErrorKind};
 use serde_json::{Map, Value};
 
 use self::keys::Keys;
@@ -61,14 +63,9 @@ impl Oidc {
     /// # Errors
     /// [`Code::Unauthenticated`] and why, for any other.
     pub(crate) async fn claims(&self, token: &str) -> Result<Map<String, Value>> {
-        let header = jsonwebtoken::decode_header(token).map_err(|error| refused(&error))?;
-        check_header(&header)?;
-        let key = self.keys.find(header.kid.as_deref(), header.alg).await.ok_or_else(|| {
-            unauthenticated("it is signed by no key that the issuer publishes; sign in again")
-        })?;
-        let validation = self.validation(header.alg);
-        let token = jsonwebtoken::decode(token, &key, &validation).map_err(|error| refused(&error))?;
-        Ok(token.claims)
+        let header = header(token)?;
+        let key = self.keys.find(header.kid.as_deref(), header.alg).await;
+        checked(&self.settings, token, header.alg, key.as_ref())
     }
 
     /// Who it is that a token's claims speak of. `now` is the database's clock.
@@ -78,16 +75,32 @@ impl Oidc {
     pub(crate) fn person(&self, claims: &Map<String, Value>, now: Millis) -> Result<Person> {
         person(&self.settings, claims, now)
     }
+}
 
-    /// Signature, issuer and audience; times are held against the database's clock instead of this machine's.
-    fn validation(&self, algorithm: Algorithm) -> Validation {
-        let mut validation = Validation::new(algorithm);
-        validation.set_issuer(&[&self.settings.issuer]);
-        validation.set_audience(&[&self.settings.audience]);
-        validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
-        validation.validate_exp = false;
-        validation
-    }
+/// What a token says of how it is signed.
+fn header(token: &str) -> Result<Header> {
+    let header = jsonwebtoken::decode_header(token).map_err(|error| refused(&error))?;
+    check_header(&header)?;
+    Ok(header)
+}
+
+/// The claims of a token that the key signed, by this issuer and for this server. Its times are held against the database's clock
+/// instead of this machine's.
+fn checked(
+    settings: &config::Oidc,
+    token: &str,
+    algorithm: Algorithm,
+    key: Option<&DecodingKey>,
+) -> Result<Map<String, Value>> {
+    let key = key
+        .ok_or_else(|| unauthenticated("it is signed by no key that the issuer publishes; sign in again"))?;
+    let mut validation = Validation::new(algorithm);
+    validation.set_issuer(&[&settings.issuer]);
+    validation.set_audience(&[&settings.audience]);
+    validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
+    validation.validate_exp = false;
+    let token = jsonwebtoken::decode(token, key, &validation).map_err(|error| refused(&error))?;
+    Ok(token.claims)
 }
 
 /// Keys and addresses that a header names itself are never used.

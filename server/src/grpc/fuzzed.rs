@@ -1,5 +1,6 @@
 //! The gRPC edge's readers, for fuzzing.
 
+use fedbasin_proof::merkle;
 use fedbasin_proto::{MAX_METRICS, MAX_NUM_EXAMPLES, v1};
 use prost::Message as _;
 
@@ -16,15 +17,42 @@ const MOST: u64 = 1 << 32;
 #[must_use]
 pub fn request(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
-    match which % 4 {
+    match which % 8 {
         0 => announcement(bytes),
         1 => v1::DownloadRequest::decode(bytes).is_ok_and(|request| convert::digest(&request.digest).is_ok()),
         2 => v1::WatchRunRequest::decode(bytes)
             .is_ok_and(|request| crate::model::check_id("run_id", &request.run_id).is_ok()),
-        // The same form as the end of an update.
-        _ => v1::GetUpdateRequest::decode(bytes)
-            .is_ok_and(|request| uuid::Uuid::parse_str(&request.update_id).is_ok()),
+        3 => v1::GetUpdateRequest::decode(bytes).is_ok_and(|request| is_id(&request.update_id)),
+        4 => proof(bytes),
+        5 => v1::GetModelSignatureRequest::decode(bytes)
+            .is_ok_and(|request| convert::digest(&request.digest).is_ok()),
+        6 => v1::FinishUpdateRequest::decode(bytes).is_ok_and(|request| is_id(&request.update_id)),
+        _ => v1::WithdrawUpdateRequest::decode(bytes).is_ok_and(|request| is_id(&request.update_id)),
     }
+}
+
+fn is_id(text: &str) -> bool {
+    uuid::Uuid::parse_str(text).is_ok()
+}
+
+/// What is asked of the audit log: which roots it takes, of a log that is as long as asked.
+fn proof(bytes: &[u8]) -> bool {
+    let Ok(request) = v1::ProveLogRequest::decode(bytes) else { return false };
+    let Some(growth) = merkle::consistency_ranges(request.first, request.second) else { return false };
+    let inclusion = match request.record {
+        None => Vec::new(),
+        Some(place) => match merkle::inclusion_ranges(place, request.second) {
+            None => return false,
+            // The other halves of the trees that the record is in are, with it, all records.
+            Some(ranges) => {
+                let others: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+                assert_eq!(others + 1, request.second);
+                ranges
+            }
+        },
+    };
+    assert!(growth.len() <= 65 && inclusion.len() <= 64);
+    true
 }
 
 fn announcement(bytes: &[u8]) -> bool {

@@ -35,6 +35,21 @@ pub(super) struct Page {
     run: Option<String>,
 }
 
+impl Page {
+    /// How many records are asked for, of a server that gives no more than `most` entries at once.
+    pub(super) fn check(&self, most: usize) -> Result<u32> {
+        let most = MOST_RECORDS.min(u32::try_from(most).unwrap_or(MOST_RECORDS));
+        let limit = self.limit.unwrap_or(100.min(most));
+        if limit == 0 || limit > most {
+            return Err(Error::invalid(format!("limit: {limit} is not within 1 and {most}")));
+        }
+        if let Some(run) = &self.run {
+            check_id("run", run)?;
+        }
+        Ok(limit)
+    }
+}
+
 /// Records of the audit log.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct RecordList {
@@ -58,14 +73,7 @@ pub(super) async fn list(
     State(api): State<Api>,
     Query(page): Query<Page>,
 ) -> Result<Json<RecordList>, Problem> {
-    let most = MOST_RECORDS.min(u32::try_from(api.admission.limits().max_page_size).unwrap_or(MOST_RECORDS));
-    let limit = page.limit.unwrap_or(100.min(most));
-    if limit == 0 || limit > most {
-        return Err(Error::invalid(format!("limit: {limit} is not within 1 and {most}")).into());
-    }
-    if let Some(run) = &page.run {
-        check_id("run", run)?;
-    }
+    let limit = page.check(api.admission.limits().max_page_size)?;
     let head = api.store.log_head().await?;
     let lines = api.store.log_lines(page.from, limit, page.run.as_deref()).await?;
     let records: Vec<Value> = lines
@@ -111,9 +119,9 @@ pub(super) async fn export(State(api): State<Api>) -> Result<Response, Problem> 
 #[into_params(parameter_in = Query)]
 pub(super) struct Sizes {
     /// That of an earlier head.
-    first: u64,
+    pub(super) first: u64,
     /// That of a later one.
-    second: u64,
+    pub(super) second: u64,
 }
 
 /// What shows that the log only grew.

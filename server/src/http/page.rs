@@ -1,10 +1,13 @@
 //! Pages of lists.
 
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::FromRequestParts;
 use http::request::Parts;
 use serde::Deserialize;
 
-use super::{Api, problem::Problem};
+use super::{
+    Api,
+    problem::{Problem, Query},
+};
 use crate::error::{Error, Result};
 
 /// Which part of a list is asked for.
@@ -20,7 +23,7 @@ pub(super) struct Asked {
 
 /// The same, checked.
 pub(super) struct Page {
-    limit: usize,
+    pub(super) limit: usize,
     after: Option<String>,
 }
 
@@ -28,20 +31,22 @@ impl FromRequestParts<Api> for Page {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> std::result::Result<Self, Problem> {
-        let asked = Query::<Asked>::from_request_parts(parts, api).await;
-        let Query(asked) =
-            asked.map_err(|rejection| Error::invalid(format!("query: {}", rejection.body_text())))?;
-        let most = api.admission.limits().max_page_size;
-        let limit = asked.limit.unwrap_or(most);
-        if !(1..=most).contains(&limit) {
-            let detail = format!("limit: {limit} is not within 1 and the {most} of limits.max_page_size");
-            return Err(Error::invalid(detail).into());
-        }
-        Ok(Self { limit, after: asked.after })
+        let Query(asked) = Query::<Asked>::from_request_parts(parts, api).await?;
+        Ok(Self::new(asked, api.admission.limits().max_page_size)?)
     }
 }
 
 impl Page {
+    /// What is asked for, of a server that gives no more than `most` entries at once.
+    pub(super) fn new(asked: Asked, most: usize) -> Result<Self> {
+        let limit = asked.limit.unwrap_or(most);
+        if !(1..=most).contains(&limit) {
+            let detail = format!("limit: {limit} is not within 1 and the {most} of limits.max_page_size");
+            return Err(Error::invalid(detail));
+        }
+        Ok(Self { limit, after: asked.after })
+    }
+
     /// The entries of this page, and after which one the next page begins, if there is one.
     ///
     /// # Errors

@@ -138,7 +138,7 @@ pub(super) fn broke_off(error: &(dyn std::error::Error + 'static)) -> Error {
 }
 
 /// How deep a text nests if it is JSON; brackets within strings do not count.
-fn json_depth(text: &[u8]) -> usize {
+pub(super) fn json_depth(text: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in text {
         match byte {
@@ -157,7 +157,7 @@ fn json_depth(text: &[u8]) -> usize {
 }
 
 /// A value that stands as an object: derived readers take a list for one, too, by the order of its fields.
-struct Object<T>(T);
+pub(super) struct Object<T>(pub(super) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -11,6 +11,8 @@ mod checkpoints;
 mod encryption;
 mod figures;
 mod fsck;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzed;
 mod graphs;
 mod magnitudes;
 mod notices;

@@ -10,7 +10,7 @@ use jsonwebtoken::{
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
 use reqwest::{Certificate, Client, redirect};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
@@ -44,10 +44,10 @@ struct Known {
     fetched: Option<Instant>,
 }
 
-struct Key {
+pub(super) struct Key {
     id: Option<String>,
-    algorithms: &'static [Algorithm],
-    key: DecodingKey,
+    pub(super) algorithms: &'static [Algorithm],
+    pub(super) key: DecodingKey,
 }
 
 #[derive(Deserialize)]
@@ -124,21 +124,11 @@ impl Keys {
         self.look(id, algorithm).0
     }
 
-    /// What is known, and whether that is old. A token without a key's id can only mean the one key that there is.
+    /// What is known, and whether that is old.
     fn look(&self, id: Option<&str>, algorithm: Algorithm) -> (Option<DecodingKey>, bool) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let old = known.fetched.is_none_or(|when| when.elapsed() > self.pause * OLD_PAUSES);
-        let found = match id {
-            Some(id) => known
-                .keys
-                .iter()
-                .find(|key| key.id.as_deref() == Some(id) && key.algorithms.contains(&algorithm)),
-            None if known.keys.len() == 1 => {
-                known.keys.first().filter(|key| key.algorithms.contains(&algorithm))
-            }
-            None => None,
-        };
-        (found.map(|key| key.key.clone()), old)
+        (meant(&known.keys, id, algorithm).cloned(), old)
     }
 
     async fn renew(&self) {
@@ -166,25 +156,13 @@ impl Keys {
 
     async fn fetch(&self) -> Result<Vec<Key>, String> {
         let issuer = self.issuer.trim_end_matches('/');
-        let found: Discovery = self.get(&format!("{issuer}/.well-known/openid-configuration")).await?;
-        if found.issuer != self.issuer {
-            return Err(format!(
-                "the issuer calls itself {:?}; oidc.issuer must be the same to the letter",
-                found.issuer
-            ));
-        }
-        let clear_text = self.issuer.starts_with("http:");
-        allowed(&found.jwks_uri, clear_text)
-            .map_err(|what| format!("jwks_uri: {:?} {what}", found.jwks_uri))?;
-        let set: KeySet = self.get(&found.jwks_uri).await?;
-        if set.keys.len() > MOST_KEYS {
-            return Err(format!("{}: {} keys are more than {MOST_KEYS}", found.jwks_uri, set.keys.len()));
-        }
-        Ok(set.keys.into_iter().filter_map(usable).collect())
+        let place = format!("{issuer}/.well-known/openid-configuration");
+        let jwks_uri = jwks_uri(&self.issuer, &place, &self.get(&place).await?)?;
+        key_set(&jwks_uri, &self.get(&jwks_uri).await?)
     }
 
-    /// One JSON document, of little size and in little time.
-    async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, String> {
+    /// One document, of little size and in little time.
+    async fn get(&self, url: &str) -> Result<Vec<u8>, String> {
         let failed = |error: reqwest::Error| format!("{url}: {}", chain(&error.without_url()));
         let mut answer = self.client.get(url).send().await.map_err(failed)?;
         if answer.status() != http::StatusCode::OK {
@@ -197,8 +175,47 @@ impl Keys {
             }
             text.extend_from_slice(&part);
         }
-        serde_json::from_slice(&text).map_err(|error| format!("{url}: {error}"))
+        Ok(text)
     }
+}
+
+fn read<'t, T: Deserialize<'t>>(url: &str, text: &'t [u8]) -> Result<T, String> {
+    serde_json::from_slice(text).map_err(|error| format!("{url}: {error}"))
+}
+
+/// Where the keys are, as an issuer says of itself at `url`.
+pub(super) fn jwks_uri(issuer: &str, url: &str, text: &[u8]) -> Result<String, String> {
+    let found: Discovery = read(url, text)?;
+    if found.issuer != issuer {
+        return Err(format!(
+            "the issuer calls itself {:?}; oidc.issuer must be the same to the letter",
+            found.issuer
+        ));
+    }
+    let clear_text = issuer.starts_with("http:");
+    allowed(&found.jwks_uri, clear_text).map_err(|what| format!("jwks_uri: {:?} {what}", found.jwks_uri))?;
+    Ok(found.jwks_uri)
+}
+
+/// The keys of a set that may check signatures here.
+pub(super) fn key_set(url: &str, text: &[u8]) -> Result<Vec<Key>, String> {
+    let set: KeySet = read(url, text)?;
+    if set.keys.len() > MOST_KEYS {
+        return Err(format!("{url}: {} keys are more than {MOST_KEYS}", set.keys.len()));
+    }
+    Ok(set.keys.into_iter().filter_map(usable).collect())
+}
+
+/// The key that a token means. One without a key's id can only mean the one key that there is.
+pub(super) fn meant<'k>(keys: &'k [Key], id: Option<&str>, algorithm: Algorithm) -> Option<&'k DecodingKey> {
+    let found = match id {
+        Some(id) => {
+            keys.iter().find(|key| key.id.as_deref() == Some(id) && key.algorithms.contains(&algorithm))
+        }
+        None if keys.len() == 1 => keys.first().filter(|key| key.algorithms.contains(&algorithm)),
+        None => None,
+    };
+    found.map(|key| &key.key)
 }
 
 /// A key of the set that may check signatures here; others are passed over.

@@ -27,7 +27,7 @@ pub fn chunks(bytes: &[u8]) -> bool {
     let Some((size, mut rest)) = bytes.split_first_chunk::<SIZE_BYTES>() else { return false };
     // No smaller one is ever announced.
     let size = u64::from(u16::from_le_bytes(*size)).max(9);
-    let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder"));
+    let folder = FOLDER.get_or_init(crate::fuzzed::folder);
     let path = folder.path().join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
     let open = || Staging::open(path.clone(), size, Scanner::new(None, size, Limits::default()), None);
     let mut staging = open().expect("an empty upload");
