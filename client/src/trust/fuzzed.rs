@@ -25,7 +25,7 @@ pub(crate) fn receipt(receipt: &Receipt) -> bool {
     let trust = TRUST.get_or_init(|| Trust {
         keys: Some(PublicKeys::from_pem(KEYS).expect("keys")),
         head: None,
-        folder: None,
+        seen: None,
         patience: Patience::lasting(Duration::ZERO),
         screen: Screen::silent(),
     });

@@ -16,7 +16,7 @@ use fedbasin_client::{
     download::download,
     files::{Checked, check_checkpoint},
     progress::Screen,
-    retry::{Backoff, Patience, verdict},
+    retry::{Backoff, Patience},
     upload::{Announcement, Outcome, upload},
 };
 use fedbasin_proto::v1::{RunState, RunStatus, WatchRunRequest};
@@ -267,7 +267,7 @@ impl Part {
                 Ok(run) => bail!("the run ended before its round was published: {}", run.reason),
                 Err(status) => status,
             };
-            ensure!(backoff.allows(verdict(&status)), "watching failed: {status}");
+            ensure!(backoff.allows(&status), "watching failed: {status}");
             tally.watches.fetch_add(1, Ordering::Relaxed);
             ensure!(backoff.wait().await, "watching went on failing: {status}");
         }
