@@ -53,7 +53,8 @@ pub struct Policy {
     /// alignments always are. Absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_updates: Option<u32>,
-    /// Whether a global model's signature names the sites that it was made from, with their digests and shares. False: their number.
+    /// Whether a global model's signature names the sites that it was made from, with their digests, their shares and what alignment did to
+    /// each. False: their number, and figures of all together.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub name_participants: bool,
     /// An update with a value of a magnitude beyond so many times the root mean square of the reference's same tensor is rejected as

@@ -276,6 +276,9 @@ def what_is_signed(pb, site, receipt, digest, model):
         verifier = lambda: model_signing.verifying.Config().use_elliptic_key_verifier(public_key=folder / "keys.pem")
         verifier().verify(folder / "model.safetensors", folder / "model.sig")
         check("the OpenSSF's tool verifies the model", True)
+        statement = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
+        aligned = statement["predicate"]["fedbasin"]["alignment"]
+        check("and what it is of says how both updates were aligned", (aligned["updates"], aligned["nothing_moved"]) == (2, 1), aligned)
         (folder / "model.safetensors").write_bytes(model[:-1] + bytes([model[-1] ^ 1]))
         try:
             verifier().verify(folder / "model.safetensors", folder / "model.sig")

@@ -266,7 +266,8 @@ pub(in crate::cli) struct CreateRunArgs {
     /// Of how many of the newest rounds that are over the updates are kept; receipts and alignments always are [default: all]
     #[arg(long, value_name = "N")]
     pub(in crate::cli) keep_updates: Option<u32>,
-    /// Let a global model's signature name the sites that it was made from, with digests and shares, instead of their number
+    /// Let a global model's signature name the sites that it was made from, with digests, shares and what alignment did to each, instead of
+    /// their number
     #[arg(long)]
     pub(in crate::cli) name_participants: bool,
     /// Most magnitude of an update's values, as a multiple of the root mean square of the reference's same tensor; 0: any finite
