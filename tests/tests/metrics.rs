@@ -7,7 +7,7 @@ use fedbasin_tests::{
     checkpoint::{one_hot, one_hot_spec},
     on_both_databases,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 on_both_databases!(how_runs_rounds_updates_and_sites_stand_is_told);
 
@@ -69,7 +69,7 @@ async fn how_runs_rounds_updates_and_sites_stand_is_told(database: Database) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_metric_that_an_alert_names_is_told() {
+async fn every_metric_that_an_alert_or_the_dashboard_names_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     let made = SelfSigned::in_folder(folder.path());
     let options = Options { tls: made.files(), ..Options::default() };
@@ -83,13 +83,36 @@ async fn every_metric_that_an_alert_names_is_told() {
     let text = String::from_utf8(admin.get("/metrics").body).expect("text");
     let told: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/prometheus");
-    let rules = std::fs::read_to_string(folder.join("alerts.yml")).expect("the rules");
-    let named: BTreeSet<&str> = rules
-        .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .filter(|word| word.starts_with("fedbasin_"))
+    let rules = deployed("prometheus/alerts.yml");
+    let dashboard: Value = serde_json::from_str(&deployed("grafana/fedbasin.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let asked: Vec<&str> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().into_iter().flatten())
+        .map(|target| target["expr"].as_str().expect("what a panel asks"))
         .collect();
-    assert!(named.len() >= 8, "{named:?}");
-    let unknown: Vec<&&str> = named.difference(&told).collect();
-    assert!(unknown.is_empty(), "no server tells {unknown:?}");
+    assert!(asked.len() >= 15, "{asked:?}");
+    for (whose, text, least) in [("alerts", rules, 8), ("the dashboard", asked.join(" "), 15)] {
+        let named = names(&text);
+        assert!(named.len() >= least, "{whose}: {named:?}");
+        let unknown: Vec<&&str> = named.difference(&told).collect();
+        assert!(unknown.is_empty(), "{whose}: no server tells {unknown:?}");
+    }
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let says = |field: &str| panel[field].as_str().is_some_and(|text| !text.is_empty());
+        assert!(says("title") && says("description"), "a panel says what it shows: {panel}");
+    }
+}
+
+fn deployed(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The metrics that a text names, without what OpenMetrics appends to a sample's name.
+fn names(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("fedbasin_"))
+        .map(|word| word.strip_suffix("_info").unwrap_or(word))
+        .collect()
 }
