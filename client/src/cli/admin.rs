@@ -27,14 +27,16 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
     let admin = Admin::new(address, token(args.token_file.as_deref(), "FEDBASIN_ADMIN_TOKEN")?)?;
     let admin = state::hold(admin, args.state_dir, &uri, screen);
     match args.command {
-        AdminCommand::Enrol { site, output, days } => enrol(&admin, &site, output.as_deref(), days, screen),
-        AdminCommand::Token(args) => make_token(&admin, &args, screen),
+        AdminCommand::Enrol { site, output, days, because } => {
+            enrol(&admin.because(because.reason), &site, output.as_deref(), days, screen)
+        }
+        AdminCommand::Token(args) => make_token(&admin.because(args.because.reason.clone()), &args, screen),
         AdminCommand::Tokens => {
             let tokens = admin.tokens()?;
             screen.answer(&json!({ "tokens": tokens }), || tokens_table(&tokens))
         }
-        AdminCommand::Revoke { id } => {
-            let token = admin.revoke_token(&id)?;
+        AdminCommand::Revoke { id, because } => {
+            let token = admin.because(because.reason).revoke_token(&id)?;
             screen.answer(&token, || format!("token {}: revoked", token.id))
         }
         AdminCommand::Sites => {
@@ -45,19 +47,22 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let certificates = admin.certificates()?;
             screen.answer(&certificates, || certificates_table(&certificates))
         }
-        AdminCommand::RevokeCertificate { fingerprint } => {
-            let certificate = admin.revoke_certificate(&fingerprint)?;
+        AdminCommand::RevokeCertificate { fingerprint, because } => {
+            let certificate = admin.because(because.reason).revoke_certificate(&fingerprint)?;
             screen.answer(&certificate, || format!("certificate {}: revoked", certificate.fingerprint))
         }
-        AdminCommand::Checkpoint { file } => {
-            let checkpoint = admin.put_checkpoint(&file)?;
+        AdminCommand::Checkpoint { file, because } => {
+            let checkpoint = admin.because(because.reason).put_checkpoint(&file)?;
             screen.answer(&checkpoint, || checkpoint.digest.clone())
         }
-        AdminCommand::Graph { file } => {
-            let graph = admin.put_graph(&file)?;
+        AdminCommand::Graph { file, because } => {
+            let graph = admin.because(because.reason).put_graph(&file)?;
             screen.answer(&graph, || graph.digest.clone())
         }
-        AdminCommand::CreateRun(args) => show_run(&create_run(&admin, args)?, screen),
+        AdminCommand::CreateRun(mut args) => {
+            let admin = admin.because(args.because.reason.take());
+            show_run(&create_run(&admin, args)?, screen)
+        }
         AdminCommand::Runs => {
             let runs = admin.runs()?;
             screen.answer(&json!({ "runs": runs }), || runs_table(&runs))
@@ -71,9 +76,9 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let round = admin.round(&id, number)?;
             screen.answer(&round, || round_text(&round))
         }
-        AdminCommand::Pause { id } => show_run(&admin.pause(&id)?, screen),
-        AdminCommand::Resume { id } => show_run(&admin.resume(&id)?, screen),
-        AdminCommand::Cancel { id } => show_run(&admin.cancel(&id)?, screen),
+        AdminCommand::Pause { id, because } => show_run(&admin.because(because.reason).pause(&id)?, screen),
+        AdminCommand::Resume { id, because } => show_run(&admin.because(because.reason).resume(&id)?, screen),
+        AdminCommand::Cancel { id, because } => show_run(&admin.because(because.reason).cancel(&id)?, screen),
         AdminCommand::Model { id, number, output, server_keys } => {
             let (digest, size) = admin.model(&id, number, &output, screen)?;
             let signature = audit::keep_signature(&admin, (&id, number), &output, server_keys.as_deref())?;
@@ -87,8 +92,8 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
                 )
             })
         }
-        AdminCommand::Remerge { id, number } => {
-            let round = admin.remerge(&id, number)?;
+        AdminCommand::Remerge { id, number, because } => {
+            let round = admin.because(because.reason).remerge(&id, number)?;
             screen.answer(&round, || {
                 format!("run {id}: round {number} is merged again as round {}", round.number)
             })
