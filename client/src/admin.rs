@@ -43,6 +43,8 @@ pub struct Admin {
     token: Token,
     /// What the server is held to before the first call.
     held: Option<Arc<held::Held>>,
+    /// Why what is asked for from now on is asked for.
+    reason: Option<String>,
 }
 
 /// An error answer: the fields of RFC 9457 that we show, and the stable code.
@@ -82,7 +84,14 @@ impl Admin {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build()
             .new_agent();
-        Ok(Self { agent, address, token, held: None })
+        Ok(Self { agent, address, token, held: None, reason: None })
+    }
+
+    /// The same, which says why with every call that changes something: at most 500 characters for the audit log, without control
+    /// characters.
+    #[must_use]
+    pub fn because(self, reason: Option<String>) -> Self {
+        Self { reason, ..self }
     }
 
     /// Enrols a site; the answer holds its token, which the server shows this once, and which opens nothing after so many days (90 if
@@ -192,7 +201,7 @@ impl Admin {
 
     fn post_file<T: DeserializeOwned>(&self, place: &str, path: &Path) -> Result<T> {
         let file = File::open(path).map_err(|error| read_error(path, &error))?;
-        let url = self.begin(place)?;
+        let url = self.begin_change(place)?;
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         // So that a server that does not want the file says so before it travels.
         let request = request.header("expect", "100-continue").content_type("application/octet-stream");
@@ -273,7 +282,7 @@ impl Admin {
 
     /// A POST that says all by its path.
     fn order<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let url = self.begin(path)?;
+        let url = self.begin_change(path)?;
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         self.decode(&url, request.send_empty())
     }
@@ -318,6 +327,15 @@ impl Admin {
         Ok(self.url(path))
     }
 
+    /// The same of a call that changes something.
+    fn begin_change(&self, path: &str) -> Result<String> {
+        let url = self.begin(path)?;
+        Ok(match &self.reason {
+            Some(reason) => format!("{url}?reason={}", segment(reason)),
+            None => url,
+        })
+    }
+
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.fetch(&self.begin(path)?)
     }
@@ -343,7 +361,7 @@ impl Admin {
     }
 
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        let url = self.begin(path)?;
+        let url = self.begin_change(path)?;
         let request = self.agent.post(&url).header("authorization", self.token.bearer());
         self.decode(&url, request.send_json(body))
     }
@@ -353,7 +371,9 @@ impl Admin {
         url: &str,
         answer: Result<http::Response<Body>, ureq::Error>,
     ) -> Result<T> {
-        Self::read(url, self.accept(url, answer)?)
+        // What a person said of why is not where something went wrong.
+        let place = url.split_once("?reason=").map_or(url, |(place, _)| place);
+        Self::read(place, self.accept(place, answer)?)
     }
 
     fn read<T: DeserializeOwned>(url: &str, response: http::Response<Body>) -> Result<T> {

@@ -258,6 +258,44 @@ async fn a_revoked_certificate_ends_what_it_opened_and_one_never_seen_can_be_rev
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_revoked_at_one_replica_ends_what_it_opened_at_another() {
+    let pki = Pki::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let Options { tls, more_tls, .. } = pki.options(true);
+    let options = Options { tls, more_tls, ..Options::in_folder(folder.path()).only_serving("") };
+    let first = Server::start_with(Database::postgres().await, options);
+    let second = first.beside(false);
+    let admin = pki.admin(&first);
+    let (_, _) = (admin.enrol("a"), admin.enrol("b"));
+    let run = run(&admin, &["a", "b"]);
+    let [(kit_a, fingerprint), (kit_b, _)] = ["a", "b"].map(|site| pki.issue(site, &second.grpc, &[]));
+    let (mut a, mut b) = (pki.kit_stub(&second, &kit_a), pki.kit_stub(&second, &kit_b));
+    let request = v1::WatchRunRequest { run_id: run };
+    let mut of_a = a.watch_run(request.clone()).await.expect("a stream").into_inner();
+    let mut of_b = b.watch_run(request).await.expect("a stream").into_inner();
+    for watched in [&mut of_a, &mut of_b] {
+        watched.message().await.expect("a state").expect("a state");
+    }
+
+    let revoked = admin.post(&format!("/v1/certificates/{fingerprint}/revoke"), &json!({})).json();
+    assert_eq!((&revoked["state"], &revoked["site"]), (&json!("revoked"), &json!("a")));
+    assert_refused(list(&mut a, None).await, Code::Unauthenticated, "unauthenticated");
+    assert_refused::<()>(Err(last(&mut of_a).await), Code::Unauthenticated, "unauthenticated");
+    // Nobody revoked the other one: its stream goes on.
+    assert_eq!(admin.post("/v1/runs/pilot/cancel", &json!({})).status, 200);
+    let cancelled = async {
+        loop {
+            let state = of_b.message().await.expect("the stream goes on").expect("a state");
+            if state.state() == v1::RunState::Cancelled {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, cancelled).await.expect("in time");
+    assert_eq!(list(&mut b, None).await.expect("it is alive"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_certificate_of_the_server_is_taken_while_it_runs() {
     let pki = Pki::new();
     let server = Server::start_with(Database::sqlite(), pki.options(false));

@@ -150,3 +150,22 @@ async fn another_server_at_a_known_address_is_refused() {
     fs::write(kept_of(&first).join("log-head.txt"), "nonsense").expect("written");
     assert!(looks(&first).expect_err("no head").contains("log-head.txt"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_an_operator_acts_is_said_on_the_command_line_and_shown_with_the_log() {
+    let server = Server::start(Database::sqlite());
+    let folder = tempfile::tempdir().expect("a folder");
+    let act = |arguments: &[&str]| admin(&server, &server.http, folder.path(), arguments);
+    let why = "joins study 7 & \u{201c}8\u{201d}, 100 %";
+    assert!(act(&["enrol", "a", "-o", "a.token", "--reason", why]).status.success());
+    let shown = act(&["audit"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let row = shown.lines().find(|line| line.contains("site.enrolled")).expect("its record");
+    assert!(row.contains(why), "{shown}");
+
+    let refused = error(&act(&["enrol", "b", "-o", "b.token", "--reason", &"x".repeat(501)]));
+    assert!(refused.contains("reason: 1 to 500 characters") && !refused.contains("xxx"), "{refused}");
+    // What to do is said as without a reason.
+    let again = error(&act(&["enrol", "a", "-o", "b.token", "--reason", "again"]));
+    assert!(again.contains("fedbasin admin sites"), "{again}");
+}

@@ -62,7 +62,7 @@ impl Scene {
     }
 
     fn remerge(&self, round: u32) -> fedbasin_tests::Answer {
-        let path = format!("/v1/runs/{}/rounds/{round}/remerge", self.run);
+        let path = format!("/v1/runs/{}/rounds/{round}/remerge?reason=a+site+left", self.run);
         self.server.admin().request("POST", &path, &[], b"")
     }
 }
@@ -200,6 +200,11 @@ async fn a_round_is_merged_again_without_what_was_withdrawn(database: Database) 
     assert_eq!(opened.status, 201);
     assert_eq!((&opened.json()["number"], &opened.json()["remerge_of"]), (&json!(3), &json!(2)));
     assert_eq!(scene.counted(3).await, [0.5, 0.0, 0.5], "without site b");
+    let log = admin.get("/v1/audit?limit=1000").json();
+    let again = |record: &&Value| record["action"] == "round.opened" && record["round"] == 3;
+    let record =
+        log["records"].as_array().and_then(|records| records.iter().find(again)).expect("its record");
+    assert_eq!(record["reason"], "merged again without what was withdrawn: a site left", "both whys");
     let run = eventually("the run is complete again", || {
         let run = admin.run(&scene.run);
         (run["state"] == "complete").then_some(run)

@@ -11,7 +11,7 @@ use fedbasin_proof::Who;
 use http::{Extensions, HeaderValue, Version, header, request::Parts};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, problem::Problem};
+use super::{Api, problem::Problem, reason};
 use crate::{
     admission::{self, Permit},
     auth::{self, access, oidc},
@@ -60,8 +60,9 @@ impl FromRequestParts<Api> for Acting {
 
 pub(super) async fn require_role(State(api): State<Api>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let caller = match admit(&api, &parts).await {
-        Ok(caller) => caller,
+    let admitted = admit(&api, &parts).await;
+    let (caller, reason) = match admitted.and_then(|caller| Ok((caller, reason::of(&parts)?))) {
+        Ok(known) => known,
         Err(error) => return turned_away(&parts, error),
     };
     let who = Who {
@@ -69,7 +70,7 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
         name: Some(caller.role.name().to_owned()),
         credential: Some(caller.credential.clone()),
     };
-    parts.extensions.insert(Actor { who, request: Some(uuid::Uuid::now_v7().to_string()) });
+    parts.extensions.insert(Actor { who, request: Some(uuid::Uuid::now_v7().to_string()), reason });
     let answer = next.run(Request::from_parts(parts, body));
     // A body may take as long as it likes; who sends it must still be let in when it is here.
     let mut response = tokio::select! {

@@ -12,6 +12,7 @@ mod metrics;
 mod openapi;
 mod page;
 mod problem;
+mod reason;
 mod rounds;
 mod runs;
 mod serve;

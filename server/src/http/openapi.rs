@@ -6,6 +6,8 @@ use utoipa::openapi::{
     path::{Operation, ParameterIn},
 };
 
+use super::reason;
+
 /// What the ids of runs and sites look like.
 const ID: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
 /// A SHA-256, hex.
@@ -16,6 +18,11 @@ const UUID: &str = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
 /// Adds it to every call that is described.
 pub(super) fn complete(document: &mut OpenApi) {
     for item in document.paths.paths.values_mut() {
+        // Persons change things by POST alone.
+        if let Some(operation) = &mut item.post {
+            operation.parameters.get_or_insert_default().push(reason::parameter().into());
+            add_answer(operation, "422", "What is asked for cannot be; the detail says which part of it");
+        }
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             name_parameters(operation);
             if operation.security.is_some() {
@@ -59,8 +66,13 @@ fn add_answers(operation: &mut Operation) {
         answers.push(("413", "The body is larger than the server takes"));
     }
     for (status, why) in answers {
-        let problem = Content::new(Some(Ref::from_schema_name("Problem")));
-        let answer = ResponseBuilder::new().description(why).content("application/problem+json", problem);
-        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| answer.build().into());
+        add_answer(operation, status, why);
     }
+}
+
+/// A problem that a call may answer, unless it says so itself.
+fn add_answer(operation: &mut Operation, status: &str, why: &str) {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let answer = ResponseBuilder::new().description(why).content("application/problem+json", problem);
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| answer.build().into());
 }

@@ -26,13 +26,15 @@ pub struct Actor {
     pub who: Who,
     /// The request's id.
     pub request: Option<String>,
+    /// Why, where whoever acts says so.
+    pub reason: Option<String>,
 }
 
 impl Actor {
     /// The server itself: what no request asked for.
     #[must_use]
     pub fn server() -> Self {
-        Self { who: Who::server(), request: None }
+        Self { who: Who::server(), request: None, reason: None }
     }
 }
 
@@ -101,6 +103,11 @@ impl Store {
             (record.seq, record.at_ms) = (frontier.size(), now);
             record.who = self.actor.who.clone();
             record.request.clone_from(&self.actor.request);
+            // Beside the server's own words, where it has some.
+            if let Some(said) = &self.actor.reason {
+                record.reason =
+                    Some(record.reason.map_or_else(|| said.clone(), |own| format!("{own}: {said}")));
+            }
             self.append_record(tx, &mut frontier, &record).await?;
         }
         let result = sqlx::query("UPDATE audit_head SET size = $1, frontier = $2 WHERE id = 1")

@@ -43,6 +43,14 @@ pub(in crate::cli) struct AdminArgs {
     pub(in crate::cli) command: AdminCommand,
 }
 
+/// Why something is asked for.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Because {
+    /// Why, in words of at most 500 characters: for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub(in crate::cli) reason: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum AdminCommand {
     /// Enrol a site and print its token, which is shown this once
@@ -56,6 +64,8 @@ pub(in crate::cli) enum AdminCommand {
         /// Days until the token opens nothing, 1 to 366 [default: 90]
         #[arg(long, value_name = "N")]
         days: Option<u32>,
+        #[command(flatten)]
+        because: Because,
     },
     /// List the enrolled sites
     Sites,
@@ -68,6 +78,8 @@ pub(in crate::cli) enum AdminCommand {
         /// The token's id, from the list
         #[arg(value_name = "ID")]
         id: String,
+        #[command(flatten)]
+        because: Because,
     },
     /// List the certificates of the server and its sites, and the days that each has left
     Certificates,
@@ -76,18 +88,24 @@ pub(in crate::cli) enum AdminCommand {
         /// SHA-256 of its signed part, as `certificates` and `fedbasin-server pki issue` show it
         #[arg(value_name = "FINGERPRINT")]
         fingerprint: String,
+        #[command(flatten)]
+        because: Because,
     },
     /// Store a checkpoint and print its digest
     Checkpoint {
         /// The checkpoint
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        #[command(flatten)]
+        because: Because,
     },
     /// Send a network's graph, have its spec derived and verified, and print its digest
     Graph {
         /// The graph, an ONNX file
         #[arg(value_name = "MODEL.onnx")]
         file: PathBuf,
+        #[command(flatten)]
+        because: Because,
     },
     /// Create a run; its first round opens within a second or so
     CreateRun(CreateRunArgs),
@@ -119,18 +137,24 @@ pub(in crate::cli) enum AdminCommand {
         /// The run
         #[arg(value_name = "ID")]
         id: String,
+        #[command(flatten)]
+        because: Because,
     },
     /// Resume a paused run
     Resume {
         /// The run
         #[arg(value_name = "ID")]
         id: String,
+        #[command(flatten)]
+        because: Because,
     },
     /// Cancel a run
     Cancel {
         /// The run
         #[arg(value_name = "ID")]
         id: String,
+        #[command(flatten)]
+        because: Because,
     },
     /// Download the global model that a round published
     Model {
@@ -155,6 +179,8 @@ pub(in crate::cli) enum AdminCommand {
         /// The round's number
         #[arg(value_name = "N")]
         number: u32,
+        #[command(flatten)]
+        because: Because,
     },
     /// Print the public keys that receipts, models and the audit log are signed with
     Keys {
@@ -200,6 +226,8 @@ pub(in crate::cli) struct TokenArgs {
     /// Where it goes instead, a new file that only its owner may read
     #[arg(short, long, value_name = "FILE")]
     pub(in crate::cli) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(in crate::cli) because: Because,
 }
 
 /// What a person may do; each may what those before it may.
@@ -299,6 +327,8 @@ pub(in crate::cli) struct CreateRunArgs {
     /// The run's id: a-z, 0-9 and hyphens; by default the server makes one
     #[arg(long, value_name = "ID")]
     pub(in crate::cli) id: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) because: Because,
 }
 
 fn keep_best(text: &str) -> Result<KeepBest, String> {
