@@ -188,7 +188,7 @@ impl SearchLine {
                     "{label}: start {start} of at most {starts}, sweep {sweep}, objective {objective:.4}, {left}"
                 ));
             }
-            rebasin::Progress::Group { .. } => {}
+            rebasin::Progress::Group { .. } | rebasin::Progress::Balance { .. } => {}
         }
     }
 }

@@ -138,6 +138,9 @@ pub struct Backoff {
     random: SplitMix64,
 }
 
+/// A server that asks for more does not get it.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
 impl Backoff {
     /// A fresh one; its jitter is seeded by the operating system.
     #[must_use]
@@ -201,7 +204,8 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         if let Some(asked) = asked {
             self.doublings = 0;
-            return Some(asked);
+            // No server makes a client spin, or sleep for good.
+            return Some(asked.clamp(first_pause / 2, LONGEST_ASKED.max(longest_pause)));
         }
         let full = first_pause
             .saturating_mul(1_u32.checked_shl(self.doublings).unwrap_or(u32::MAX))

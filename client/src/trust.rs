@@ -17,8 +17,9 @@ use std::{
 use fedbasin_proof::{
     ProofError, PublicKeys, Receipt as Statement, Record, SignedHead, TreeHead, merkle, model::ModelStatement,
 };
-use fedbasin_proto::v1::{
-    GetModelSignatureRequest, GetServerKeysRequest, ProveLogRequest, ProveLogResponse, Receipt,
+use fedbasin_proto::{
+    HEAD_METADATA_KEY,
+    v1::{GetModelSignatureRequest, GetServerKeysRequest, ProveLogRequest, ProveLogResponse, Receipt},
 };
 use rebasin::Digest;
 use tonic::{Request, metadata::MetadataMap};
@@ -33,8 +34,6 @@ use crate::{
 
 pub(crate) use seen::Seen;
 
-/// The key in which the log's head travels, in gRPC's metadata and among HTTP's headers.
-pub(crate) const HEAD_KEY: &str = "fedbasin-log-head";
 const SHORT_CALL: Duration = Duration::from_secs(60);
 /// How long a server process may be behind another, with what is left of patience for it.
 pub(crate) const BEHIND: Duration = Duration::from_secs(30);
@@ -265,7 +264,7 @@ pub fn read_keys(path: &Path) -> Result<PublicKeys> {
 }
 
 fn head_of(metadata: &MetadataMap, keys: &PublicKeys) -> Result<SignedHead, ProofError> {
-    let word = metadata.get(HEAD_KEY).and_then(|word| word.to_str().ok()).unwrap_or_default();
+    let word = metadata.get(HEAD_METADATA_KEY).and_then(|word| word.to_str().ok()).unwrap_or_default();
     if word.is_empty() {
         return Err(ProofError::Log("its head did not come with the answer".into()));
     }

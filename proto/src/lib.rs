@@ -26,6 +26,9 @@ pub const CODE_METADATA_KEY: &str = "fedbasin-code";
 /// Metadata key in which an error that passes says after how many milliseconds to try again, as gRPC's own retries read it (gRFC A6).
 pub const RETRY_METADATA_KEY: &str = "grpc-retry-pushback-ms";
 
+/// The metadata key, and the HTTP header, in which the audit log's signed head travels.
+pub const HEAD_METADATA_KEY: &str = "fedbasin-log-head";
+
 /// From fewer days than these before a certificate ends, both sides say so.
 pub const CERTIFICATE_WARNING_DAYS: i64 = 30;
 

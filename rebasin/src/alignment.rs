@@ -62,7 +62,7 @@ impl Alignment {
 
     /// The permutations that undo this one's. Factors are not undone.
     #[must_use]
-    pub fn inverse(&self) -> Self {
+    pub fn inverse_permutations(&self) -> Self {
         Self::from(self.permutations.iter().map(Permutation::inverse).collect::<Vec<_>>())
     }
 

@@ -48,7 +48,7 @@ pub use self::{
     merging::{Differences, Input, MergeError, Standing, mean, merge_measured, merge_to, shares},
     path::{Barrier, barrier, interpolate},
     permutation::{NotABijection, Permutation},
-    report::{AlignReport, GroupReport, report},
+    report::{AlignReport, GroupReport, ScaleReport, report},
     scale::{Canonical, canonical_scale, rescale},
     scanner::Scanner,
     source::{BytesSource, FileSource, Source, read_checkpoint},

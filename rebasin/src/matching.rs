@@ -74,6 +74,15 @@ pub enum AlignError {
     /// Whoever observes the search ended it.
     #[error("the alignment was cancelled")]
     Cancelled,
+    /// An update that its dtype cannot hold at the reference's scale.
+    #[error(
+        "{what}: no number holds it at the scale that the reference's units have; its units' weights are too far apart on their way in and out: \
+         balance them (`fedbasin scale`), or send a wider dtype"
+    )]
+    Scale {
+        /// The tensor, or the group.
+        what: String,
+    },
     /// Sums beyond f32.
     #[error(
         "group {group}: the weights are so large that their products overflow; they diverged in training"
@@ -87,6 +96,11 @@ pub enum AlignError {
 /// How a search goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
+    /// Another pass over all units that may be scaled begins.
+    Balance {
+        /// From 0.
+        pass: u32,
+    },
     /// Some starts begin, side by side.
     Starts {
         /// Which, from 0.

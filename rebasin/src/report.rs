@@ -4,7 +4,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, Margins, alignment::Gather, canonical_scale, codec,
+    AlignError, Alignment, CheckedSpec, Checkpoint, Dtype, Margins, Tensor, alignment::Gather,
+    canonical_scale, codec,
 };
 
 /// What an alignment did to one update, against its reference; both at their [canonical scale](crate::canonical_scale) if it has factors.
@@ -28,6 +29,33 @@ pub struct AlignReport {
     pub identity_certified: bool,
     /// The same figures a group, over the tensors that it moves.
     pub groups: Vec<GroupReport>,
+    /// How its units were scaled, if the alignment has factors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleReport>,
+}
+
+/// How an update's units were brought to the scale of their partners in the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ScaleReport {
+    /// The least factor of a unit; 1 is: as it came.
+    pub least: f64,
+    /// The greatest.
+    pub greatest: f64,
+    /// Euclidean norm of the reference over the averaged tensors at its canonical scale, where distances are measured then.
+    pub reference_norm: f64,
+}
+
+impl ScaleReport {
+    /// Of an alignment's factors; `reference` is at its canonical scale.
+    pub(crate) fn of(factors: &[Vec<f32>], reference: &Checkpoint) -> Self {
+        let all = || factors.iter().flatten().copied().map(f64::from);
+        let square = |tensor: &Tensor| codec::sum_of_squares(tensor.dtype(), tensor.bytes());
+        Self {
+            least: all().reduce(f64::min).unwrap_or(1.0),
+            greatest: all().reduce(f64::max).unwrap_or(1.0),
+            reference_norm: reference.tensors().iter().map(square).sum::<f64>().sqrt(),
+        }
+    }
 }
 
 /// An alignment's figures over the tensors that one group moves.
@@ -72,7 +100,9 @@ pub fn report(
     if !alignment.factors.is_empty() {
         let [reference, update] = [canonical_scale(spec, reference)?, canonical_scale(spec, update)?];
         let moves = Alignment::from(alignment.permutations.clone());
-        return report(spec, &reference.checkpoint, &update.checkpoint, &moves);
+        let mut report = report(spec, &reference.checkpoint, &update.checkpoint, &moves)?;
+        report.scale = Some(ScaleReport::of(&alignment.factors, &reference.checkpoint));
+        return Ok(report);
     }
     let before = measure(spec, reference, update, None);
     let after = match alignment.is_identity() {
@@ -125,6 +155,7 @@ pub(crate) fn compare(
         starts: 0,
         identity_certified: false,
         groups,
+        scale: None,
     })
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use fedbasin_graph::{Graph, VerifyOptions, derive, verify};
-use rebasin::{Digest, Spec};
+use rebasin::{Digest, Hasher, Spec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{io::AsyncReadExt as _, process::Command, sync::Semaphore};
@@ -117,10 +117,20 @@ fn refused<T>(why: impl std::fmt::Display) -> Result<T> {
     Err(Error::new(Code::InvalidGraph, format!("graph: {why}")))
 }
 
+/// Read by parts: the file may be larger than what the server should hold.
 async fn digest_of(file: &Path) -> Result<Digest> {
     let file = file.to_owned();
-    let read = tokio::task::spawn_blocking(move || std::fs::read(file));
-    Ok(Digest::of(&read.await.map_err(Error::internal)??))
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut file, mut hasher) = (std::fs::File::open(file)?, Hasher::new());
+        let mut part = vec![0; 64 << 10];
+        loop {
+            match file.read(&mut part)? {
+                0 => return Ok::<_, std::io::Error>(hasher.finish()),
+                length => hasher.update(&part[..length]),
+            }
+        }
+    });
+    Ok(read.await.map_err(Error::internal)??)
 }
 
 /// What the other process said of the file of that digest. A stranger's graph may have taken it over: what it says is not believed of

@@ -177,7 +177,7 @@ pub fn check_layout(
 }
 
 /// Whether an update of `layout` can be aligned within `most` bytes of memory, by an estimate: eight copies of the
-/// parameters in `f32` (both checkpoints, the products of several starts), and for each group its gain matrix in `f64`.
+/// parameters in `f32` (both checkpoints, the products of several starts), twelve where the spec tells scales (both again, balanced, and a tensor's squares), and for each group its gain matrix in `f64`.
 /// Known from the header alone, so that no update whose aligning would end the process is ever begun. Neither may a group have
 /// more units than `width`: the time of an assignment grows with the cube of it.
 ///
@@ -190,9 +190,10 @@ pub fn check_align_memory(spec: &Spec, layout: &Layout, most: u64, width: usize)
             format!("the checkpoint does not fit the run's spec: {error}"),
         )
     })?;
+    let copies = if spec.scales().is_empty() { 8 } else { 12 };
     let mut bytes: u64 = 0;
     for tensor in layout.tensors().iter().filter(|tensor| tensor.dtype.is_float()) {
-        bytes = bytes.saturating_add((tensor.num_elements() as u64).saturating_mul(8 * 4));
+        bytes = bytes.saturating_add((tensor.num_elements() as u64).saturating_mul(copies * 4));
     }
     for group in spec.groups() {
         if group.units > width {

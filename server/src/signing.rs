@@ -9,6 +9,7 @@ use std::{
 };
 
 use fedbasin_proof::{ProofError, PublicKeys, SignedHead, SigningKeys, TreeHead, model::ModelStatement};
+use fedbasin_proto::HEAD_METADATA_KEY;
 use http::{HeaderMap, HeaderValue};
 use rebasin::Digest;
 use serde_json::{Value, json};
@@ -23,8 +24,6 @@ use crate::{
     store::Store,
 };
 
-/// The header, and the metadata key, in which the log's signed head travels.
-const HEAD_HEADER: &str = "fedbasin-log-head";
 /// The file in the data folder where no other is named.
 const FILE: &str = "signing-key.pem";
 /// Who signs, for people to read.
@@ -91,7 +90,7 @@ impl Signer {
     /// Lets the newest head travel with an answer.
     pub(crate) fn send_head(&self, headers: &mut HeaderMap) {
         if let Some((_, word)) = &*self.head.borrow() {
-            headers.insert(HEAD_HEADER, word.clone());
+            headers.insert(HEAD_METADATA_KEY, word.clone());
         }
     }
 

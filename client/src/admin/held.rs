@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     files::{create_private, write_error},
     progress::Screen,
-    trust::{BEHIND, HEAD_KEY, Seen, grew},
+    trust::{BEHIND, Seen, grew},
 };
 
 /// What was seen of the server, and whether it was compared with what it shows now.
@@ -149,7 +149,8 @@ impl Admin {
         let url = self.url("/v1/keys");
         let request = self.agent.get(&url).header("authorization", self.token.bearer());
         let response = self.accept(&url, request.call())?;
-        let word = response.headers().get(HEAD_KEY).and_then(|word| word.to_str().ok());
+        let word =
+            response.headers().get(fedbasin_proto::HEAD_METADATA_KEY).and_then(|word| word.to_str().ok());
         let word = word.unwrap_or_default().to_owned();
         Ok((Self::read(&url, response)?, word))
     }

@@ -186,7 +186,7 @@ impl Sites {
             false => None,
         };
         // What counts is how they lie to each other.
-        let relative = found[0].inverse().compose(&self.spec, &found[1]);
+        let relative = found[0].inverse_permutations().compose(&self.spec, &found[1]);
         Ok(Method {
             name: name.to_owned(),
             moved: relative.moved(),

@@ -12,7 +12,8 @@ use crate::{
     Alignment, CheckedSpec, Checkpoint, Scale, Tensor,
     agreement::squares_of_units,
     canonical::{canonical_order, sorted},
-    codec, report,
+    codec,
+    report::{self, ScaleReport},
     scale::{Multipliers, balance, rescale},
 };
 
@@ -22,10 +23,10 @@ use crate::{
 ///
 /// Where the spec has [scales](crate::ScaleForm), the update is also brought to the reference's scale: the search sees both at their
 /// [canonical scale](crate::canonical_scale), the report is of them there, and the alignment's factors give each unit the scale that its
-/// partner has. Copies that differ by legal factors then come to the same aligned checkpoint but for rounding. (Rounding moves bits, so that the
+/// partner has, or the nearest one within [`WIDEST`] of the canonical one. Copies that differ by legal factors then come to the same aligned checkpoint but for rounding. (Rounding moves bits, so that the
 /// order in which the search sees the units is that of their norms there, and only `options.seed` gives its random orders; where two units'
 /// norms are as near as rounding, a copy may be searched from another order.) Units that nothing comes into, or nothing goes out of, have no scale
-/// of their own and keep the one they came with.
+/// of their own: theirs stays, and is multiplied as their partner's.
 ///
 /// Two things still look at the order in which it came, for an update that was trained from the reference is in its frame already. First it is
 /// asked, as by [`align`](crate::align), whether anything has to move; if not, the update stays, and a copy of it is led back to there as
@@ -61,13 +62,12 @@ fn at_canonical_scale(
     options: &MatchOptions,
     observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Aligned, AlignError> {
-    let of_reference = balance(spec, reference).factors;
+    let mut of_reference = balanced(spec, reference, observe)?;
     let reference = rescale(spec, reference, &of_reference)?;
     let order = canonical_order(spec, &update)?.alignment;
-    let of_update = in_order(spec, &update, &order)?;
-    let balanced = rescale(spec, &update, &of_update)?;
+    let of_update = in_order(spec, &update, &order, observe)?;
+    let update_at_scale = rescale(spec, &update, &of_update)?;
     drop(update);
-    let most = largest(&balanced);
     let by_norm = |update: &Checkpoint| {
         let norms = squares_of_units(spec, &order.apply(spec, update)?);
         // Numbers that are not below 0 have the order of their bits.
@@ -75,17 +75,58 @@ fn at_canonical_scale(
         let by_norm = sorted(spec, &keys.collect::<Vec<Vec<u64>>>());
         Ok((by_norm.compose(spec, &order), options.seed))
     };
-    let mut aligned = search(spec, &reference, balanced, by_norm, options, observe)?;
+    let most = largest(&update_at_scale);
+    let mut aligned = search(spec, &reference, update_at_scale, by_norm, options, observe)?;
+    for own in of_reference.iter_mut().flatten() {
+        *own = own.clamp(1.0 / WIDEST, WIDEST);
+    }
     aligned.alignment.factors = to_partners(spec, &aligned.alignment, &of_reference, &of_update);
-    let back: Vec<Vec<f64>> =
-        of_reference.iter().map(|own| own.iter().map(|own| own.recip()).collect()).collect();
-    for (index, (info, most)) in spec.layout().tensors().iter().zip(most).enumerate() {
-        let multipliers = Multipliers::of(spec, index, &back);
-        if multipliers.is_some_and(|multipliers| !info.dtype.holds(most * multipliers.largest())) {
-            return Err(AlignError::Overflow { group: info.name.clone() });
+    aligned.report.scale = Some(ScaleReport::of(&aligned.alignment.factors, &reference));
+    holds(spec, &aligned.alignment, &most, &of_reference)?;
+    Ok(aligned)
+}
+
+/// A unit of the reference whose scale is further from the canonical one than by this factor does not draw others there: they come to where it
+/// ends. So no reference forces weights that nobody can train upon those who come after it, whoever made it.
+const WIDEST: f64 = 8.0;
+
+/// What is left to rounding where a weight is near the end of its dtype.
+const MARGIN: f64 = 1.0 + 1e-6;
+
+/// Makes sure that the factors can be kept, and that each dtype holds what comes of them; `most` are the largest values at the canonical scale.
+fn holds(
+    spec: &CheckedSpec,
+    alignment: &Alignment,
+    most: &[f64],
+    reference: &[Vec<f64>],
+) -> Result<(), AlignError> {
+    for (scale, factors) in spec.scales().iter().zip(&alignment.factors) {
+        if !factors.iter().all(|factor| factor.is_normal() && *factor > 0.0) {
+            return Err(AlignError::Scale { what: format!("group {}", spec.groups()[scale.group].name) });
         }
     }
-    Ok(aligned)
+    let back: Vec<Vec<f64>> =
+        reference.iter().map(|own| own.iter().map(|own| own.recip()).collect()).collect();
+    for (index, (info, most)) in spec.layout().tensors().iter().zip(most).enumerate() {
+        let multipliers = Multipliers::of(spec, index, &back);
+        if multipliers.is_some_and(|multipliers| !info.dtype.holds(most * multipliers.largest() * MARGIN)) {
+            return Err(AlignError::Scale { what: info.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// The factors that balance a checkpoint.
+fn balanced(
+    spec: &CheckedSpec,
+    checkpoint: &Checkpoint,
+    observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Vec<f64>>, AlignError> {
+    let tell = |pass| match observe(Progress::Balance { pass }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(AlignError::Cancelled),
+    };
+    Ok(balance(spec, checkpoint, tell)?.factors)
 }
 
 /// The largest absolute value of each tensor; 0 for those that are no floats.
@@ -141,7 +182,7 @@ fn search(
     let (mut best, mut starts) = best_of(&ascent, start, &options, &mut work, observe)?;
     let (mut alignment, mut report) = reported(&best)?;
     if report.objective_after < report.objective_before {
-        let identity = ascent.at(order.inverse(), report.objective_before);
+        let identity = ascent.at(order.inverse_permutations(), report.objective_before);
         best = climb_from(&ascent, identity, &options, observe)?;
         work.add(&best);
         starts += 1;
@@ -155,8 +196,13 @@ fn search(
 }
 
 /// What balances an update, from a copy in canonical order: sums then do not depend on the order in which its units came.
-fn in_order(spec: &CheckedSpec, update: &Checkpoint, order: &Alignment) -> Result<Vec<Vec<f64>>, AlignError> {
-    let factors = balance(spec, &order.apply(spec, update)?).factors;
+fn in_order(
+    spec: &CheckedSpec,
+    update: &Checkpoint,
+    order: &Alignment,
+    observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Vec<f64>>, AlignError> {
+    let factors = balanced(spec, &order.apply(spec, update)?, observe)?;
     let sent = |(scale, ordered): (&Scale, Vec<f64>)| {
         let place = order.permutations[scale.group].inverse();
         (0..ordered.len()).map(|unit| ordered[place.map(unit)]).collect()

@@ -82,11 +82,13 @@ impl Block<'_> {
     }
 
     /// The rows' bytes as the alignment puts them. A tensor that is one block is read in one piece; otherwise
-    /// neighbouring rows are read together. Then the other axes are gathered, and what is scaled is scaled.
+    /// neighbouring rows are read together. Then the other axes are gathered, and what is scaled is scaled: by the alignment's
+    /// [`Multipliers`] of this tensor.
     pub(super) fn read(
         &self,
         source: &dyn Source,
         alignment: Option<&Alignment>,
+        multipliers: Option<&Multipliers>,
     ) -> Result<Vec<u8>, MergeError> {
         let (Some(spec), Some(alignment)) = (self.spec, alignment) else {
             let mut bytes = vec![0; self.num_bytes()];
@@ -94,7 +96,7 @@ impl Block<'_> {
             return Ok(bytes);
         };
         let mut bytes = self.gathered(source, spec, alignment)?;
-        if let Some(multipliers) = Multipliers::of(spec, self.index, &alignment.factors) {
+        if let Some(multipliers) = multipliers {
             let info = &source.header().layout().tensors()[self.index];
             multipliers.apply(info, self.first_element(), &mut bytes).map_err(AlignError::from)?;
         }

@@ -1,12 +1,14 @@
 //! Blocks computed side by side, and handed out in order while the next ones are computed.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use super::{
     Differences, Input, MergeError,
     block::{BLOCK_BYTES, Block, blocks},
 };
-use crate::{Alignment, CheckedSpec, Header, Layout, Source, TensorInfo, codec};
+use crate::{Alignment, CheckedSpec, Header, Layout, Source, TensorInfo, codec, scale::Multipliers};
 
 /// Bytes of an input that are computed side by side: enough to keep a few threads busy, few enough to stay in cache.
 const TOGETHER_BYTES: usize = 8 * BLOCK_BYTES;
@@ -91,9 +93,15 @@ impl Blocks<'_> {
             order.into_iter().flat_map(|index| blocks(index, &layout.tensors()[index], self.spec)).peekable();
         let (mut ready, mut next): (Vec<Slot>, Vec<Slot>) = (Vec::new(), Vec::new());
         let mut waiting = 0;
+        // Of the tensors of a batch.
+        let mut scaled: BTreeMap<usize, Vec<Option<Multipliers>>> = BTreeMap::new();
         let measures = differences.is_some();
         loop {
             let batch = batch(&mut all);
+            scaled.retain(|tensor, _| batch.iter().any(|block| block.index == *tensor));
+            for block in &batch {
+                scaled.entry(block.index).or_insert_with(|| self.multipliers(block.index));
+            }
             next.resize_with(next.len().max(batch.len()), Slot::default);
             let (written, computed) = rayon::join(
                 || ready[..waiting].iter().try_for_each(|slot| sink(slot.index, &slot.out)),
@@ -101,7 +109,7 @@ impl Blocks<'_> {
                     let slots = batch.par_iter().zip(&mut next);
                     slots
                         .map_init(Vec::new, |reference, (block, slot)| {
-                            self.compute(block, slot, measures.then_some(reference))
+                            self.compute(block, &scaled[&block.index], slot, measures.then_some(reference))
                         })
                         .collect::<Vec<_>>()
                 },
@@ -124,10 +132,20 @@ impl Blocks<'_> {
         }
     }
 
-    /// Merges a block; measures it too where there is a place for the reference's values.
+    /// What each input's alignment multiplies a tensor by.
+    fn multipliers(&self, tensor: usize) -> Vec<Option<Multipliers>> {
+        let of = |input: &Input<'_>| {
+            let (spec, alignment) = (self.spec?, input.alignment?);
+            Multipliers::of(spec, tensor, &alignment.factors)
+        };
+        self.inputs.iter().map(of).collect()
+    }
+
+    /// Merges a block; measures it too where there is a place for the reference's values. `scaled`: of its tensor, of each input.
     fn compute(
         &self,
         block: &Block<'_>,
+        scaled: &[Option<Multipliers>],
         slot: &mut Slot,
         mut reference: Option<&mut Vec<f64>>,
     ) -> Result<(), MergeError> {
@@ -136,21 +154,21 @@ impl Blocks<'_> {
         slot.out.clear();
         slot.measured.begin(self.inputs.len());
         if !info.dtype.is_float() {
-            slot.out = block.read(self.reference, self.of_reference)?;
+            slot.out = block.read(self.reference, self.of_reference, None)?;
             return Ok(());
         }
         if block.moves() {
             slot.sum.clear();
             slot.sum.resize(block.num_bytes() / info.dtype.size(), 0.0);
-            for input in self.inputs {
-                let bytes = block.read(input.source, input.alignment)?;
+            for (input, scaled) in self.inputs.iter().zip(scaled) {
+                let bytes = block.read(input.source, input.alignment, scaled.as_ref())?;
                 codec::add_scaled(info.dtype, &bytes, input.share, &mut slot.sum);
             }
             round(block, info, 0, slot)?;
             if let Some(reference) = reference {
-                self.refer(info, &block.read(self.reference, None)?, reference, slot);
-                for (at, input) in self.inputs.iter().enumerate() {
-                    let bytes = block.read(input.source, input.alignment)?;
+                self.refer(info, &block.read(self.reference, None, None)?, reference, slot);
+                for (at, (input, scaled)) in self.inputs.iter().zip(scaled).enumerate() {
+                    let bytes = block.read(input.source, input.alignment, scaled.as_ref())?;
                     slot.measured.add(at, codec::differences(info.dtype, &bytes, reference, &slot.sum));
                 }
             }

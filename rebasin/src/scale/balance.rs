@@ -26,23 +26,42 @@ pub(crate) struct Balance {
 }
 
 /// Finds the factors at which the norms of what comes into a unit and of what goes out are the same. The checkpoint is of the spec's layout.
-pub(crate) fn balance(spec: &CheckedSpec, checkpoint: &Checkpoint) -> Balance {
+/// Weights from or to a unit that is idle count for no other unit: they are free, and its neighbours' scale is not theirs to choose.
+///
+/// `observe` is asked before each pass.
+///
+/// # Errors
+/// What `observe` gives.
+pub(crate) fn balance<E>(
+    spec: &CheckedSpec,
+    checkpoint: &Checkpoint,
+    mut observe: impl FnMut(u32) -> Result<(), E>,
+) -> Result<Balance, E> {
     let (mut squares, places) = Squares::of_all(spec, checkpoint);
     let ones = |scale: &Scale| vec![1.0; spec.groups()[scale.group].units];
     let mut factors: Vec<Vec<f64>> = spec.scales().iter().map(ones).collect();
-    let mut idle = 0;
+    let mut idle: Vec<Vec<bool>> = factors.iter().map(|units| vec![false; units.len()]).collect();
     let mut passes = 0;
     let mut change = f64::INFINITY;
     while change > TOLERANCE && passes < MAX_PASSES {
-        (change, idle) = (0.0, 0);
+        observe(passes)?;
+        change = 0.0;
         for (scale, units) in places.iter().enumerate() {
             let known: Vec<[Option<Vec<f64>>; 2]> =
                 squares.iter().map(|square| square.sums_of(scale)).collect();
             for (unit, places) in units.iter().enumerate() {
+                if idle[scale][unit] {
+                    continue;
+                }
                 let [up, down] = sums(&squares, &known, places);
                 let factor = (down / up).sqrt().sqrt();
                 if !(factor.is_finite() && factor > 0.0) {
-                    idle += 1;
+                    idle[scale][unit] = true;
+                    for &(tensor, side, slot, _) in places {
+                        squares[tensor].multipliers[side][slot] = 0.0;
+                    }
+                    // Others may be idle without it.
+                    change = f64::INFINITY;
                     continue;
                 }
                 factors[scale][unit] *= factor;
@@ -55,7 +74,12 @@ pub(crate) fn balance(spec: &CheckedSpec, checkpoint: &Checkpoint) -> Balance {
         }
         passes += 1;
     }
-    Balance { factors, idle, passes }
+    // What a unit took until it was found to be idle is no scale of its own.
+    for (factor, idle) in factors.iter_mut().flatten().zip(idle.iter().flatten()) {
+        *factor = if *idle { 1.0 } else { *factor };
+    }
+    let idle = idle.iter().flatten().filter(|idle| **idle).count();
+    Ok(Balance { factors, idle, passes })
 }
 
 /// A tensor's squares, summed over all that no scale distinguishes.

@@ -59,8 +59,13 @@ impl Made<'_> {
         if let Some(aligned) = self.aligned(input) {
             said.insert("identity_certified".to_owned(), aligned.identity_certified.into());
             said.insert("moved".to_owned(), short(aligned.moved));
-            said.insert("distance_before".to_owned(), short(aligned.l2_before / self.reference_norm));
-            said.insert("distance_after".to_owned(), short(aligned.l2_after / self.reference_norm));
+            let norm = self.norm(&aligned);
+            said.insert("distance_before".to_owned(), short(aligned.l2_before / norm));
+            said.insert("distance_after".to_owned(), short(aligned.l2_after / norm));
+            if let Some(scale) = aligned.scale {
+                said.insert("scaled_least".to_owned(), short(scale.least));
+                said.insert("scaled_most".to_owned(), short(scale.greatest));
+            }
         }
         said.into()
     }
@@ -71,22 +76,30 @@ impl Made<'_> {
         if aligned.is_empty() {
             return Value::Null;
         }
-        let mean = |of: fn(&Aligned) -> f64| {
+        let mean = |of: &dyn Fn(&Aligned) -> f64| {
             #[expect(clippy::cast_precision_loss, reason = "a count of sites")]
             let count = aligned.len() as f64;
             aligned.iter().map(of).sum::<f64>() / count
         };
+        let scales = || aligned.iter().filter_map(|aligned| aligned.scale);
         let count = |of: fn(&&Aligned) -> bool| aligned.iter().filter(of).count();
         json!({
             "updates": aligned.len(),
             "nothing_moved": count(|aligned| aligned.moved == 0.0),
             "identity_certified": count(|aligned| aligned.identity_certified),
-            "moved_mean": short(mean(|aligned| aligned.moved)),
+            "moved_mean": short(mean(&|aligned| aligned.moved)),
             "moved_most": short(aligned.iter().map(|aligned| aligned.moved).fold(0.0, f64::max)),
-            "distance_before_mean": short(mean(|aligned| aligned.l2_before) / self.reference_norm),
-            "distance_after_mean": short(mean(|aligned| aligned.l2_after) / self.reference_norm),
+            "distance_before_mean": short(mean(&|aligned| aligned.l2_before / self.norm(aligned))),
+            "distance_after_mean": short(mean(&|aligned| aligned.l2_after / self.norm(aligned))),
+            "scaled_least": scales().map(|scale| scale.least).reduce(f64::min).map(short),
+            "scaled_most": scales().map(|scale| scale.greatest).reduce(f64::max).map(short),
             "refined": !self.refined.is_empty(),
         })
+    }
+
+    /// What distances of an update are beside: the reference's norm at the scale at which they were measured.
+    fn norm(&self, aligned: &Aligned) -> f64 {
+        aligned.scale.map_or(self.reference_norm, |scale| scale.reference_norm)
     }
 
     /// What became of an update in the end.

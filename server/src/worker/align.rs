@@ -89,7 +89,9 @@ fn align_sources(
     let (reference, update) = (reference?, update?);
     let aligned = rebasin::align_canonically(spec, &reference, update, options, &mut |_| halt.flow());
     aligned.map_err(|error| match error {
-        AlignError::Overflow { .. } => Error::new(Code::InvalidCheckpoint, error.to_string()),
+        AlignError::Overflow { .. } | AlignError::Scale { .. } => {
+            Error::new(Code::InvalidCheckpoint, error.to_string())
+        }
         error => Error::internal(error),
     })
 }

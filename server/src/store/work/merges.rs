@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fedbasin_proof::Record;
 use futures::TryStreamExt as _;
-use rebasin::{AlignReport, Alignment, Digest};
+use rebasin::{AlignReport, Alignment, Digest, ScaleReport};
 use sqlx::{Row as _, any::AnyRow};
 
 use super::{
@@ -58,12 +58,15 @@ pub struct Aligned {
     pub l2_after: f64,
     /// Whether it was proved that nothing needed to move.
     pub identity_certified: bool,
+    /// How its units were scaled, where the spec tells scales.
+    #[serde(default)]
+    pub scale: Option<ScaleReport>,
 }
 
 impl From<&AlignReport> for Aligned {
     fn from(report: &AlignReport) -> Self {
-        let AlignReport { moved, l2_before, l2_after, identity_certified, .. } = *report;
-        Self { moved, l2_before, l2_after, identity_certified }
+        let AlignReport { moved, l2_before, l2_after, identity_certified, scale, .. } = *report;
+        Self { moved, l2_before, l2_after, identity_certified, scale }
     }
 }
 
