@@ -10,14 +10,14 @@ use tokio::{
 
 use crate::{
     bodies,
-    corpus::{Answer, Case, Ground, Steps, case, entries, spec},
+    corpus::{Answer, Case, Ground, Steps, Tried, case, entries, of_kind, spec},
     run,
     wire::address,
 };
 
 on_both_databases!(what_no_operator_asks_is_refused_as_a_problem);
 
-async fn what_no_operator_asks_is_refused_as_a_problem(database: Database) {
+pub(crate) async fn what_no_operator_asks_is_refused_as_a_problem(database: Database) -> Vec<Tried> {
     let ground = Ground::new(database, Options::default()).await;
     let [viewer, operator] = [Role::Viewer, Role::Operator].map(|role| {
         let made = ground.admin.post("/v1/tokens", &json!({ "role": role.name() }));
@@ -43,7 +43,7 @@ async fn what_no_operator_asks_is_refused_as_a_problem(database: Database) {
             How::Raw(made) => said(ground, made(ground)).await,
             How::Steps(steps) => steps(ground).await,
         })
-        .await;
+        .await
 }
 
 pub(crate) fn names() -> Vec<&'static str> {
@@ -133,10 +133,10 @@ async fn said(ground: &Ground, bytes: Vec<u8>) -> Answer {
 fn cases() -> Vec<Case<How>> {
     let mut cases = run::cases();
     cases.extend(bodies::cases());
-    cases.extend(paths());
-    cases.extend(roles());
-    cases.extend(heads());
-    cases.extend(wishes());
+    cases.extend(of_kind("paths", paths()));
+    cases.extend(of_kind("roles", roles()));
+    cases.extend(of_kind("heads of requests", heads()));
+    cases.extend(of_kind("what is not, or no longer, or there already", wishes()));
     cases
 }
 

@@ -4,14 +4,14 @@ use fedbasin_tests::checkpoint::{f32s, file};
 
 use crate::{
     admin::{By, Call, How, good_run},
-    corpus::{Case, Ground, case},
+    corpus::{Case, Ground, case, of_kind},
 };
 
 pub(crate) fn cases() -> Vec<Case<How>> {
-    let mut cases = json();
-    cases.extend(much());
-    cases.extend(small());
-    cases.extend(files());
+    let mut cases = of_kind("bodies: JSON", json());
+    cases.extend(of_kind("bodies: too much", much()));
+    cases.extend(of_kind("bodies: of small calls", small()));
+    cases.extend(of_kind("bodies: checkpoints and graphs", files()));
     cases
 }
 

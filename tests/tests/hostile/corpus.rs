@@ -1,6 +1,10 @@
 //! What a case is, what answers it, and the ground that all cases of a class are tried on.
 
-use std::{future::Future, pin::Pin};
+use std::{
+    future::Future,
+    pin::Pin,
+    time::{Duration, Instant},
+};
 
 use fedbasin_tests::{
     Admin, Answer as HttpAnswer, Database, Options, PATIENCE, Refusal, Sending, Server, Site,
@@ -11,11 +15,13 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 /// Most memory that a case may make the server's process take.
-const MOST_MEMORY: u64 = 64 << 20;
+pub(crate) const MOST_MEMORY: u64 = 64 << 20;
 
 /// One hostile input.
 pub(crate) struct Case<How> {
     pub(crate) name: &'static str,
+    /// Which kind of inputs it is one of.
+    kind: &'static str,
     /// How it is made.
     pub(crate) how: How,
     /// The stable code that answers it; `taken` where it is harmless and is answered as if all were well, `cut` where the connection
@@ -31,11 +37,32 @@ pub(crate) fn case<How>(
     expected: &'static str,
     says: &'static str,
 ) -> Case<How> {
-    Case { name, how, expected, says }
+    Case { name, kind: "", how, expected, says }
+}
+
+/// Cases of one kind.
+pub(crate) fn of_kind<How>(kind: &'static str, mut cases: Vec<Case<How>>) -> Vec<Case<How>> {
+    cases.iter_mut().for_each(|case| case.kind = kind);
+    cases
 }
 
 pub(crate) fn names<How>(cases: Vec<Case<How>>) -> Vec<&'static str> {
-    cases.into_iter().map(|case| case.name).collect()
+    let name = |case: Case<How>| {
+        assert!(!case.kind.is_empty(), "{}: of no kind", case.name);
+        case.name
+    };
+    cases.into_iter().map(name).collect()
+}
+
+/// What a case cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tried {
+    pub(crate) name: &'static str,
+    pub(crate) kind: &'static str,
+    /// Until it was answered, with all steps that lead to it.
+    pub(crate) took: Duration,
+    /// So many bytes more memory the server's process took.
+    pub(crate) more: u64,
 }
 
 /// What came back.
@@ -163,8 +190,7 @@ pub(crate) struct Ground {
     pub(crate) run: String,
     pub(crate) x: Site,
     honest: Honest,
-    /// The most memory that one case took so far.
-    most: u64,
+    tried: Vec<Tried>,
     faults: Vec<String>,
     read: usize,
 }
@@ -232,7 +258,7 @@ impl Ground {
         let begun = x.begin(&run, 1, &good(), 1).await.expect("an update");
         x.send(chunks(&begun.update_id, &good(), 0)).await.expect("its bytes");
         let read = server.log().len();
-        Self { server, admin, run, x, honest, most: 0, faults: Vec::new(), read }
+        Self { server, admin, run, x, honest, tried: Vec::new(), faults: Vec::new(), read }
     }
 
     /// A run of its own, with the ground's layout, for a case that needs one.
@@ -243,16 +269,18 @@ impl Ground {
         }))
     }
 
-    /// Tries all cases of a class, and then that nothing was harmed.
+    /// Tries all cases of a class, and then that nothing was harmed; says what each cost.
     pub(crate) async fn try_all<How>(
         mut self,
         cases: Vec<Case<How>>,
         attempt: impl AsyncFn(&Self, &How) -> Answer,
-    ) {
+    ) -> Vec<Tried> {
         for case in &cases {
             self.server.forget_peak();
             let before = self.server.resident_bytes();
+            let begun = Instant::now();
             let answer = tokio::time::timeout(PATIENCE, attempt(&self, &case.how)).await;
+            let took = begun.elapsed();
             match answer {
                 Ok(answer) => self.faults.extend(case.fault(&answer)),
                 Err(_) => self.faults.push(format!("{}: no answer", case.name)),
@@ -262,11 +290,11 @@ impl Ground {
             if more > MOST_MEMORY {
                 self.faults.push(format!("{}: the server took {more} bytes more memory", case.name));
             }
-            self.most = self.most.max(more);
+            self.tried.push(Tried { name: case.name, kind: case.kind, took, more });
             self.log_is_clean(case.name);
             self.honest.goes_on().await;
         }
-        self.ends(cases.len()).await;
+        self.ends().await
     }
 
     /// Nothing in the log that tells of a defect, or that an input wrote there as if the server had.
@@ -281,12 +309,18 @@ impl Ground {
         self.read = log.len();
     }
 
-    async fn ends(self, cases: usize) {
-        println!("{cases} cases, the most memory for one of them: {} KiB", self.most >> 10);
+    async fn ends(self) -> Vec<Tried> {
+        let longest = self.tried.iter().max_by_key(|tried| tried.took);
+        let most = self.tried.iter().map(|tried| tried.more).max().unwrap_or_default();
+        println!("{} cases, the most memory for one of them: {} KiB", self.tried.len(), most >> 10);
+        if let Some(Tried { name, kind, took, .. }) = longest {
+            println!("the longest, of {kind}: {name}, {} ms", took.as_millis());
+        }
         self.honest.lands().await;
         self.x.upload(&self.run, 1, &good(), 1).await.expect("a good update after all that");
         self.admin.round_becomes(&self.run, 1, "published").await;
         assert_eq!(read_f32(&self.admin.model(&self.run, 1), "counted"), [0.75, 0.25]);
         assert!(self.faults.is_empty(), "{} faults:\n{}", self.faults.len(), self.faults.join("\n"));
+        self.tried
     }
 }

@@ -4,13 +4,15 @@ use fedbasin_proto::v1::UpdateState;
 use fedbasin_tests::{checkpoint::with_header, chunks, on_both_databases};
 use serde_json::json;
 
-use crate::corpus::{Answer, Case, Ground, case, good};
+use crate::corpus::{Answer, Case, Ground, Tried, case, good, of_kind};
 
 on_both_databases!(every_header_is_refused_for_its_own_reason);
 
-async fn every_header_is_refused_for_its_own_reason(database: fedbasin_tests::Database) {
+pub(crate) async fn every_header_is_refused_for_its_own_reason(
+    database: fedbasin_tests::Database,
+) -> Vec<Tried> {
     let ground = Ground::new(database, fedbasin_tests::Options::default()).await;
-    ground.try_all(cases(), async |ground, made| send(ground, &made()).await).await;
+    ground.try_all(cases(), async |ground, made| send(ground, &made()).await).await
 }
 
 pub(crate) fn names() -> Vec<&'static str> {
@@ -88,9 +90,20 @@ const WEIGHT: &str = r#""fc.weight":{"data_offsets":[16,40],"dtype":"F32","shape
 type Made = fn() -> Vec<u8>;
 
 fn cases() -> Vec<Case<Made>> {
+    let mut cases = of_kind("the length in front", lengths());
+    cases.extend(of_kind("no header at all", nothing()));
+    cases.extend(of_kind("JSON", json()));
+    cases.extend(of_kind("numbers", numbers()));
+    cases.extend(of_kind("metadata", further()));
+    cases.extend(of_kind("names of tensors", names_of_tensors()));
+    cases.extend(of_kind("dtypes and shapes", shapes()));
+    cases.extend(of_kind("offsets", offsets()));
+    cases
+}
+
+fn lengths() -> Vec<Case<Made>> {
     let bad = |name, made: Made, says| case(name, made, "invalid-checkpoint", says);
-    let mut cases: Vec<Case<Made>> = vec![
-        // The length in front.
+    vec![
         case("no room for a length", || vec![0; 7], "invalid-argument", "too few"),
         case("a length and nothing", || vec![0; 8], "invalid-argument", "too few"),
         bad("a length of 0", || said(0), "said to have 0 bytes"),
@@ -104,7 +117,12 @@ fn cases() -> Vec<Case<Made>> {
         bad("a length in the other byte order", || said((header().len() as u64).swap_bytes()), "at most"),
         bad("a header that ends within a name", || raw(&header().as_bytes()[..20]), "cut off"),
         bad("a file that ends within its header", || good()[..60].to_vec(), "bytes in a file of"),
-        // What is no header at all.
+    ]
+}
+
+fn nothing() -> Vec<Case<Made>> {
+    let bad = |name, made: Made, says| case(name, made, "invalid-checkpoint", says);
+    vec![
         bad("text", || b"this is not a safetensors file at all".to_vec(), "at most"),
         bad("zeros", || vec![0; 64], "said to have 0 bytes"),
         bad("the first bytes of a pickled file", || [b"PK\x03\x04".as_slice(), &[0; 60]].concat(), "at most"),
@@ -112,7 +130,12 @@ fn cases() -> Vec<Case<Made>> {
         bad("a text in quotes", || with_header("\"a\"", &data()), "'{'"),
         bad("null", || with_header("null", &data()), "'{'"),
         bad("no tensor", || with_header("{}", &data()), "file"),
-        // JSON.
+    ]
+}
+
+fn json() -> Vec<Case<Made>> {
+    let bad = |name, made: Made, says| case(name, made, "invalid-checkpoint", says);
+    vec![
         bad(
             "bytes that are no UTF-8",
             || {
@@ -172,7 +195,12 @@ fn cases() -> Vec<Case<Made>> {
             "is not what it must be",
         ),
         bad("null for a tensor", || with(BIAS, r#""fc.bias":null"#), "is not what it must be"),
-        // Numbers.
+    ]
+}
+
+fn numbers() -> Vec<Case<Made>> {
+    let bad = |name, made: Made, says| case(name, made, "invalid-checkpoint", says);
+    vec![
         bad(
             "a fraction in a shape",
             || with("\"shape\":[2,3]", "\"shape\":[2.0,3]"),
@@ -193,7 +221,12 @@ fn cases() -> Vec<Case<Made>> {
         ),
         bad("a text for a number", || with("[8,16]", "[\"8\",16]"), "is not what it must be"),
         bad("NaN for a number", || with("[8,16]", "[NaN,16]"), "is not what it must be"),
-        // Metadata.
+    ]
+}
+
+fn further() -> Vec<Case<Made>> {
+    let bad = |name, made: Made, says| case(name, made, "invalid-checkpoint", says);
+    vec![
         bad("metadata of a number", || plus(r#""__metadata__":{"a":1}"#), "is not what it must be"),
         bad("metadata of null", || plus(r#""__metadata__":null"#), "is not what it must be"),
         bad("metadata of a list", || plus(r#""__metadata__":["a"]"#), "is not what it must be"),
@@ -211,11 +244,7 @@ fn cases() -> Vec<Case<Made>> {
         ),
         bad("a metadata key twice", || plus(r#""__metadata__":{"a":"b","a":"b"}"#), "twice"),
         bad("half a surrogate pair", || plus(r#""__metadata__":{"a":"\ud800"}"#), "is not what it must be"),
-    ];
-    cases.extend(names_of_tensors());
-    cases.extend(shapes());
-    cases.extend(offsets());
-    cases
+    ]
 }
 
 fn metadata(entries: usize) -> String {

@@ -14,13 +14,13 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     certificates::{Authority, Kind, Shown},
-    corpus::{Answer, Case, Ground, case, good},
+    corpus::{Answer, Case, Ground, Tried, case, good, of_kind},
     wire::{Call, address, ask, say},
 };
 
 on_both_databases!(who_is_not_who_it_says_opens_nothing);
 
-async fn who_is_not_who_it_says_opens_nothing(database: Database) {
+pub(crate) async fn who_is_not_who_it_says_opens_nothing(database: Database) -> Vec<Tried> {
     let authority = Authority::new();
     let strict = Server::start_with(Database::sqlite(), authority.options(true));
     let _ = strict.admin().trusting(&authority.pem()).enrol("x");
@@ -34,7 +34,7 @@ async fn who_is_not_who_it_says_opens_nothing(database: Database) {
     let tokens = Tokens::of(&server, &admin, &x.token, &h.token).await;
     let ground = Ground::with(server, admin, h, x).await;
     let world = World { authority, strict, tokens };
-    ground.try_all(cases(), async |ground, how| world.answer(ground, how).await).await;
+    ground.try_all(cases(), async |ground, how| world.answer(ground, how).await).await
 }
 
 pub(crate) fn names() -> Vec<&'static str> {
@@ -192,12 +192,12 @@ impl World {
 }
 
 fn cases() -> Vec<Case<How>> {
-    let mut cases = certificates();
-    cases.extend(both());
-    cases.extend(tokens());
-    cases.extend(operators());
-    cases.extend(lines());
-    cases.extend(others());
+    let mut cases = of_kind("certificates", certificates());
+    cases.extend(of_kind("certificates with tokens", both()));
+    cases.extend(of_kind("tokens at gRPC", tokens()));
+    cases.extend(of_kind("tokens at HTTP", operators()));
+    cases.extend(of_kind("versions and protocols", lines()));
+    cases.extend(of_kind("others' updates", others()));
     cases
 }
 

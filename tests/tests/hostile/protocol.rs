@@ -4,14 +4,14 @@ use fedbasin_proto::{MAX_CHUNK_BYTES, v1};
 use fedbasin_tests::{Database, Options, digest, on_both_databases};
 
 use crate::{
-    corpus::{Answer, Case, Ground, Steps, case, good},
+    corpus::{Answer, Case, Ground, Steps, Tried, case, good, of_kind},
     headers::on_record,
     steps,
 };
 
 on_both_databases!(what_is_out_of_order_is_refused_and_the_round_goes_on);
 
-async fn what_is_out_of_order_is_refused_and_the_round_goes_on(database: Database) {
+pub(crate) async fn what_is_out_of_order_is_refused_and_the_round_goes_on(database: Database) -> Vec<Tried> {
     let ground = Ground::new(database, Options::default()).await;
     let _ = ground.admin.enrol("y");
     ground
@@ -20,7 +20,7 @@ async fn what_is_out_of_order_is_refused_and_the_round_goes_on(database: Databas
             How::Chunks(change) => sent(ground, change).await,
             How::Steps(steps) => steps(ground).await,
         })
-        .await;
+        .await
 }
 
 pub(crate) fn names() -> Vec<&'static str> {
@@ -89,8 +89,8 @@ async fn sent(ground: &Ground, change: &fn(&mut Vec<v1::UpdateChunk>)) -> Answer
 }
 
 fn cases() -> Vec<Case<How>> {
-    let mut cases = announcements();
-    cases.extend(streams());
+    let mut cases = of_kind("announcements", announcements());
+    cases.extend(of_kind("chunks", streams()));
     cases.extend(steps::cases());
     cases
 }

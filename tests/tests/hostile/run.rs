@@ -4,13 +4,13 @@ use serde_json::{Value, json};
 
 use crate::{
     admin::How,
-    corpus::{Case, case},
+    corpus::{Case, case, of_kind},
 };
 
 pub(crate) fn cases() -> Vec<Case<How>> {
-    let mut cases = fields();
-    cases.extend(policies());
-    cases.extend(specs());
+    let mut cases = of_kind("runs: fields", fields());
+    cases.extend(of_kind("runs: policies", policies()));
+    cases.extend(of_kind("runs: specs", specs()));
     cases
 }
 

@@ -4,14 +4,14 @@ use fedbasin_proto::v1;
 use fedbasin_tests::{chunks, digest, eventually};
 
 use crate::{
-    corpus::{Answer, Case, Ground, Steps, case},
+    corpus::{Answer, Case, Ground, Steps, case, of_kind},
     protocol::{How, begun, chunk, in_parts, other, uuid},
 };
 
 pub(crate) fn cases() -> Vec<Case<How>> {
-    let mut cases = ends();
-    cases.extend(times());
-    cases.extend(questions());
+    let mut cases = of_kind("ends: too early, too often, at once", ends());
+    cases.extend(of_kind("times: too late, too early", times()));
+    cases.extend(of_kind("questions", questions()));
     cases
 }
 

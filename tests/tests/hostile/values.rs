@@ -9,13 +9,15 @@ use fedbasin_tests::{
 use serde_json::json;
 
 use crate::{
-    corpus::{Answer, Case, Ground, case, entries},
+    corpus::{Answer, Case, Ground, Tried, case, entries, of_kind},
     headers::send,
 };
 
 on_both_databases!(numbers_that_are_none_are_refused_and_odd_ones_break_nothing);
 
-async fn numbers_that_are_none_are_refused_and_odd_ones_break_nothing(database: Database) {
+pub(crate) async fn numbers_that_are_none_are_refused_and_odd_ones_break_nothing(
+    database: Database,
+) -> Vec<Tried> {
     let ground = Ground::new(database, Options::default()).await;
     let honest = ground.server.site("y");
     ground
@@ -23,7 +25,7 @@ async fn numbers_that_are_none_are_refused_and_odd_ones_break_nothing(database: 
             How::Written(tensor, at, bytes) => send(ground, &written(tensor, *at, bytes)).await,
             How::Merged(made) => merged(ground, &honest, made()).await,
         })
-        .await;
+        .await
 }
 
 pub(crate) fn names() -> Vec<&'static str> {
@@ -84,9 +86,15 @@ fn changed(change: impl Fn(f32) -> f32) -> Vec<u8> {
 }
 
 fn cases() -> Vec<Case<How>> {
-    use How::{Merged, Written};
-    let bad =
-        |name, tensor, at, bytes, says| case(name, Written(tensor, at, bytes), "invalid-checkpoint", says);
+    let mut cases = of_kind("what is no number", numbers());
+    cases.extend(of_kind("odd networks, in a round of their own", networks()));
+    cases
+}
+
+fn numbers() -> Vec<Case<How>> {
+    let bad = |name, tensor, at, bytes, says| {
+        case(name, How::Written(tensor, at, bytes), "invalid-checkpoint", says)
+    };
     vec![
         bad("NaN first", "counted", 0, &[0, 0, 0xc0, 0x7f], "counted"),
         bad("NaN last", "fc.weight", 20, &[0, 0, 0xc0, 0x7f], "fc.weight"),
@@ -101,6 +109,12 @@ fn cases() -> Vec<Case<How>> {
         bad("NaN in f64", "double", 0, &[0, 0, 0, 0, 0, 0, 0xf8, 0x7f], "double"),
         bad("a truth value of 2", "on", 3, &[2], "on"),
         bad("a truth value of 255", "on", 0, &[255], "on"),
+    ]
+}
+
+fn networks() -> Vec<Case<How>> {
+    use How::Merged;
+    vec![
         case("all zero", Merged(|| changed(|_| 0.0)), "taken", ""),
         case("all minus zero", Merged(|| changed(|_| -0.0)), "taken", ""),
         case("all equal", Merged(|| changed(|_| 0.25)), "taken", ""),

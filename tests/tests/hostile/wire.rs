@@ -9,11 +9,11 @@ use tokio::{
 };
 use tonic::{Code, codegen::http};
 
-use crate::corpus::{Answer, Case, Ground, case};
+use crate::corpus::{Answer, Case, Ground, Tried, case, of_kind};
 
 on_both_databases!(what_is_no_call_is_refused_and_the_edge_goes_on);
 
-async fn what_is_no_call_is_refused_and_the_edge_goes_on(database: Database) {
+pub(crate) async fn what_is_no_call_is_refused_and_the_edge_goes_on(database: Database) -> Vec<Tried> {
     let ground = Ground::new(database, Options::default()).await;
     ground
         .try_all(cases(), async |ground, how| {
@@ -23,7 +23,7 @@ async fn what_is_no_call_is_refused_and_the_edge_goes_on(database: Database) {
                 How::Bytes(made) => say(stream, &made()).await,
             }
         })
-        .await;
+        .await
 }
 
 pub(crate) fn names() -> Vec<&'static str> {
@@ -215,10 +215,10 @@ enum How {
 }
 
 fn cases() -> Vec<Case<How>> {
-    let mut cases = messages();
-    cases.extend(protobuf());
-    cases.extend(heads());
-    cases.extend(frames());
+    let mut cases = of_kind("messages", messages());
+    cases.extend(of_kind("protobuf", protobuf()));
+    cases.extend(of_kind("heads", heads()));
+    cases.extend(of_kind("frames", frames()));
     cases
 }
 
