@@ -1,6 +1,11 @@
 //! Who may call what: every cell of the table, on both edges; and what happens to what a token opened when it ends.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
 
 use fedbasin_proto::v1;
 use fedbasin_server::{
@@ -235,6 +240,47 @@ async fn a_revoked_token_ends_what_it_opened_at_every_replica_and_the_next_one_g
     a.upload(&run, 1, &update, 1).await.expect("a receipt");
     let seen = of_b.message().await.expect("nobody revoked that one").expect("a state");
     assert_eq!(seen.run_id, run);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_of_a_person_breaks_off_with_the_token_that_opened_it() {
+    let server = Server::start(Database::sqlite());
+    let admin = server.admin();
+    let a = server.site("a");
+    let run = admin.create_run(&json!({
+        "strategy": "mean", "cohort": ["a"], "policy": { "rounds": 1, "quorum": 1, "deadline_seconds": 600 },
+    }));
+    // More than sockets hold: somebody has to take it.
+    let values: Vec<f32> = (0..12 << 20).map(|i| (i % 1000) as f32).collect();
+    let update = file(&[f32s("counted", &[values.len()], &values)]);
+    a.upload(&run, 1, &update, 1).await.expect("a receipt");
+    admin.round_becomes(&run, 1, "published").await;
+    let opened = |token: &str| {
+        let address = server.http.strip_prefix("http://").expect("clear text");
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        let head = format!(
+            "GET /v1/runs/{run}/rounds/1/model HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+             connection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let mut some = vec![0; 64 << 10];
+        stream.read_exact(&mut some).expect("it begins");
+        assert!(some.starts_with(b"HTTP/1.1 200"));
+        (stream, some.len())
+    };
+    let ((token, id), (other, _)) = (person(&admin, Role::Operator), person(&admin, Role::Operator));
+    let (of_revoked, of_other) = (opened(&token), opened(&other));
+    assert_eq!(admin.post(&format!("/v1/tokens/{id}/revoke"), &json!({})).status, 200);
+    // Until the server has looked at its rows.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let length = |(mut stream, begun): (TcpStream, usize)| {
+        let mut rest = Vec::new();
+        // Whether it ends or is reset: what came counts.
+        let _ = stream.read_to_end(&mut rest);
+        begun + rest.len()
+    };
+    let (cut, whole) = (length(of_revoked), length(of_other));
+    assert!(whole > update.len() && cut < update.len(), "{cut} and {whole} of {}", update.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,12 +18,23 @@ const NUM_EXAMPLES: [u64; 3] = [61, 10, 29];
 
 /// What the signature of a round of three sites says, founded by the first one unless all start from a seed.
 async fn provenance(server: &Server, strategy: &str, seed: Option<&Mlp>, named: bool) -> Value {
+    let spec = if strategy == "mean" { Value::Null } else { Mlp::spec() };
+    provenance_by(&spec, server, strategy, seed, named).await
+}
+
+async fn provenance_by(
+    spec: &Value,
+    server: &Server,
+    strategy: &str,
+    seed: Option<&Mlp>,
+    named: bool,
+) -> Value {
     let admin = server.admin();
     let sites = ["hospital-a", "hospital-b", "hospital-c"];
     let sites: Vec<_> = sites.iter().map(|id| server.site(id)).collect();
     let cohort: Vec<&str> = sites.iter().map(|site| site.id.as_str()).collect();
     let id = admin.create_run(&json!({
-        "spec": if strategy == "mean" { Value::Null } else { Mlp::spec() }, "strategy": strategy, "cohort": cohort,
+        "spec": spec, "strategy": strategy, "cohort": cohort,
         "seed_digest": seed.map(|seed| admin.upload(&seed.file())),
         "policy": { "rounds": 1, "quorum": 3, "deadline_seconds": 600, "name_participants": named },
     }));
@@ -144,6 +155,29 @@ async fn a_signature_says_where_nothing_moved_and_where_nothing_was_aligned_or_a
     let many = Server::start(Database::sqlite());
     let said = provenance(&many, "merge-many", None, false).await;
     assert_eq!((&said["alignment"]["refined"], &said["alignment"]["updates"]), (&json!(true), &json!(3)));
+}
+
+/// Whoever scales the reference's units does not choose the figures that are signed.
+#[tokio::test]
+async fn where_the_spec_tells_scales_distances_are_of_both_at_one_scale() {
+    let mut spec = Mlp::spec();
+    spec["scales"] = json!([
+        { "group": "h0", "up": { "fc1.weight": 0, "fc1.bias": 0 }, "down": { "fc2.weight": 1 } },
+        { "group": "h1", "up": { "fc2.weight": 0, "fc2.bias": 0 }, "down": { "fc3.weight": 1 } },
+    ]);
+    let reference = mlp(9);
+    let mut said = Vec::new();
+    for seed in [reference.clone(), reference.rescaled([4.0, 0.25, 2.0, 0.5])] {
+        let server = Server::start(Database::sqlite());
+        said.push(provenance_by(&spec, &server, "aligned", Some(&seed), true).await);
+    }
+    let figure = |said: &Value, name: &str| said["alignment"][name].as_f64().expect("a figure");
+    for name in ["distance_before_mean", "distance_after_mean"] {
+        is_near(&said[1]["alignment"][name], figure(&said[0], name));
+    }
+    let range = |said: &Value| figure(said, "scaled_most") / figure(said, "scaled_least");
+    assert!(range(&said[1]) > 8.0 * range(&said[0]), "how far units were scaled is told: {said:?}");
+    assert!(said[1]["participants"][0]["scaled_most"].as_f64().expect("a figure") > 1.0);
 }
 
 /// A model, its signature and the keys, as a server gave them before signatures told of alignments.

@@ -138,7 +138,7 @@ impl Admin {
     fn refused(&self, held: &Held, what: &dyn fmt::Display) -> Error {
         let remedy = format!(
             "do nothing there before you know why; if it was restored from a backup (what was done since is gone), or is another server \
-             at an old address, remove {} and it is trusted anew as it is then",
+             at an old address, remove {} and it is trusted anew as it is then; the token was shown to it: revoke that, if it is not yours",
             held.seen.folder().display()
         );
         Error::failed(what, format_args!("the audit log of {}", self.address.url), remedy)

@@ -11,7 +11,7 @@ use fedbasin_proof::Who;
 use http::{Extensions, HeaderValue, Version, header, request::Parts};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, problem::Problem, reason};
+use super::{Api, problem::Problem, reason, until::until};
 use crate::{
     admission::{self, Permit},
     auth::{self, access, oidc},
@@ -79,7 +79,8 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
         response = answer => response,
     };
     api.signer.send_head(response.headers_mut());
-    response
+    let end = caller.end;
+    response.map(|body| until(body, async move { end.comes().await }))
 }
 
 /// The answer to a call whose body nobody reads. On HTTP/1 that ends the connection: the client is told, or its next call over it would

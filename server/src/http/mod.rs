@@ -19,6 +19,7 @@ mod serve;
 mod sites;
 mod time;
 mod tokens;
+mod until;
 
 use ::http::header;
 use axum::{
