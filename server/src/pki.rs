@@ -9,20 +9,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fedbasin_proof::PublicKeys;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
 };
-use rustls::pki_types::DnsName;
+use rustls::pki_types::{CertificateDer, DnsName};
 use time::{Duration, OffsetDateTime};
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer as _};
+use x509_parser::{
+    certificate::X509Certificate, certification_request::X509CertificationRequest, prelude::FromDer as _,
+};
 
 use crate::{
     error::{Error, Result},
     files::{Readers, replace, write_new},
     model::check_id,
-    tls::Peer,
+    tls::{self, Peer},
 };
 
 /// An authority lives so long, in days; what it signs, much shorter.
@@ -46,6 +49,8 @@ pub struct Kit {
     pub run: Option<String>,
     /// The server's public keys, so that the site knows whom to believe.
     pub keys: Option<PublicKeys>,
+    /// Other authorities that the server's certificate may be of, while one takes another's place.
+    pub authorities: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
@@ -109,12 +114,28 @@ impl Authority {
         write().map_err(|error| Error::invalid(format!("{}: cannot be written: {error}", path.display())))
     }
 
+    /// Its own certificate, the first of its file, and any others that were put beside it.
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>> {
+        tls::certificates("--dir", &self.certificate())
+    }
+
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>> {
         let bad = |path: PathBuf| {
             move |error: rcgen::Error| Error::invalid(format!("{}: cannot be used: {error}", path.display()))
         };
         let key = KeyPair::from_pem(&read(&self.key())?).map_err(bad(self.key()))?;
-        Issuer::from_ca_cert_pem(&read(&self.certificate())?, key).map_err(bad(self.certificate()))
+        let all = self.certificates()?;
+        let own = all.first().map_or(&[][..], |own| own);
+        let is_own = X509Certificate::from_der(own)
+            .is_ok_and(|(_, own)| *own.public_key().subject_public_key.data == *key.public_key_raw());
+        if !is_own {
+            return Err(Error::invalid(format!(
+                "{}: the first certificate in it is not of the key in {}; what that key signs, nobody would trust",
+                self.certificate().display(),
+                self.key().display()
+            )));
+        }
+        Issuer::from_ca_cert_der(&own.into(), key).map_err(bad(self.certificate()))
     }
 
     /// Signs a certificate for a server that is reached by these names or addresses, and writes it and its key into the authority's
@@ -136,7 +157,7 @@ impl Authority {
     }
 
     /// Makes a folder that holds all that a site needs: its certificate, its key (unless the site made one and sent a request), the
-    /// authority, and where the server is. Gives the certificate's fingerprint, by which it is revoked.
+    /// authorities to trust, and where the server is. Gives the certificate's fingerprint, by which it is revoked.
     ///
     /// # Errors
     /// A malformed id or request, or a folder that is there already.
@@ -150,7 +171,7 @@ impl Authority {
     ) -> Result<String> {
         check_id("site", site)?;
         kit.check()?;
-        let authority = read(&self.certificate())?;
+        let trusted = pem_of(self.certificates()?, &kit.authorities);
         if folder.exists() {
             return Err(Error::invalid(format!("--output: {} is there already", folder.display())));
         }
@@ -166,7 +187,7 @@ impl Authority {
         let fingerprint = Peer::of(certificate.der())?.fingerprint;
         self.note(site, &fingerprint, days)?;
         new_private_folder(folder)?;
-        write_new(&folder.join("authority.pem"), &authority, Readers::All)?;
+        write_new(&folder.join("authority.pem"), &trusted, Readers::All)?;
         write_new(&folder.join("site.pem"), &certificate.pem(), Readers::All)?;
         if let Some(key) = key {
             write_new(&folder.join("site.key"), &key.serialize_pem(), Readers::Owner)?;
@@ -239,6 +260,29 @@ impl Kit {
         }
         text
     }
+}
+
+/// Certificates as PEM, none of them twice.
+fn pem_of(own: Vec<CertificateDer<'static>>, others: &[CertificateDer<'static>]) -> String {
+    let mut all = own;
+    for other in others {
+        if !all.contains(other) {
+            all.push(other.clone());
+        }
+    }
+    let mut text = String::new();
+    for certificate in all {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let base64 = STANDARD.encode(&certificate);
+        for (at, letter) in base64.chars().enumerate() {
+            if at > 0 && at % 64 == 0 {
+                text.push('\n');
+            }
+            text.push(letter);
+        }
+        text.push_str("\n-----END CERTIFICATE-----\n");
+    }
+    text
 }
 
 /// How a certificate names a site.

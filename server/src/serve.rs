@@ -149,7 +149,7 @@ async fn warn_of_expiry(store: &Store, tls: &Tls) {
                 if let Some(days) = authority.map(left).filter(|&days| days < CERTIFICATE_WARNING_DAYS) {
                     tracing::warn!(
                         authority.days_left = days,
-                        "the authority of sites' certificates expires soon, or has expired: no site's certificate counts then"
+                        "an authority of sites' certificates expires soon, or has expired: give their sites certificates of another one"
                     );
                 }
                 for certificate in of_sites.iter().filter(|certificate| certificate.revoked_at_ms.is_none()) {

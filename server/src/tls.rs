@@ -65,7 +65,11 @@ fn verifier(
     builder.build().map_err(|error| unusable("tls.client_ca_file", path, &error))
 }
 
-fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+/// All certificates of a PEM file, one at least.
+///
+/// # Errors
+/// The file cannot be read, or holds none; the message names the setting.
+pub(crate) fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unusable(setting, path, &error))?;
@@ -170,17 +174,19 @@ pub(crate) fn expires_at(tls: &Tls) -> Result<Millis> {
     end_of("tls.cert_file", &tls.cert_file, leaf)
 }
 
-/// When the authority of sites' certificates expires; of several the last one. Nothing where the settings name none.
+/// When the authority of sites' certificates expires; of several the one that ends first, for its sites need others before. Nothing
+/// where the settings name none.
 ///
 /// # Errors
 /// The file cannot be used.
 pub(crate) fn authority_expires_at(tls: &Tls) -> Result<Option<Millis>> {
     let Some(path) = &tls.client_ca_file else { return Ok(None) };
-    let mut last = None;
+    let mut first: Option<Millis> = None;
     for certificate in certificates("tls.client_ca_file", path)? {
-        last = last.max(Some(end_of("tls.client_ca_file", path, &certificate)?));
+        let end = end_of("tls.client_ca_file", path, &certificate)?;
+        first = Some(first.map_or(end, |before| before.min(end)));
     }
-    Ok(last)
+    Ok(first)
 }
 
 fn end_of(setting: &str, path: &Path, certificate: &[u8]) -> Result<Millis> {

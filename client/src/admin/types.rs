@@ -100,7 +100,7 @@ pub struct ServerCertificate {
 pub struct Certificates {
     /// Absent where the server speaks clear text.
     pub server: Option<ServerCertificate>,
-    /// The authority that signs those of sites, where there is one.
+    /// The authority that signs those of sites, where there is one; of several the one that ends first.
     #[serde(default)]
     pub authority: Option<ServerCertificate>,
     /// Whether the server speaks clear text beyond its own machine.

@@ -8,6 +8,7 @@ use fedbasin_proof::PublicKeys;
 use crate::{
     error::{Error, Result},
     pki::{self, Authority, Kit},
+    tls,
 };
 
 #[derive(Debug, Subcommand)]
@@ -65,6 +66,10 @@ pub(super) struct IssueArgs {
     /// The server's public keys (PEM), for the site to know whom to believe: `fedbasin admin keys -o FILE` writes them
     #[arg(long, value_name = "PEM")]
     server_keys: Option<PathBuf>,
+    /// Certificate of another authority (PEM) that the site is to trust, too, besides the folder's: the one before, while the server's
+    /// own certificate is still of that one
+    #[arg(long, value_name = "PEM")]
+    also_trust: Option<PathBuf>,
     /// Days until the certificate expires
     #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(i64).range(1..=366))]
     days: i64,
@@ -103,7 +108,9 @@ impl PkiCommand {
                     })
                 });
                 let keys = args.server_keys.as_deref().map(read_keys).transpose()?;
-                let kit = Kit { server: args.server, run: args.run, keys };
+                let trusted = args.also_trust.map(|path| tls::certificates("--also-trust", &path));
+                let authorities = trusted.transpose()?.unwrap_or_default();
+                let kit = Kit { server: args.server, run: args.run, keys, authorities };
                 let request = request.transpose()?;
                 let fingerprint =
                     authority.issue_site(&args.site, &kit, request.as_deref(), args.days, &args.output)?;

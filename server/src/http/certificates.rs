@@ -48,7 +48,7 @@ pub(super) struct OwnCertificate {
 pub(super) struct CertificateList {
     /// The server's own, as its file is now; absent where it speaks clear text or the file cannot be read.
     server: Option<OwnCertificate>,
-    /// The authority that signs those of sites; absent where there is none. When it ends, none of them counts.
+    /// The authority that signs those of sites, of several the one that ends first; absent where there is none.
     authority: Option<OwnCertificate>,
     /// Whether the server speaks clear text beyond its own machine (`allow_clear_text`).
     clear_text: bool,
@@ -64,7 +64,7 @@ impl OwnCertificate {
     }
 }
 
-/// When the server's own certificate ends, and its authority's, as their files are now.
+/// When the server's own certificate ends, and the first of its authorities, as their files are now.
 pub(super) fn ends(api: &Api) -> (Option<Millis>, Option<Millis>) {
     let Some(tls) = &api.tls else { return (None, None) };
     let read = |end: Result<Option<Millis>>| {

@@ -4,7 +4,8 @@ use super::*;
 use crate::tls::Peer;
 
 fn kit() -> Kit {
-    Kit { server: "https://fed.example:50051".to_owned(), run: Some("pilot".to_owned()), keys: None }
+    let server = "https://fed.example:50051".to_owned();
+    Kit { server, run: Some("pilot".to_owned()), keys: None, authorities: Vec::new() }
 }
 
 fn der(path: &Path) -> Vec<u8> {
@@ -87,10 +88,39 @@ fn nothing_that_is_there_is_overwritten_but_the_servers_certificate() {
     for (server, run) in
         [("http://fed.example:1", None), ("https://", None), ("https://fed.example:1", Some("My Run"))]
     {
-        let kit = Kit { server: server.to_owned(), run: run.map(str::to_owned), keys: None };
+        let kit = Kit { server: server.to_owned(), run: run.map(str::to_owned), ..kit() };
         let folder = place.path().join("bad");
         authority.issue_site("a", &kit, None, 1, &folder).expect_err(server);
         assert!(!folder.exists(), "nothing is left of {server}");
     }
     assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 5, "nothing is left beside them");
+}
+
+#[test]
+fn a_kit_trusts_both_authorities_while_one_takes_the_others_place_and_a_mixed_folder_signs_nothing() {
+    let place = tempfile::tempdir().expect("a folder");
+    let [old, new] =
+        ["old", "new"].map(|name| Authority::init(&place.path().join(name), "test").expect("made"));
+    let [of_old, of_new] = [&old, &new].map(|made| fs::read_to_string(made.certificate()).expect("a file"));
+    let trusted = |name: &str| {
+        let kit = place.path().join(name).join("authority.pem");
+        tls::certificates("kit", &kit).expect("certificates")
+    };
+    let [own_old, own_new] = [&old, &new].map(|made| made.certificates().expect("one").remove(0));
+
+    // As it is appended to the old one's file, the old one still signs, and its kits trust both.
+    fs::write(old.certificate(), format!("{of_old}{of_new}")).expect("written");
+    old.issue_site("a", &kit(), None, 1, &place.path().join("a")).expect("issued");
+    assert_eq!(trusted("a"), [own_old.clone(), own_new.clone()]);
+    let authorities = old.certificates().expect("both");
+    let both = Kit { authorities, ..kit() };
+    new.issue_site("b", &both, None, 1, &place.path().join("b")).expect("issued");
+    assert_eq!(trusted("b"), [own_new.clone(), own_old], "each once");
+    new.issue_site("c", &kit(), None, 1, &place.path().join("c")).expect("issued");
+    assert_eq!(trusted("c"), [own_new]);
+
+    fs::write(old.certificate(), format!("{of_new}{of_old}")).expect("written");
+    let refused = old.issue_site("d", &kit(), None, 1, &place.path().join("d")).expect_err("mixed");
+    assert!(refused.message().contains("authority.key"), "{}", refused.message());
+    assert!(!place.path().join("d").exists());
 }
