@@ -7,7 +7,12 @@ use std::{
     process::{Command, Output},
 };
 
-use fedbasin_tests::{Database, Options, Server, client_binary, eventually};
+use fedbasin_tests::{
+    Database, Options, Server, Site,
+    checkpoint::{Mlp, mlp},
+    client_binary, eventually, on_both_databases,
+};
+use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
 
 /// `fedbasin admin ...` in `folder`, which holds the admin token.
@@ -168,4 +173,73 @@ async fn why_an_operator_acts_is_said_on_the_command_line_and_shown_with_the_log
     // What to do is said as without a reason.
     let again = error(&act(&["enrol", "a", "-o", "b.token", "--reason", "again"]));
     assert!(again.contains("fedbasin admin sites"), "{again}");
+}
+
+on_both_databases!(how_surely_units_are_matched_is_told_of_each_group_to_operators_and_to_the_site);
+
+async fn how_surely_units_are_matched_is_told_of_each_group_to_operators_and_to_the_site(database: Database) {
+    let server = Server::start(database);
+    let folder = tempfile::tempdir().expect("a folder");
+    let sites = ["a", "b"].map(|id| Site::new(id, &server.grpc, &server.admin().enrol(id)));
+    let seed = server.admin().upload(&mlp(1).file());
+    let run = server.admin().create_run(&json!({
+        "spec": Mlp::spec(), "strategy": "aligned", "cohort": ["a", "b"], "seed_digest": seed,
+        "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
+    }));
+    server.admin().round_becomes(&run, 1, "collecting").await;
+    // The first has to be searched, the second is the reference itself.
+    let reordered = mlp(2).permuted([[2, 0, 3, 1], [1, 2, 3, 0]]).file();
+    let mut updates = Vec::new();
+    for (site, update) in sites.iter().zip([reordered, mlp(1).file()]) {
+        updates.push(site.upload(&run, 1, &update, 1).await.expect("a receipt").update_id);
+    }
+    server.admin().round_becomes(&run, 1, "published").await;
+
+    let groups = |site: &str| server.admin().round_site(&run, 1, site)["alignment"]["groups"].clone();
+    let (of_a, of_b) = (groups("a"), groups("b"));
+    assert_eq!(of_a.as_array().map(Vec::len), Some(2), "{of_a}");
+    let told = sites[0].update(&updates[0]).await.expect("an update").alignment.expect("an alignment").groups;
+    let mut least: f64 = 1.0;
+    for (group, told) in of_a.as_array().expect("a list").iter().zip(told) {
+        let margins = told.margins.expect("they were searched");
+        for (name, figure) in [("best", margins.best), ("p5", margins.p5), ("median", margins.median)] {
+            assert_eq!(group["margins"][name], json!(figure), "{group}");
+        }
+        assert!((0.0..=1.0).contains(&margins.best) && margins.p5 <= margins.median, "{margins:?}");
+        assert!(margins.median > 0.0, "{margins:?}");
+        least = least.min(margins.best);
+    }
+    let nothing = |group: &Value| group["margins"].is_null();
+    assert!(of_b.as_array().expect("a list").iter().all(nothing), "nothing was searched: {of_b}");
+    let of_b = sites[1].update(&updates[1]).await.expect("an update").alignment.expect("an alignment");
+    assert!(of_b.groups.iter().all(|group| group.margins.is_none()), "{of_b:?}");
+
+    let shown = |more: &[&str]| {
+        let output = admin(&server, &server.http, folder.path(), &[&["round", &run, "1"], more].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    let round = shown(&[]);
+    let lines: Vec<Vec<String>> = round.lines().map(cells).collect();
+    let column = lines.iter().find_map(|line| line.iter().position(|cell| cell == "best partner"));
+    let of = |site: &str| {
+        &lines.iter().find(|line| line.get(1).is_some_and(|cell| cell == site)).expect("a row")
+            [column.expect("a column")]
+    };
+    assert_eq!((of("a"), of("b")), (&format!("{:.1} %", 100.0 * least), &String::new()), "{round}");
+    assert!(!round.contains("median margin"), "{round}");
+    let groups = shown(&["--groups"]);
+    let table: Vec<&str> =
+        groups.lines().skip_while(|line| !line.contains("median margin")).skip(2).collect();
+    assert_eq!(table.len(), 4, "two groups of two sites: {groups}");
+    for (line, group) in table.iter().zip(of_a.as_array().expect("a list")) {
+        let median = format!("{:.3}", group["margins"]["median"].as_f64().expect("a number"));
+        let cells = cells(line);
+        assert_eq!(
+            (cells[1].as_str(), cells[2].as_str()),
+            ("a", group["name"].as_str().expect("a name")),
+            "{groups}"
+        );
+        assert_eq!(cells[8], median, "{groups}");
+    }
 }

@@ -74,9 +74,9 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let rounds = admin.rounds(&id)?;
             screen.answer(&json!({ "rounds": rounds }), || rounds_table(&rounds))
         }
-        AdminCommand::Round { id, number } => {
+        AdminCommand::Round { id, number, groups } => {
             let round = admin.round(&id, number)?;
-            screen.answer(&round, || round_text(&round))
+            screen.answer(&round, || round_text(&round, groups))
         }
         AdminCommand::Pause { id, because } => show_run(&admin.because(because.reason).pause(&id)?, screen),
         AdminCommand::Resume { id, because } => show_run(&admin.because(because.reason).resume(&id)?, screen),

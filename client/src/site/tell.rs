@@ -166,8 +166,12 @@ pub fn alignment_line(alignment: &Alignment) -> String {
         .map(|group| format!("{} {:.0} % of {}", group.name, 100.0 * group.moved, group.size))
         .collect();
     let more = alignment.groups.len().saturating_sub(groups.len());
+    let best = alignment.groups.iter().filter_map(|group| group.margins.as_ref()).map(|margins| margins.best);
+    let matched = best.reduce(f64::min).map_or_else(String::new, |least| {
+        format!(", in each group at least {:.0} % have the partner they fit best", 100.0 * least)
+    });
     format!(
-        "aligned, {:.1} % of units moved, distance {:.4} -> {:.4}, objective {:.4} -> {:.4}, {} sweeps [{}{}]",
+        "aligned, {:.1} % of units moved{matched}, distance {:.4} -> {:.4}, objective {:.4} -> {:.4}, {} sweeps [{}{}]",
         100.0 * alignment.moved,
         alignment.l2_before,
         alignment.l2_after,

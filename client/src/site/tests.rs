@@ -1,4 +1,4 @@
-use fedbasin_proto::v1::{Alignment, GroupAlignment};
+use fedbasin_proto::v1::{Alignment, GroupAlignment, Margins};
 
 use super::*;
 
@@ -18,6 +18,17 @@ fn many_groups_stay_on_one_short_line() {
     let line = alignment_line(&alignment(0.5, 40));
     assert!(line.contains("50.0 % of units moved"), "{line}");
     assert!(line.contains("and 34 groups"), "{line}");
+}
+
+#[test]
+fn the_group_that_is_matched_least_surely_is_told_of_where_one_was_matched() {
+    assert!(!alignment_line(&alignment(0.5, 3)).contains("fit best"));
+    let mut alignment = alignment(0.5, 3);
+    for (group, best) in alignment.groups.iter_mut().skip(1).zip([0.9, 0.75]) {
+        group.margins = Some(Margins { best, ..Margins::default() });
+    }
+    let line = alignment_line(&alignment);
+    assert!(line.contains("in each group at least 75 % have the partner they fit best"), "{line}");
 }
 
 #[test]

@@ -85,6 +85,11 @@ fn alignment(report: &AlignReport) -> v1::Alignment {
                 objective_after: group.objective_after,
                 l2_before: group.l2_before,
                 l2_after: group.l2_after,
+                margins: group.margins.map(|margins| v1::Margins {
+                    best: margins.best,
+                    p5: margins.p5,
+                    median: margins.median,
+                }),
             })
             .collect(),
     }

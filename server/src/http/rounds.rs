@@ -80,7 +80,9 @@ pub(super) struct RoundSite {
     accepted_at: Option<String>,
     /// When the site took its update back; the model of a round that was published before holds what it gave.
     withdrawn_at: Option<String>,
-    /// How its update was brought into the reference's frame.
+    /// How its update was brought into the reference's frame: figures in all and for each of `groups`, with `margins` where a search
+    /// matched units: the fraction that have the `best` partner there is for them, and their `p5` and `median` margin over the second-best,
+    /// as fractions of the mean gain.
     #[schema(value_type = Option<Object>)]
     alignment: Option<AlignReport>,
     /// How its update stood beside the others, once the round was merged, or the update was rejected for that.

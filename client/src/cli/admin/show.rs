@@ -3,7 +3,7 @@
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 
 use crate::{
-    admin::types::{Certificates, PlausibilityPolicy, Round, Run, Site, TokenRecord},
+    admin::types::{AlignReport, Certificates, PlausibilityPolicy, Round, Run, Site, TokenRecord},
     error::Result,
     progress::{Screen, bytes},
 };
@@ -156,7 +156,8 @@ pub(super) fn rounds_table(rounds: &[Round]) -> String {
     table.to_string()
 }
 
-pub(super) fn round_text(round: &Round) -> String {
+/// `groups`: with a table of each update's groups.
+pub(super) fn round_text(round: &Round, groups: bool) -> String {
     let mut text = format!("round {}: {}", round.number, round.state);
     for (name, value) in [
         ("reason", &round.reason),
@@ -175,6 +176,7 @@ pub(super) fn round_text(round: &Round) -> String {
         "examples",
         "share",
         "moved",
+        "best partner",
         "distance",
         "of the others'",
         "cosine",
@@ -202,7 +204,8 @@ pub(super) fn round_text(round: &Round) -> String {
             },
             site.num_examples.map(|count| count.to_string()).unwrap_or_default(),
             site.share.map(|share| format!("{share:.3}")).unwrap_or_default(),
-            alignment.map(|report| format!("{:.1} %", 100.0 * report.moved)).unwrap_or_default(),
+            alignment.map(|report| percent(report.moved)).unwrap_or_default(),
+            alignment.and_then(least_matched).map(percent).unwrap_or_default(),
             match (alignment, plausibility) {
                 (Some(report), _) => format!("{:.3} -> {:.3}", report.l2_before, report.l2_after),
                 (None, Some(plausibility)) => format!("{:.3}", plausibility.distance),
@@ -217,7 +220,50 @@ pub(super) fn round_text(round: &Round) -> String {
             site.reason.clone().unwrap_or_default(),
         ]);
     }
-    format!("{text}\n{table}{warnings}")
+    text.push_str(&format!("\n{table}"));
+    if groups {
+        text.push_str(&format!("\n{}", groups_table(round)));
+    }
+    text + &warnings
+}
+
+fn percent(fraction: f64) -> String {
+    format!("{:.1} %", 100.0 * fraction)
+}
+
+/// Of the groups that a search matched, the least fraction of units that have the partner they fit best.
+fn least_matched(report: &AlignReport) -> Option<f64> {
+    report.groups.iter().filter_map(|group| group.margins).map(|margins| margins.best).reduce(f64::min)
+}
+
+/// How each group of each update was aligned, and how surely its units have their partners.
+fn groups_table(round: &Round) -> Table {
+    let mut table = table(&[
+        "site",
+        "group",
+        "units",
+        "moved",
+        "distance",
+        "best partner",
+        "5 % margin",
+        "median margin",
+    ]);
+    for site in &round.sites {
+        for group in site.alignment.iter().flat_map(|report| &report.groups) {
+            let margin = |part: fn(&rebasin::Margins) -> f64| group.margins.as_ref().map(part);
+            table.add_row([
+                site.site.clone(),
+                group.name.clone(),
+                group.size.to_string(),
+                percent(group.moved),
+                format!("{:.3} -> {:.3}", group.l2_before, group.l2_after),
+                margin(|margins| margins.best).map(percent).unwrap_or_default(),
+                margin(|margins| margins.p5).map(|p5| format!("{p5:.3}")).unwrap_or_default(),
+                margin(|margins| margins.median).map(|median| format!("{median:.3}")).unwrap_or_default(),
+            ]);
+        }
+    }
+    table
 }
 
 /// A multiple of the others'.

@@ -124,6 +124,9 @@ pub(in crate::cli) enum AdminCommand {
         id: String,
     },
     /// Show a round with every site of the cohort
+    ///
+    /// BEST PARTNER is, of the groups of units that a search matched, the least fraction of units that fit no other unit of the
+    /// reference better than the one they have.
     Round {
         /// The run
         #[arg(value_name = "ID")]
@@ -131,6 +134,10 @@ pub(in crate::cli) enum AdminCommand {
         /// The round's number
         #[arg(value_name = "N")]
         number: u32,
+        /// Show each group of each update, too, with the margins of its units over their second-best partners, as fractions of the
+        /// mean gain: that which 5 % lie below, and the median
+        #[arg(long)]
+        groups: bool,
     },
     /// Pause a run: the round that is open goes on, no further one opens
     Pause {
