@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fedbasin_proof::Record;
 use futures::{StreamExt as _, TryStreamExt as _};
 use rebasin::{Digest, Hasher};
 use sqlx::Row as _;
@@ -52,6 +53,13 @@ pub enum Finding {
         /// Its checkpoint.
         digest: Digest,
     },
+    /// Bytes that are on record as erased, or were to be erased long ago, and are there.
+    Kept {
+        /// Where.
+        key: String,
+        /// The checkpoint.
+        digest: Digest,
+    },
     /// Bytes that no row tells of: harmless, and swept when they are an hour old.
     Orphan {
         /// Where.
@@ -62,7 +70,7 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Whether something was lost; an orphan is only litter.
+    /// Whether something was lost, or kept that may not be; an orphan is only litter.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::Orphan { .. })
@@ -94,6 +102,12 @@ impl std::fmt::Display for Finding {
             Self::Dangling { update_id, digest } => {
                 write!(f, "dangling  update {update_id}: no row tells of its checkpoint {digest}")
             }
+            Self::Kept { key, digest } => {
+                write!(
+                    f,
+                    "kept      {key}: checkpoint {digest} was to be erased, and is there; remove this object"
+                )
+            }
             Self::Orphan { key, size } => write!(f, "orphan    {key}: {size} bytes that no row tells of"),
         }
     }
@@ -101,6 +115,9 @@ impl std::fmt::Display for Finding {
 
 /// How often a comparison that takes long says how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// A server that runs erases what is to be erased within a minute; what waits for longer than this is not erased.
+const ERASED_WITHIN: Duration = Duration::from_secs(3600);
 
 impl Store {
     /// Compares all rows with all bytes, and tells of what it finds. With `whole` every byte is read and hashed, else
@@ -142,18 +159,47 @@ impl Store {
         let mut objects = self.objects.store.list(Some(&folder()));
         while let Some(object) = objects.next().await {
             let object = object?;
-            let has_row = match named(&object) {
+            let key = object.location.to_string();
+            match named(&object) {
                 // One that is not known may have come meanwhile.
-                Some((name, digest)) => {
-                    known.contains(name) || self.object_name(&digest).await?.as_deref() == Some(name)
+                Some((name, digest))
+                    if known.contains(name) || self.object_name(&digest).await?.as_deref() == Some(name) => {}
+                Some((name, digest)) if self.is_kept_though_erased(name, &digest).await? => {
+                    tell(Finding::Kept { key, digest });
                 }
-                None => false,
-            };
-            if !has_row {
-                tell(Finding::Orphan { key: object.location.to_string(), size: object.size });
+                _ => tell(Finding::Orphan { key, size: object.size }),
             }
         }
         Ok(rows.len() as u64)
+    }
+
+    /// Whether an object that no row tells of holds bytes that were let go: the audit log says that it was erased, or a row says for
+    /// an hour that it was to be. Whoever stores the same bytes anew gives them another name.
+    async fn is_kept_though_erased(&self, name: &str, digest: &Digest) -> Result<bool> {
+        let (object, hour) = (digest.to_string(), ERASED_WITHIN.as_millis());
+        let overdue = sqlx::query(self.sql(
+            "SELECT 1 FROM checkpoints WHERE digest = $1 AND COALESCE(object, digest) = $2 AND removed_at_ms < {now} - $3",
+        ))
+        .bind(&object)
+        .bind(name)
+        .bind(i64::try_from(hour).map_err(Error::internal)?)
+        .fetch_optional(&self.pool)
+        .await?;
+        if overdue.is_none() {
+            let lines = self.log_lines_of("checkpoint.erased", &object).await?;
+            let mut names = Vec::with_capacity(lines.len());
+            for line in &lines {
+                let mut record = Record::from_line(line).map_err(Error::internal)?;
+                names.push(record.details.remove("name"));
+            }
+            // Records of before there were names tell the digest alone.
+            let is_it = |erased: &Option<_>| erased.as_ref().is_none_or(|erased| erased == name);
+            if !names.iter().any(is_it) {
+                return Ok(false);
+            }
+        }
+        // The list may be older than what removed it.
+        Ok(self.object_size(name).await?.is_some())
     }
 
     async fn check_object(

@@ -8,6 +8,7 @@ mod audit;
 mod bytes;
 mod certificates;
 mod checkpoints;
+mod compared;
 mod encryption;
 mod figures;
 mod fsck;

@@ -213,9 +213,9 @@ impl Store {
             let mut tx = server.begin().await?;
             let erased = sqlx::query(query).bind(&object).execute(&mut *tx).await?;
             if erased.rows_affected() > 0 {
-                tx.record(
-                    Record::of("checkpoint.erased").object(&digest).digests(Some(digest.clone()), None),
-                );
+                // By its name whoever has the log finds out whether the bytes were put back.
+                let record = Record::of("checkpoint.erased").object(&digest);
+                tx.record(record.digests(Some(digest.clone()), None).detail("name", object.clone()));
             }
             server.commit_quietly(tx).await?;
             tracing::info!(checkpoint.digest = digest, "a checkpoint's bytes are kept no longer");

@@ -60,6 +60,183 @@ fn the_newest_models_and_updates_are_kept_and_the_record_of_all() {
     });
 }
 
+impl World {
+    /// What `audit verify` says is wrong.
+    async fn verified(&self) -> Result<()> {
+        self.store.verify_log(None, |_| {}).await.map(|_| ())
+    }
+
+    async fn change(&self, statement: &'static str) {
+        let done = sqlx::query(statement).execute(&self.store.pool).await.expect("changed");
+        assert!(done.rows_affected() > 0, "{statement}");
+    }
+
+    async fn findings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        self.store.fsck(true, &mut |finding| found.push(finding)).await.expect("looked");
+        found
+    }
+}
+
+/// Rounds 1 to 3; the models and updates of the first two are let go, and then the update of the third is withdrawn.
+async fn let_go(world: &World) {
+    let policy = Policy { keep_models: Some(1), keep_updates: Some(1), ..policy(5, 1) };
+    world.run(&["a"], policy).await;
+    for number in 1..=3_u8 {
+        round_of(world, number.into(), f32::from(number), 0.5).await;
+    }
+    let update = world.store.updates_that_count("run", 3).await.expect("read").pop().expect("it counted");
+    world.store.withdraw_update("a", &update.id).await.expect("withdrawn");
+    assert_eq!(
+        world.keeps(&[1.0, 2.0, 3.0, 11.0, 12.0, 13.0]).await,
+        [false, false, false, false, false, true]
+    );
+}
+
+#[test]
+fn what_rows_and_the_log_say_of_what_was_let_go_must_agree() {
+    on_both(async |world| {
+        let_go(&world).await;
+        world.verified().await.expect("all that was let go is on record");
+        let size = world.store.log_head().await.expect("read").size;
+        for (change, back, said) in [
+            (
+                "UPDATE updates SET withdrawn_at_ms = retired_at_ms WHERE round = 1",
+                "UPDATE updates SET withdrawn_at_ms = NULL WHERE round = 1",
+                "no record of the withdrawn update",
+            ),
+            (
+                "UPDATE rounds SET model_retired_at_ms = closed_at_ms WHERE number = 3",
+                "UPDATE rounds SET model_retired_at_ms = NULL WHERE number = 3",
+                "no record of the retired model",
+            ),
+            (
+                "UPDATE checkpoints SET removed_at_ms = created_at_ms, wrapped_key = object, object = NULL
+                 WHERE removed_at_ms IS NULL",
+                "UPDATE checkpoints SET removed_at_ms = NULL, object = wrapped_key, wrapped_key = NULL
+                 WHERE object IS NULL AND wrapped_key IS NOT NULL",
+                "no record of the erased checkpoint",
+            ),
+            (
+                "UPDATE updates SET withdrawn_at_ms = NULL WHERE round = 3",
+                "UPDATE updates SET withdrawn_at_ms = retired_at_ms WHERE round = 3",
+                "update.withdrawn",
+            ),
+            (
+                "UPDATE updates SET retired_at_ms = NULL WHERE round = 2",
+                "UPDATE updates SET retired_at_ms = accepted_at_ms WHERE round = 2",
+                "update.retired",
+            ),
+            (
+                "UPDATE rounds SET model_retired_at_ms = NULL WHERE number = 1",
+                "UPDATE rounds SET model_retired_at_ms = closed_at_ms WHERE number = 1",
+                "model.retired",
+            ),
+            (
+                "UPDATE checkpoints SET wrapped_key = 'kept' WHERE removed_at_ms IS NOT NULL",
+                "UPDATE checkpoints SET wrapped_key = NULL WHERE wrapped_key = 'kept'",
+                "checkpoint.erased",
+            ),
+            (
+                "UPDATE checkpoints SET size = -size, removed_at_ms = NULL WHERE removed_at_ms IS NOT NULL",
+                "UPDATE checkpoints SET size = -size, removed_at_ms = created_at_ms WHERE size < 0",
+                "checkpoint.erased",
+            ),
+        ] {
+            world.change(change).await;
+            let error = world.verified().await.expect_err(change);
+            assert!(error.code() == Code::DataLoss && error.message().contains(said), "{change}: {error}");
+            world.change(back).await;
+            world.verified().await.expect(back);
+        }
+        assert_eq!(world.store.log_head().await.expect("read").size, size, "the log is as it was");
+        // A retirement that is not on record: a policy never asked for it.
+        let update = world.upload("a", 4, 4.0).await.expect("accepted");
+        world.change("UPDATE updates SET retired_at_ms = accepted_at_ms WHERE round = 4").await;
+        let error = world.verified().await.expect_err("no policy let it go").to_string();
+        assert!(error.contains("retired update") && error.contains(&update.update_id), "{error}");
+    });
+}
+
+#[test]
+fn what_was_erased_and_comes_again_is_held_and_the_log_says_so() {
+    on_both(async |world| {
+        let_go(&world).await;
+        // As a seed, as an update and as a model.
+        world.store.put_checkpoint(world.sealed("seed", 1.0)).await.expect("stored");
+        world.store.discard_staging("seed");
+        world.verified().await.expect("a seed's bytes came again");
+        let update = world.begin("a", 4, &checkpoint(2.0)).await.expect("begun");
+        world.accept(&update, &checkpoint(2.0)).await.expect("accepted");
+        world.store.discard_staging(&update.id);
+        world.verified().await.expect("an update's bytes came again");
+        world.tick().await;
+        world.publish(12.0).await;
+        world.verified().await.expect("a model's bytes came again");
+        assert_eq!(world.keeps(&[1.0, 2.0, 12.0]).await, [true; 3]);
+        assert_eq!(world.findings().await, [], "under names of their own");
+    });
+}
+
+#[test]
+fn bytes_that_were_erased_and_are_put_back_are_found_as_damage() {
+    on_both(async |world| {
+        let policy = Policy { keep_models: Some(1), keep_updates: Some(0), ..policy(5, 1) };
+        world.run(&["a"], policy).await;
+        let update = world.begin("a", 1, &checkpoint(1.0)).await.expect("begun");
+        world.accept(&update, &checkpoint(1.0)).await.expect("accepted");
+        let path = world.object_path(1.0).await.expect("it is stored");
+        let bytes = std::fs::read(&path).expect("read");
+        world.store.discard_staging(&update.id);
+        world.tick().await;
+        world.publish(11.0).await;
+        world.store.discard_staging("model");
+        world.tick().await;
+        world.store.retire().await.expect("retired");
+        assert!(!path.exists() && world.findings().await.is_empty());
+
+        std::fs::write(&path, &bytes).expect("put back");
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let kept = Finding::Kept { key: format!("checkpoints/{name}"), digest: update.digest };
+        assert!(kept.is_damage() && kept.to_string().contains(&name), "{kept}");
+        assert_eq!(world.findings().await, std::slice::from_ref(&kept));
+        // Somebody who stores the same bytes anew stands at another name: what is about to get its row is no damage.
+        let late = world.store.put_object(&world.sealed("late", 1.0)).await.expect("stored");
+        let found = world.findings().await;
+        assert!(found.len() == 2 && found.contains(&kept), "{found:?}");
+        assert_eq!(found.iter().filter(|finding| finding.is_damage()).count(), 1, "{found:?}");
+        world.store.remove_object(&late.place.object).await.expect("removed");
+        world.store.discard_staging("late");
+        // And the old name stays one that must not be there once they are held again.
+        world.store.put_checkpoint(world.sealed("late", 1.0)).await.expect("stored");
+        assert_eq!(world.findings().await, [kept]);
+    });
+}
+
+#[test]
+fn bytes_that_are_to_be_erased_and_wait_for_long_are_found_as_damage() {
+    on_both(async |world| {
+        world.run(&["a"], policy(2, 1)).await;
+        world.upload("a", 1, 1.0).await.expect("accepted");
+        world.store.put_checkpoint(world.sealed("seed", 5.0)).await.expect("stored");
+        let path = world.object_path(5.0).await.expect("it is stored");
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        sqlx::query(world.store.sql("UPDATE checkpoints SET removed_at_ms = {now} WHERE digest = $1"))
+            .bind(Digest::of(&checkpoint(5.0)).to_string())
+            .execute(&world.store.pool)
+            .await
+            .expect("as a killed process leaves it");
+        let found = world.findings().await;
+        assert!(matches!(&found[..], [Finding::Orphan { .. }]), "it is about to go: {found:?}");
+        world.change("UPDATE checkpoints SET removed_at_ms = 1 WHERE removed_at_ms IS NOT NULL").await;
+        let digest = Digest::of(&checkpoint(5.0));
+        assert_eq!(world.findings().await, [Finding::Kept { key: format!("checkpoints/{name}"), digest }]);
+        world.store.retire().await.expect("the server comes to it");
+        assert_eq!(world.findings().await, []);
+        world.verified().await.expect("and it is on record");
+    });
+}
+
 #[test]
 fn the_best_model_is_kept_beside_the_newest() {
     on_both(async |world| {
