@@ -137,7 +137,8 @@ impl Scene {
 
     /// A new certificate of the site, and where it is revoked.
     fn certificate(&self, number: u32) -> Result<(Shown, String)> {
-        let kit = Kit { server: self.servers[0].grpc.clone(), run: None, keys: None };
+        let kit =
+            Kit { server: self.servers[0].grpc.clone(), run: None, keys: None, authorities: Vec::new() };
         let folder = self.folder.path().join(format!("kit-{number}"));
         let fingerprint = self.authority.issue_site("a", &kit, None, 90, &folder)?;
         Ok((Shown::Certificate(folder), format!("/v1/certificates/{fingerprint}/revoke")))
