@@ -137,13 +137,23 @@ fn the_pause_is_what_the_server_says_and_ours_begin_anew_after_it() {
         assert!(backoff.allows(&pushed_back(&[])));
         assert!(backoff.pause(now).unwrap() <= patience.longest_pause);
     }
-    for said in [0, 1234, 59_000] {
+    for said in [1234, 59_000] {
         assert!(backoff.allows(&pushed_back(&[&said.to_string()])));
         assert_eq!(backoff.pause(now), Some(Duration::from_millis(said)));
     }
-    assert_eq!(backoff.failures(), 8);
+    assert_eq!(backoff.failures(), 7);
     // Said once, it holds once.
     assert!(backoff.pause(now).unwrap() <= patience.first_pause);
+}
+
+#[test]
+fn no_server_makes_a_client_spin_or_sleep_for_good() {
+    let patience = Patience { total: Duration::MAX, ..Patience::default() };
+    for (said, pause) in [("0", patience.first_pause / 2), ("99999999999", LONGEST_ASKED)] {
+        let mut backoff = Backoff::seeded(patience, 1);
+        assert!(backoff.allows(&pushed_back(&[said])));
+        assert_eq!(backoff.pause(Instant::now()), Some(pause), "{said} ms");
+    }
 }
 
 #[test]
