@@ -90,8 +90,9 @@ async fn an_authority_takes_the_place_of_another_while_the_server_runs_and_sites
     // The new one alone: its folder takes the place of the old one's.
     fs::rename(old.path(""), old.folder.path().join("pki-old")).expect("moved");
     fs::rename(new.path(""), old.path("")).expect("moved");
-    let refused = eventually("the old authority's site is refused", || status(&late).err()).await;
-    assert!(refused.contains("certificate") || refused.contains("alert"), "{refused}");
+    // Now and then the connection is gone before the reason is read.
+    let says_why = |said: &String| said.contains("certificate") || said.contains("alert");
+    eventually("the old authority's site is refused", || status(&late).err().filter(says_why)).await;
     for kit in [&next, &alone] {
         status(kit).expect("the new authority's");
     }
