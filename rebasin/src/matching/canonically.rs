@@ -23,7 +23,7 @@ use crate::{
 ///
 /// Where the spec has [scales](crate::ScaleForm), the update is also brought to the reference's scale: the search sees both at their
 /// [canonical scale](crate::canonical_scale), the report is of them there, and the alignment's factors give each unit the scale that its
-/// partner has, or the nearest one within [`WIDEST`] of the canonical one. Copies that differ by legal factors then come to the same aligned checkpoint but for rounding. (Rounding moves bits, so that the
+/// partner has, or the nearest one within a factor of 8 of the canonical one. Copies that differ by legal factors then come to the same aligned checkpoint but for rounding. (Rounding moves bits, so that the
 /// order in which the search sees the units is that of their norms there, and only `options.seed` gives its random orders; where two units'
 /// norms are as near as rounding, a copy may be searched from another order.) Units that nothing comes into, or nothing goes out of, have no scale
 /// of their own: theirs stays, and is multiplied as their partner's.
