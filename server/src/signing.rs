@@ -41,15 +41,18 @@ pub struct Signer {
 
 impl Signer {
     /// Takes the keys of the settings, or those in the data folder, which are made (mode 0600) if there are none; and makes sure that
-    /// they are those that this database's log was signed with.
+    /// they are those that this database's log was signed with. The log's head is signed then: no answer goes out without one, for a
+    /// client takes no such answer.
     ///
     /// # Errors
-    /// Says which file cannot be read or written, or which keys are others, and what to do.
+    /// Says which file cannot be read or written, or which keys are others, and what to do; or the database does not answer.
     pub async fn open(config: &Config, store: &Store) -> Result<Self> {
         if is_to_be_made(config) {
             make(&path(config))?;
         }
-        Self::open_as_they_are(config, store).await
+        let signer = Self::open_as_they_are(config, store).await?;
+        signer.look(store).await?;
+        Ok(signer)
     }
 
     /// The same, where no keys are made.
@@ -99,28 +102,30 @@ impl Signer {
         let mut changes = store.changes();
         loop {
             changes.mark_unchanged();
-            match store.log_head().await {
-                Ok(head) => {
-                    self.head.send_if_modified(|known| {
-                        // What was signed is never taken back.
-                        if known.as_ref().is_some_and(|(known, _)| known.head.size >= head.size) {
-                            return false;
-                        }
-                        let head = self.sign_head(head);
-                        // Base64 is always a header's value.
-                        *known = HeaderValue::from_str(&head.to_word()).ok().map(|word| (head, word));
-                        true
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(error.message = error.message(), "the audit log's head cannot be read");
-                }
+            if let Err(error) = self.look(store).await {
+                tracing::warn!(error.message = error.message(), "the audit log's head cannot be read");
             }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// Signs the log's head if it grew.
+    async fn look(&self, store: &Store) -> Result<()> {
+        let head = store.log_head().await?;
+        self.head.send_if_modified(|known| {
+            // What was signed is never taken back.
+            if known.as_ref().is_some_and(|(known, _)| known.head.size >= head.size) {
+                return false;
+            }
+            let head = self.sign_head(head);
+            // Base64 is always a header's value.
+            *known = HeaderValue::from_str(&head.to_word()).ok().map(|word| (head, word));
+            true
+        });
+        Ok(())
     }
 
     /// A receipt's signature; `place` is that of its record in the log.

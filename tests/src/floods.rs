@@ -61,12 +61,14 @@ pub enum Flood {
     BadToken,
     /// Downloads that nobody takes.
     NeverReads,
+    /// Uploads and other calls whose messages come a byte at a time, ten a second.
+    Drip,
     /// The HTTP edge's readiness, asked without a pause.
     Readiness,
 }
 
 /// All of them.
-pub const FLOODS: [Flood; 14] = [
+pub const FLOODS: [Flood; 15] = [
     Flood::RapidReset,
     Flood::Continuation,
     Flood::MadeYouReset,
@@ -80,6 +82,7 @@ pub const FLOODS: [Flood; 14] = [
     Flood::HeaderBomb,
     Flood::BadToken,
     Flood::NeverReads,
+    Flood::Drip,
     Flood::Readiness,
 ];
 
@@ -118,7 +121,7 @@ impl Flood {
                 sent += u64::from(frames);
             }
             // What comes meanwhile.
-            let wait = if frames > 0 { PAUSE } else { 20 * PAUSE };
+            let wait = if frames == 0 || self == Self::Drip { 20 * PAUSE } else { PAUSE };
             let until = Instant::now() + wait;
             while let Some(frame) = raw.next_within(until.saturating_duration_since(Instant::now())).await {
                 end.note(&frame);
@@ -149,6 +152,7 @@ impl Flood {
     /// The next frames, and how many.
     fn batch(self, target: &Target, stream: &mut u32) -> (Vec<u8>, u32) {
         let is_first = *stream == 1;
+        let mut dripping = *stream;
         let mut next = || {
             *stream += 2;
             *stream - 2
@@ -204,6 +208,17 @@ impl Flood {
                 let opened = open(stream, 0, "/fedbasin.v1.FedBasin/Download", &target.token);
                 [opened, frame(kind::DATA, flag::END_STREAM, stream, &message(&request))].concat()
             }
+            Self::Drip if is_first => {
+                let stream = next();
+                let rpc = if stream % 4 == 1 { "SendUpdate" } else { "BeginUpdate" };
+                let opened = open(stream, 0, &format!("/fedbasin.v1.FedBasin/{rpc}"), &target.token);
+                // The message is to be of 200 bytes.
+                [opened, frame(kind::DATA, 0, stream, &[0, 0, 0, 0, 200])].concat()
+            }
+            Self::Drip => {
+                dripping -= 2;
+                frame(kind::DATA, 0, dripping, &[7])
+            }
             Self::Readiness => {
                 let headers = [
                     (":method", "GET"),
@@ -218,6 +233,7 @@ impl Flood {
         // As many as a peer that keeps to the settings may have open; of these each is answered.
         let count = match self {
             Self::NeverReads => u32::from(is_first) * 60,
+            Self::Drip => 60,
             Self::BadToken | Self::Readiness | Self::LargeHeaders => 50,
             Self::HeaderBomb => 1,
             _ => BATCH,

@@ -173,8 +173,15 @@ async fn an_upload_that_is_broken_off_again_and_again_keeps_every_byte() {
         let some = chunks(&begun.update_id, &bytes, begun.offset).into_iter().take(3).collect::<Vec<_>>();
         let (sender, receiver) = tokio::sync::mpsc::channel(4);
         let stream = a.client.clone().send_update(ReceiverStream::new(receiver)).await.expect("a stream");
+        let mut taken = true;
         for chunk in some {
-            sender.send(chunk).await.expect("room in the channel");
+            taken = taken && sender.send(chunk).await.is_ok();
+        }
+        if !taken {
+            // The stream before is still ending, and this one was refused.
+            let refused = stream.into_inner().message().await.expect_err("a reason");
+            assert_eq!(refused.code(), tonic::Code::Aborted, "{refused}");
+            continue;
         }
         // At another moment each time: while a chunk is on its way, is being written, or is written.
         tokio::time::sleep(std::time::Duration::from_micros(attempt * 137 % 3000)).await;
