@@ -171,3 +171,13 @@ fn nobody_else_may_look_into_the_data_folder() {
         assert_eq!(mode & 0o077, 0, "{}: {mode:o}", made.display());
     }
 }
+
+#[test]
+fn who_opened_the_keys_has_the_logs_head_at_once() {
+    // An answer without it would be to a client as a log that was taken away.
+    on_both(async |world| {
+        let signer = crate::signing::Signer::open(&world.config, &world.store).await.expect("keys");
+        let head = signer.head().expect("a head").head;
+        assert_eq!(head, world.store.log_head().await.expect("the log's head"));
+    });
+}
