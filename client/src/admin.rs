@@ -1,10 +1,14 @@
 //! The HTTP admin API, typed and blocking.
 
 pub mod audit;
+mod clock;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
 mod held;
+pub mod operate;
+mod problem;
 pub mod types;
+pub mod watch;
 
 use std::{
     fs::File,
@@ -15,18 +19,20 @@ use std::{
 };
 
 use rebasin::{Digest, Hasher};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
+use time::OffsetDateTime;
 use ureq::{
     Agent, Body, http,
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
 use crate::{
-    connect::{Address, Token},
-    error::{CERTIFICATE_REMEDY, CLEAR_TEXT, CLEAR_TEXT_REMEDY, Error, Result, one_line},
+    connect::{Address, CONNECT_TIME, Token},
+    error::{Error, Result},
     files::{read_error, refuse_torch_save, write_atomically, write_error},
     progress::Screen,
 };
+use problem::{again, is_of_the_way, problem_error, retry_after, transport_error};
 use types::{
     Certificates, Checkpoint, EnrolledSite, Graph, MadeToken, NewRun, Round, RoundList, Run, RunList, Site,
     SiteCertificate, SiteList, TokenList, TokenRecord,
@@ -34,6 +40,8 @@ use types::{
 
 /// An answer larger than this is none of ours; models are streamed to a file instead.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
+/// How long a document may take from the call to its last byte. Models and the whole audit log may take longer.
+const ANSWER_TIME: Duration = Duration::from_secs(300);
 
 /// A client of one server's admin API.
 #[derive(Debug, Clone)]
@@ -41,19 +49,14 @@ pub struct Admin {
     agent: Agent,
     address: Address,
     token: Token,
+    /// Where address and token were taken from, for people.
+    origin: Option<Arc<str>>,
+    /// What time it is there.
+    clock: Arc<clock::Clock>,
     /// What the server is held to before the first call.
     held: Option<Arc<held::Held>>,
     /// Why what is asked for from now on is asked for.
     reason: Option<String>,
-}
-
-/// An error answer: the fields of RFC 9457 that we show, and the stable code.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    title: String,
-    code: String,
-    detail: String,
 }
 
 impl Admin {
@@ -62,6 +65,10 @@ impl Admin {
     /// # Errors
     /// An address that makes no sense, or an authority that cannot be read.
     pub fn new(address: Address, token: Token) -> Result<Self> {
+        Self::connecting_within(CONNECT_TIME, address, token)
+    }
+
+    fn connecting_within(connecting: Duration, address: Address, token: Token) -> Result<Self> {
         address.check()?;
         let roots = match address.authority()? {
             Some(pem) => {
@@ -79,12 +86,24 @@ impl Admin {
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(concat!("fedbasin/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_connect(Some(connecting))
             .timeout_recv_response(Some(Duration::from_secs(120)))
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build()
             .new_agent();
-        Ok(Self { agent, address, token, held: None, reason: None })
+        Ok(Self { agent, address, token, origin: None, clock: Arc::default(), held: None, reason: None })
+    }
+
+    /// The same, whose errors say where its address and token were taken from, where nobody typed them.
+    #[must_use]
+    pub fn taken_from(self, origin: Option<String>) -> Self {
+        Self { origin: origin.map(Into::into), ..self }
+    }
+
+    /// The time at the server, to about a second, as far as its answers told.
+    #[must_use]
+    pub fn server_time(&self) -> Option<OffsetDateTime> {
+        self.clock.now()
     }
 
     /// The same, which says why with every call that changes something: at most 500 characters for the audit log, without control
@@ -342,6 +361,7 @@ impl Admin {
 
     fn fetch<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
         let request = self.agent.get(url).header("authorization", self.token.bearer());
+        let request = request.config().timeout_global(Some(ANSWER_TIME)).build();
         self.decode(url, request.call())
     }
 
@@ -378,6 +398,9 @@ impl Admin {
 
     fn read<T: DeserializeOwned>(url: &str, response: http::Response<Body>) -> Result<T> {
         response.into_body().into_with_config().limit(MAX_ANSWER_BYTES).read_json().map_err(|error| {
+            if is_of_the_way(&error) {
+                return transport_error(&error, url);
+            }
             Error::failed(
                 format_args!("the answer is not what was expected: {error}"),
                 url,
@@ -392,53 +415,20 @@ impl Admin {
         url: &str,
         answer: Result<http::Response<Body>, ureq::Error>,
     ) -> Result<http::Response<Body>> {
-        let response = answer.map_err(|error| {
-            let text = error.to_string();
-            let remedy = if text.contains("certificate") {
-                CERTIFICATE_REMEDY
-            } else if text.contains(CLEAR_TEXT) {
-                CLEAR_TEXT_REMEDY
-            } else if matches!(error, ureq::Error::Protocol(_)) {
-                // HTTP/2 where HTTP/1.1 is expected.
-                "is this the server's gRPC port? --server is its HTTP port (the server says both when it starts)"
-            } else {
-                "check the address and that the server runs (--server is its HTTP port)"
-            };
-            Error::failed(text, url, remedy)
-        })?;
+        let response =
+            answer.map_err(|error| transport_error(&error, url).coming_from(self.origin.as_deref()))?;
+        self.clock.see(response.headers());
         if response.status().is_success() {
             return Ok(response);
         }
-        let status = response.status();
+        let (status, wait) = (response.status(), retry_after(response.headers()));
         // An answer that cannot be read is still an error of this status.
         let text =
             response.into_body().into_with_config().limit(1 << 16).read_to_string().unwrap_or_default();
-        Err(problem_error(status.as_u16(), status.canonical_reason().unwrap_or("error"), &text, url))
+        let error = problem_error(status.as_u16(), status.canonical_reason().unwrap_or("error"), &text, url);
+        let again = again(status.as_u16(), wait);
+        Err(error.passing(again).coming_from(self.origin.as_deref()))
     }
-}
-
-/// An error answer as one line: the server's words where it said some, otherwise the status.
-fn problem_error(status: u16, reason: &str, text: &str, url: &str) -> Error {
-    let problem: Problem = serde_json::from_str(text).unwrap_or_default();
-    let what = match (problem.detail.as_str(), problem.title.as_str()) {
-        ("", "") => format!("{status} {reason}"),
-        ("", title) => format!("{status} {title}"),
-        (detail, _) => detail.to_owned(),
-    };
-    let remedy = match status {
-        401 => "check the admin token (--token-file or FEDBASIN_ADMIN_TOKEN)",
-        403 => "this token may not do that",
-        404 => "check the name",
-        409 if url.ends_with("/v1/sites") => "see what is there with `fedbasin admin sites`",
-        409 => "see what is there with `fedbasin admin runs` or `fedbasin admin round`",
-        413 => "see the server's limits",
-        422 | 400 => "correct it and try again",
-        503 => "try again in a moment",
-        500..=599 => "see the server's log",
-        _ => "is this address the server's HTTP port?",
-    };
-    let code = (!problem.code.is_empty()).then_some(problem.code);
-    Error::failed(one_line(&[&what]), url, remedy).with_code(code)
 }
 
 /// One segment of a path: whatever a person typed stays one segment.

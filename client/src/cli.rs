@@ -3,6 +3,8 @@
 mod admin;
 mod args;
 mod audit;
+mod profile;
+mod shells;
 mod site;
 mod state;
 
@@ -27,8 +29,8 @@ use crate::{
 };
 use args::{AuditCommand, Cli, Command, SpecCommand};
 
-/// Runs the whole command line; `args` begins with the program's name. Exit code 0: done; 2: wrong usage; 1: anything else,
-/// with one line on standard error that says what, where, and what to do.
+/// Runs the whole command line; `args` begins with the program's name. Exit code 0: done; 2: wrong usage; 3 and 4: a
+/// run that was watched failed, or was cancelled; 1: anything else, with one line on standard error that says what, where, and what to do.
 pub fn main_with(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
@@ -68,6 +70,8 @@ fn dispatch(command: Command, screen: &Screen) -> Result<()> {
         Command::Audit { command: AuditCommand::Verify { export, keys, seen } } => {
             audit::verify_export(&export, keys.as_deref(), seen.as_deref(), screen)
         }
+        Command::Completions { shell } => shells::completions(shell, screen),
+        Command::Man { folder } => shells::man(&folder, screen),
         Command::VerifyModel { model, signature, keys } => {
             audit::verify_model(&model, signature.as_deref(), &keys, screen)
         }

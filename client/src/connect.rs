@@ -10,6 +10,7 @@ use std::{
 };
 
 use fedbasin_proto::{MAX_MESSAGE_BYTES, v1::fed_basin_client::FedBasinClient};
+use hyper_util::client::legacy::connect::HttpConnector;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -62,6 +63,9 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Larger frames than the default 16 KiB: fewer of them for each chunk of a download.
 const MAX_FRAME_BYTES: u32 = 64 << 10;
+
+/// How long connecting may take in all: to find the host, to reach it, and TLS.
+pub(crate) const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// Where a server is, and how to be sure of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,6 +198,10 @@ impl Interceptor for TokenInterceptor {
 /// # Errors
 /// An address that makes no sense, an unreadable authority, a token that no header can hold, a certificate that has ended.
 pub fn connect(address: &Address, token: Option<&Token>) -> Result<Client> {
+    connect_within(CONNECT_TIME, address, token)
+}
+
+fn connect_within(time: Duration, address: &Address, token: Option<&Token>) -> Result<Client> {
     let uri = address.check()?;
     if let Some(certificate) = address.certificate()? {
         certificate.check()?;
@@ -202,9 +210,7 @@ pub fn connect(address: &Address, token: Option<&Token>) -> Result<Client> {
     let mut endpoint = Endpoint::from(uri)
         .user_agent(concat!("fedbasin/", env!("CARGO_PKG_VERSION")))
         .map_err(|error| Error::failed(error, &address.url, "this is a defect, report it"))?
-        .connect_timeout(Duration::from_secs(10))
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(30)))
+        .connect_timeout(time)
         // Also while only a watch is open: a peer that vanished is noticed within 20 s.
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(10))
@@ -241,7 +247,13 @@ pub fn connect(address: &Address, token: Option<&Token>) -> Result<Client> {
         }
         None => None,
     };
-    let channel = endpoint.connect_lazy();
+    // With the endpoint's own connector its time would be for TCP alone, and a peer that takes connections and says nothing to TLS
+    // would be waited for without end.
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(Duration::from_secs(30)));
+    let channel = endpoint.connect_with_connector_lazy(connector);
     let stub = FedBasinClient::with_interceptor(channel, TokenInterceptor(header))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

@@ -5,7 +5,7 @@ use std::fmt;
 use fedbasin_proto::CODE_METADATA_KEY;
 use tonic::{Code, Status};
 
-use crate::certificate;
+use crate::{certificate, connect::CONNECT_TIME, retry::Again};
 
 /// The client's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -17,6 +17,10 @@ pub enum Kind {
     Usage,
     /// The command was understood and did not succeed: exit code 1.
     Failed,
+    /// The run that was watched failed: exit code 3.
+    RunFailed,
+    /// The run that was watched was cancelled: exit code 4.
+    RunCancelled,
 }
 
 /// What to do about a certificate that does not verify.
@@ -32,6 +36,7 @@ pub struct Error {
     place: String,
     remedy: String,
     code: Option<String>,
+    again: Again,
 }
 
 impl From<rebasin::MergeError> for Error {
@@ -51,6 +56,16 @@ impl Error {
         Self::new(Kind::Usage, what, place, remedy)
     }
 
+    /// The end of a run that was watched, where that was not completed: `kind` says how.
+    pub(crate) fn run_ended(
+        kind: Kind,
+        what: impl fmt::Display,
+        place: impl fmt::Display,
+        remedy: impl fmt::Display,
+    ) -> Self {
+        Self::new(kind, what, place, remedy)
+    }
+
     fn new(kind: Kind, what: impl fmt::Display, place: impl fmt::Display, remedy: impl fmt::Display) -> Self {
         Self {
             kind,
@@ -58,6 +73,7 @@ impl Error {
             place: place.to_string(),
             remedy: remedy.to_string(),
             code: None,
+            again: Again::Never,
         }
     }
 
@@ -107,6 +123,26 @@ impl Error {
         self
     }
 
+    /// The same error, of which is known whether it passes by itself.
+    #[must_use]
+    pub(crate) fn passing(self, again: Again) -> Self {
+        Self { again, ..self }
+    }
+
+    /// Whether the same may succeed later, without anybody doing anything.
+    pub(crate) fn again(&self) -> Again {
+        self.again
+    }
+
+    /// The same error, with where the address was taken from behind its place, if nobody typed it.
+    #[must_use]
+    pub(crate) fn coming_from(mut self, origin: Option<&str>) -> Self {
+        if let Some(origin) = origin {
+            self.place = format!("{} ({origin})", self.place);
+        }
+        self
+    }
+
     /// The same error, with another way out.
     #[must_use]
     pub(crate) fn with_remedy(mut self, remedy: impl fmt::Display) -> Self {
@@ -120,18 +156,21 @@ impl Error {
         self.code.as_deref()
     }
 
-    /// Usage or failure.
+    /// Usage, failure, or how a run ended.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The process's exit code for this error: 2 for wrong usage, otherwise 1.
+    /// The process's exit code for this error: 2 for wrong usage, 3 and 4 for a run that was watched to another end than its completion,
+    /// otherwise 1.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Usage => 2,
             Kind::Failed => 1,
+            Kind::RunFailed => 3,
+            Kind::RunCancelled => 4,
         }
     }
 }
@@ -149,6 +188,9 @@ pub(crate) fn does_not_answer(url: &str, status: &Status) -> String {
 /// What to do about an answer that shows that the address is not the right one; `None` where it shows no such thing.
 fn transport_remedy(status: &Status) -> Option<&'static str> {
     let text = status_text(status);
+    if text == not_connected() {
+        return Some(NOT_CONNECTED_REMEDY);
+    }
     let remedies = [
         (OWN_CERTIFICATE_ENDED, certificate::REMEDY),
         ("certificate", CERTIFICATE_REMEDY),
@@ -172,6 +214,17 @@ pub(crate) const CLEAR_TEXT: &str = "corrupt message of type InvalidContentType"
 pub(crate) const CLEAR_TEXT_REMEDY: &str =
     "this port speaks clear text and https:// was asked: write http://, or name the port that has TLS";
 
+/// What tokio says when the time for connecting is over.
+const TIME_IS_OVER: &str = "deadline has elapsed";
+
+/// What is said then.
+pub(crate) fn not_connected() -> String {
+    format!("no connection came about within {} s, TLS included", CONNECT_TIME.as_secs())
+}
+
+/// What to do about it.
+pub(crate) const NOT_CONNECTED_REMEDY: &str = "check the address, and that the server runs and nothing between swallows connections: a proxy, a firewall, another program at this port";
+
 /// A status in words: its message, or for a broken connection the innermost cause, which says more.
 pub(crate) fn status_text(status: &Status) -> String {
     let mut text = if status.message().is_empty() {
@@ -184,6 +237,9 @@ pub(crate) fn status_text(status: &Status) -> String {
     while let Some(error) = cause {
         innermost = Some(error.to_string());
         cause = error.source();
+    }
+    if innermost.as_deref() == Some(TIME_IS_OVER) {
+        return not_connected();
     }
     if let Some(innermost) = innermost
         && !text.contains(&innermost)

@@ -23,14 +23,40 @@ pub fn write_atomically<T>(
     path: &Path,
     fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>,
 ) -> Result<T> {
+    write_for(Readers::AsBefore, path, fill)
+}
+
+/// Writes bytes atomically, for their owner alone (0600), whatever the file was before.
+///
+/// # Errors
+/// A failure to write; `path` is then as it was.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_for(Readers::Owner, path, |out| out.write_all(bytes).map_err(|error| write_error(path, &error)))
+}
+
+/// Who may read what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    /// Those who could read the file that it replaces, otherwise those whom the umask leaves.
+    AsBefore,
+    /// Its owner.
+    Owner,
+}
+
+fn write_for<T>(
+    readers: Readers,
+    path: &Path,
+    fill: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>,
+) -> Result<T> {
     let folder = folder_of(path);
     let trouble = |error: io::Error| write_error(path, &error);
     let old = fs::metadata(path).ok().map(|old| old.permissions());
+    let old = old.filter(|_| readers == Readers::AsBefore);
     let mut builder = tempfile::Builder::new();
     builder.prefix(".fedbasin-").suffix(".part");
     // A new file gets the mode of any file made here. What replaces a private file is private from its first byte.
     #[cfg(unix)]
-    if old.is_none() {
+    if old.is_none() && readers == Readers::AsBefore {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }

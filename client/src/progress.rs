@@ -1,5 +1,7 @@
 //! What a person sees while it lasts: bars on a terminal, plain lines otherwise.
 
+mod board;
+
 use std::{
     io::{self, IsTerminal, Write},
     sync::{Arc, Mutex, PoisonError},
@@ -9,6 +11,7 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result, one_line};
+pub use board::Board;
 
 /// For whom a program speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,12 @@ impl Screen {
         self.reader == Reader::Program
     }
 
+    /// Whether a person sees lines and bars on one terminal: what the bars show needs no line.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.reader == Reader::Person && self.bars.is_some() && io::stdout().is_terminal()
+    }
+
     /// Says one line. A reader that went away is no reason to stop.
     pub fn say(&self, text: impl std::fmt::Display) {
         self.write(self.reader == Reader::Program, &one_line(&[&text.to_string()]));
@@ -68,6 +77,24 @@ impl Screen {
             Reader::Person => self.write(false, &text()),
             Reader::Program => {
                 let json = serde_json::to_string_pretty(value).map_err(|error| {
+                    Error::failed(error, "the answer as JSON", "this is a defect, report it")
+                })?;
+                self.write(false, &json);
+            }
+            Reader::Nobody => {}
+        }
+        Ok(())
+    }
+
+    /// Gives one of many answers, as one line: of JSON for programs.
+    ///
+    /// # Errors
+    /// A value that is none in JSON.
+    pub fn event(&self, value: &(impl serde::Serialize + std::fmt::Display)) -> Result<()> {
+        match self.reader {
+            Reader::Person => self.say(value),
+            Reader::Program => {
+                let json = serde_json::to_string(value).map_err(|error| {
                     Error::failed(error, "the answer as JSON", "this is a defect, report it")
                 })?;
                 self.write(false, &json);

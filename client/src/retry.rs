@@ -23,6 +23,17 @@ pub enum Verdict {
     Final,
 }
 
+/// Whether what failed over HTTP may succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// The same would fail again.
+    Never,
+    /// The server or the way to it is unwell.
+    Soon,
+    /// It is, and said how long to wait.
+    After(Duration),
+}
+
 /// Judges a failed call.
 ///
 /// A status with the server's own code string is judged by its code alone. One without comes from the transport, or
@@ -181,6 +192,15 @@ impl Backoff {
             Verdict::Once => !std::mem::replace(&mut self.tried_once, true),
             Verdict::Final => false,
         }
+    }
+
+    /// The same of a call over HTTP.
+    pub(crate) fn heeds(&mut self, again: Again) -> bool {
+        self.asked = match again {
+            Again::After(wait) => Some(wait),
+            Again::Soon | Again::Never => None,
+        };
+        again != Again::Never
     }
 
     /// How often it failed since the last success.

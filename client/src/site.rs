@@ -3,6 +3,8 @@
 //! Nothing is decided from memory: after every piece of work the run is read again, and what is missing is done. So it does
 //! not matter whether this process, the server or the line between them was restarted meanwhile.
 
+mod command;
+mod evaluate;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
 mod receipts;
@@ -32,6 +34,7 @@ use crate::{
     upload::{Announcement, Outcome, upload},
 };
 
+pub use evaluate::Evaluator;
 use tell::Told;
 pub use tell::alignment_line;
 pub(crate) use trainer::{METRIC_NAME_RULE, bad_metric_name, limit_metrics};
@@ -50,6 +53,8 @@ pub struct SiteOptions {
     pub run_id: String,
     /// The trainer: a command for `sh -c`.
     pub train: String,
+    /// What tries published models, if anything does.
+    pub evaluate: Option<Evaluator>,
     /// Where everything is kept.
     pub work_dir: PathBuf,
     /// Number of training examples, where the trainer writes none.
@@ -105,11 +110,29 @@ async fn take_part(options: SiteOptions, client: Client, screen: &Screen) -> Res
         Trust::establish(&client, &options.trust, Some(&options.work_dir), options.patience, screen).await?;
     trust.log(&client, None).await?;
     let (screen, told) = (screen.clone(), Told::default());
-    let mut site =
-        Site { options, client, dir, trust, unproved: None, screen, told, passed: None, unsettled };
+    let mut site = Site {
+        options,
+        client,
+        dir,
+        trust,
+        unproved: None,
+        screen,
+        told,
+        passed: None,
+        unsettled,
+        evaluated: None,
+        global: None,
+    };
     loop {
         site.tell(&status).await?;
         site.settle().await?;
+        if let Some((number, global)) = site.to_evaluate(&status) {
+            // As below: it takes a while, and much may change meanwhile.
+            watch.close();
+            site.evaluate(number, global).await?;
+            status = watch.next().await?;
+            continue;
+        }
         match status.state() {
             RunState::Complete => return site.end(&status).await,
             RunState::Failed | RunState::Cancelled => return Err(site.ended_badly(&status)),
@@ -139,6 +162,10 @@ struct Site {
     passed: Option<u32>,
     /// Rounds in which an earlier process may have been ended between sending and keeping the receipt.
     unsettled: Vec<u32>,
+    /// The newest round whose models were tried.
+    evaluated: Option<u32>,
+    /// The global model that is here.
+    global: Option<Digest>,
 }
 
 impl Site {
@@ -162,6 +189,10 @@ impl Site {
                 let label = format!("round {number}");
                 let limit = if most == 0 { u64::MAX } else { most.max(round.reference_size) };
                 let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
+                if self.global == Some(digest) && !path.exists() {
+                    // It was tried already. What does not come over is downloaded.
+                    let _ = std::fs::copy(self.dir.global(), &path);
+                }
                 download(&self.client, digest, &path, limit, self.options.patience, &self.screen, &label)
                     .await?;
                 trust::keep_signature(signature.as_deref(), &path)?;
@@ -373,11 +404,7 @@ impl Site {
         self.prove().await?;
         let mut global = None;
         if let Ok(digest) = status.global_digest.parse::<Digest>() {
-            let (path, patience) = (self.dir.global(), self.options.patience);
-            let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
-            download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
-            trust::keep_signature(signature.as_deref(), &path)?;
-            global = Some((digest, path));
+            global = Some((digest, self.fetch_global(digest).await?));
         }
         failpoint!("site.ended");
         Ok(Completed { run_id: status.run_id.clone(), rounds_published: status.rounds_published, global })

@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context;
 use clap::Parser;
 
-use crate::{compare, figures, plot, process, report, run, site_training, table};
+use crate::{compare, figures, plot, process, report, run, site_evaluation, site_training, table};
 
 #[cfg(test)]
 mod tests;
@@ -58,7 +58,7 @@ pub struct DemoArgs {
     pub keep: Option<PathBuf>,
 }
 
-/// Runs the demo or, in its children, the server, a site's client or a site's trainer. The first argument is the program's
+/// Runs the demo or, in its children, the server, a site's client, its trainer or what tries its models. The first argument is the program's
 /// name. Exit code 0 on success, 2 on wrong usage, 1 otherwise.
 #[must_use]
 pub fn main_with(args: Vec<OsString>) -> ExitCode {
@@ -79,6 +79,13 @@ pub fn main_with(args: Vec<OsString>) -> ExitCode {
             Ok(args) => {
                 process::end_without(args.leash.clone());
                 exit_code(site_training::run(&args))
+            }
+            Err(error) => usage(&error),
+        },
+        "evaluate" => match site_evaluation::EvaluateArgs::try_parse_from(rest("evaluate", 2)) {
+            Ok(args) => {
+                process::end_without(args.leash.clone());
+                exit_code(site_evaluation::run(&args))
             }
             Err(error) => usage(&error),
         },

@@ -13,6 +13,7 @@ pub mod process;
 pub mod report;
 pub mod run;
 pub mod screen;
+pub mod site_evaluation;
 pub mod site_training;
 pub mod split;
 pub mod table;

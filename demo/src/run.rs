@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -26,12 +26,13 @@ use crate::{
     cli::DemoArgs,
     dataset::{self, Dataset},
     model::Mlp,
-    process::{Leash, Process, shell_word},
+    process::{Leash, Process},
     site_training::initial_seed,
     split::{self, SITES},
 };
 
 mod watch;
+mod words;
 
 pub(crate) use watch::units_moved;
 
@@ -288,31 +289,7 @@ fn create_run(args: &DemoArgs, admin: &Admin, spec: &Spec, initial: &Path) -> an
     Ok(())
 }
 
-/// The shell command that trains: this very program.
-fn train_words(
-    args: &DemoArgs,
-    folder: &Folder,
-    leash: &Leash,
-    site: Option<usize>,
-) -> anyhow::Result<Vec<OsString>> {
-    let data = args.data.canonicalize().with_context(|| args.data.display().to_string())?;
-    let mut words: Vec<OsString> = vec!["train".into(), "--data".into(), data.into()];
-    words.extend(["--leash".into(), leash.path().into()]);
-    words.extend(["--progress".into(), folder.progress(site.unwrap_or(SITES)).into()]);
-    for (name, value) in [
-        ("--seed", args.seed),
-        ("--epochs", u64::from(args.epochs)),
-        ("--later-epochs", u64::from(args.later_epochs)),
-    ] {
-        words.extend([name.into(), value.to_string().into()]);
-    }
-    if let Some(site) = site {
-        words.extend(["--site".into(), site.to_string().into()]);
-    }
-    Ok(words)
-}
-
-/// `fedbasin site run`, with the trainer as its command. One thread each: four sites share the machine.
+/// `fedbasin site run`, with the trainer and what tries models as its commands. One thread each: four sites share the machine.
 fn start_site(
     args: &DemoArgs,
     folder: &Folder,
@@ -321,16 +298,13 @@ fn start_site(
     site: usize,
     token: &str,
 ) -> anyhow::Result<Process> {
-    let program = std::env::current_exe().context("cannot find this program's own file")?.into_os_string();
-    let mut command = Vec::new();
-    for word in std::iter::once(program).chain(train_words(args, folder, leash, Some(site))?) {
-        let word = word.to_str().context("paths must be UTF-8 to pass through a shell command")?;
-        command.push(shell_word(word));
-    }
-    let (work_dir, command) = (folder.site(site), command.join(" "));
+    let train = words::shell(words::train(args, folder, leash, Some(site))?)?;
+    let evaluate = words::shell(words::evaluate(args, leash, site)?)?;
+    let work_dir = folder.site(site);
     let mut arguments: Vec<&OsStr> = vec![OsStr::new("site"), leash.path().as_os_str()];
-    let client = ["site", "run", "--server", grpc, "--run", RUN, "--train", &command, "--work-dir"];
+    let client = ["site", "run", "--server", grpc, "--run", RUN, "--train", &train, "--evaluate", &evaluate];
     arguments.extend(client.map(OsStr::new));
+    arguments.push(OsStr::new("--work-dir"));
     arguments.push(work_dir.as_os_str());
     let environment = [("FEDBASIN_TOKEN", OsStr::new(token)), ("RAYON_NUM_THREADS", OsStr::new("1"))];
     let name = site_id(site);
@@ -351,7 +325,7 @@ fn start_all_data(args: &DemoArgs, folder: &Folder, leash: &Leash) -> anyhow::Re
     ]
     .into();
     let environment: Vec<(&str, &OsStr)> = environment.into_iter().collect();
-    let words = train_words(args, folder, leash, None)?;
+    let words = words::train(args, folder, leash, None)?;
     Process::start("the trainer on all data", &folder.log("all-data"), false, words, &environment)
 }
 

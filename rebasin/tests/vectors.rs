@@ -123,6 +123,7 @@ fn near(what: &str, found: f64, given: &serde_json::Value, within: f64) {
 }
 
 /// The test command tells by the environment where the full set is.
+#[expect(clippy::disallowed_methods, reason = "the full set is not in the repository")]
 fn full_set() -> Option<PathBuf> {
     std::env::var_os("FEDBASIN_FASHION_MNIST").map(PathBuf::from)
 }

@@ -5,12 +5,13 @@ mod pki;
 
 use std::{
     ffi::OsString,
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use self::{audit::AuditCommand, pki::PkiCommand};
 use crate::{
@@ -54,6 +55,18 @@ enum Command {
     Pki(PkiCommand),
     /// Ask a running server whether it is ready; for container health checks
     Healthcheck(HealthArgs),
+    /// Print a script that lets a shell complete this program's commands and options
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages of this program and all its commands into a folder
+    Man {
+        /// The folder, for instance ~/.local/share/man/man1; it is made if it is not there
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// Where rows and bytes are.
@@ -247,6 +260,14 @@ where
         Command::VerifyGraph { memory_bytes, seconds } => return graphs::child(memory_bytes, seconds),
         Command::Pki(command) => command.run(),
         Command::Healthcheck(args) => args.ask(),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fedbasin-server", &mut script);
+            // A closed pipe is no reason to fail.
+            let _ = std::io::stdout().write_all(&script);
+            Ok(())
+        }
+        Command::Man { folder } => man(&folder),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -263,6 +284,13 @@ fn run(config: Result<Config>, part: impl AsyncFnOnce(Config) -> Result<()>) -> 
     serve::init_logging(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| Error::internal(format_args!("no runtime: {error}")))?.block_on(part(config))
+}
+
+/// Writes a page of each command.
+fn man(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
+        .map_err(|error| Error::invalid(format!("cannot write {}: {error}", folder.display())))
 }
 
 async fn migrate(config: &Config, grant_to: Option<&str>) -> Result<()> {

@@ -17,10 +17,16 @@ pub enum Code {
     NotFound,
     /// Another one was there first.
     Conflict,
+    /// A key for a call that is made once came with another call before.
+    KeyReused,
+    /// The call that came with this key is under way, or nobody knows what it was answered.
+    KeyInUse,
     /// The round takes no more updates.
     RoundClosed,
     /// The round holds as many updates as it takes.
     RoundFull,
+    /// The round has published no model.
+    NotPublished,
     /// Bytes are still missing.
     Incomplete,
     /// The caller's offset is not the server's.
@@ -55,8 +61,11 @@ impl Code {
             Self::InvalidGraph => "invalid-graph",
             Self::NotFound => "not-found",
             Self::Conflict => "conflict",
+            Self::KeyReused => "idempotency-key-reused",
+            Self::KeyInUse => "idempotency-key-in-use",
             Self::RoundClosed => "round-closed",
             Self::RoundFull => "round-full",
+            Self::NotPublished => "not-published",
             Self::Incomplete => "incomplete",
             Self::OffsetMismatch => "offset-mismatch",
             Self::OutOfRange => "out-of-range",
@@ -75,13 +84,13 @@ impl Code {
     #[must_use]
     pub fn grpc(self) -> tonic::Code {
         match self {
-            Self::InvalidArgument | Self::InvalidCheckpoint | Self::InvalidGraph => {
+            Self::InvalidArgument | Self::InvalidCheckpoint | Self::InvalidGraph | Self::KeyReused => {
                 tonic::Code::InvalidArgument
             }
             Self::NotFound => tonic::Code::NotFound,
             Self::Conflict => tonic::Code::AlreadyExists,
-            Self::RoundClosed | Self::Incomplete => tonic::Code::FailedPrecondition,
-            Self::RoundFull | Self::OffsetMismatch => tonic::Code::Aborted,
+            Self::RoundClosed | Self::NotPublished | Self::Incomplete => tonic::Code::FailedPrecondition,
+            Self::RoundFull | Self::OffsetMismatch | Self::KeyInUse => tonic::Code::Aborted,
             Self::OutOfRange => tonic::Code::OutOfRange,
             Self::TooLarge | Self::TooMany => tonic::Code::ResourceExhausted,
             Self::Unauthenticated => tonic::Code::Unauthenticated,
@@ -97,11 +106,15 @@ impl Code {
     pub fn http(self) -> http::StatusCode {
         use http::StatusCode as S;
         match self {
-            Self::InvalidArgument | Self::InvalidCheckpoint | Self::InvalidGraph => S::UNPROCESSABLE_ENTITY,
+            Self::InvalidArgument | Self::InvalidCheckpoint | Self::InvalidGraph | Self::KeyReused => {
+                S::UNPROCESSABLE_ENTITY
+            }
             Self::NotFound => S::NOT_FOUND,
             Self::Conflict
+            | Self::KeyInUse
             | Self::RoundClosed
             | Self::RoundFull
+            | Self::NotPublished
             | Self::Incomplete
             | Self::OffsetMismatch => S::CONFLICT,
             Self::OutOfRange => S::RANGE_NOT_SATISFIABLE,

@@ -1,12 +1,20 @@
 //! What the store holds, as checked types.
 
 mod access;
+mod evaluation;
+mod published;
+mod site;
 
 use fedbasin_proto::{MAX_METRIC_NAME_BYTES, MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name};
 use rebasin::{AlignReport, Digest, Layout, Spec};
 use serde::{Deserialize, Serialize};
 
-pub use self::access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing};
+pub use self::{
+    access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing},
+    evaluation::{Evaluated, Evaluation, MeanEvaluation, NewEvaluation, NewEvaluations},
+    published::{Model, Published, is_tag},
+    site::{Arriving, SiteDetails},
+};
 use crate::{
     error::{Error, Result},
     round::{Judged, Millis, Policy, Round},
@@ -130,6 +138,8 @@ pub struct Run {
     pub seed: Option<Digest>,
     /// The newest published model.
     pub global: Option<Digest>,
+    /// The round that published it.
+    pub global_round: Option<u32>,
     /// How many rounds were published.
     pub rounds_published: u32,
     /// When it was created.
@@ -238,6 +248,17 @@ pub struct NewRun {
     pub seed: Option<Digest>,
     /// Its sites.
     pub cohort: Vec<String>,
+    /// The run whose settings it took over, if one.
+    pub cloned_from: Option<String>,
+}
+
+/// What a run gets more of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extension {
+    /// So many rounds more are to be published.
+    pub rounds: u32,
+    /// So many seconds later is the deadline of the round that collects.
+    pub deadline_seconds: u64,
 }
 
 /// A round with what the store knows of it besides its state.

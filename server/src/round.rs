@@ -99,7 +99,7 @@ pub fn default_max_magnitude_factor() -> f64 {
 }
 
 /// Longest a round may collect: a year, in seconds.
-const MAX_DEADLINE_SECONDS: u64 = 366 * 24 * 3600;
+pub(crate) const MAX_DEADLINE_SECONDS: u64 = 366 * 24 * 3600;
 
 impl Policy {
     /// Checks the policy against the size of its cohort.

@@ -106,6 +106,7 @@ impl Drop for Role {
 /// Where there is none.
 #[must_use]
 pub fn postgres_program(name: &str) -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "where programs are is for the system to say")]
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join(name));
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -58,7 +58,7 @@ async fn each_route_answers_who_the_table_says_and_nobody_else() {
     let open = OPEN_ROUTES.iter().map(|(method, path)| (*method, *path));
     let known: BTreeSet<(String, String)> = open
         .clone()
-        .filter(|(_, path)| *path != "/openapi.json")
+        .filter(|(_, path)| *path != "/openapi.json" && !path.starts_with("/docs"))
         .chain(ROUTES.iter().map(|(method, path, _)| (*method, *path)))
         .map(|(method, path)| (method.to_owned(), path.to_owned()))
         .collect();
@@ -81,7 +81,10 @@ async fn each_route_answers_who_the_table_says_and_nobody_else() {
             .replace("{digest}", &"0".repeat(64))
             .replace("{run}", "none")
             .replace("{site}", "none")
-            .replace("{token}", "none");
+            .replace("{token}", "none")
+            .replace("{tag}", "none")
+            // A stream without an end: after an event that never was, it is none.
+            .replace("/v1/events", "/v1/events?after=99999999");
         let ask = |token: Option<&str>| {
             // A body that nobody reads ends its connection: the next call takes another one.
             let headers = [("content-type", "application/json"), ("connection", "close")];
@@ -150,6 +153,7 @@ async fn each_rpc_answers_sites_and_nobody_else() {
         "GetUpdate",
         "ListRuns",
         "ProveLog",
+        "ReportEvaluation",
         "SendUpdate",
         "WatchRun",
         "WithdrawUpdate",
@@ -175,6 +179,9 @@ async fn call(site: &Site, name: &str) -> Result<(), tonic::Status> {
         "FinishUpdate" => client.finish_update(v1::FinishUpdateRequest { update_id: none }).await.map(drop),
         "WithdrawUpdate" => {
             client.withdraw_update(v1::WithdrawUpdateRequest { update_id: none }).await.map(drop)
+        }
+        "ReportEvaluation" => {
+            client.report_evaluation(v1::ReportEvaluationRequest::default()).await.map(drop)
         }
         "GetServerKeys" => client.get_server_keys(v1::GetServerKeysRequest {}).await.map(drop),
         "GetModelSignature" => {

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 on_both_databases!(
     sites_that_run_by_themselves_finish_a_run_of_two_rounds,
     sites_survive_a_restart_of_the_server,
-    a_site_that_aligns_by_itself_leaves_nothing_to_move
+    a_site_that_aligns_by_itself_leaves_nothing_to_move,
+    sites_try_each_published_model_and_tell_how_good_it_is
 );
 
 async fn sites_that_run_by_themselves_finish_a_run_of_two_rounds(database: Database) {
@@ -106,4 +107,67 @@ async fn a_site_that_aligns_by_itself_leaves_nothing_to_move(database: Database)
     };
     assert_eq!((moved("a"), moved("b")), (0.0, 1.0), "{} {}", local.read("log"), plain.read("log"));
     assert!(local.read("log").contains("units moved"), "{}", local.read("log"));
+}
+
+/// Notes what it was given; knows figures of the global model alone, and no others.
+const EVALUATION: &str = r#"
+echo "round=$FEDBASIN_ROUND kind=$FEDBASIN_KIND run=$FEDBASIN_RUN token=$FEDBASIN_TOKEN size=$(wc -c < "$FEDBASIN_MODEL")" >> tried.txt
+[ "$FEDBASIN_KIND" = global ] || exit 3
+printf '{"num_examples": %s, "loss": 0.%s, "accuracy": 0.5}' "$(cat num_examples)" "$FEDBASIN_ROUND" > "$FEDBASIN_METRICS"
+"#;
+
+async fn sites_try_each_published_model_and_tell_how_good_it_is(database: Database) {
+    let server = Server::start(database);
+    let admin = server.admin();
+    let (token_a, token_b) = (admin.enrol("a"), admin.enrol("b"));
+    admin.create_run(&SiteProgram::run(2));
+    let more = ["--evaluate", EVALUATION];
+    let mut a = SiteProgram::start_with(&server.grpc, &token_a, &one_hot(0, 2), 1, &more);
+    let mut b = SiteProgram::start(&server, &token_b, 1, 3);
+    assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
+    for (round, loss) in [(1, 0.1), (2, 0.2)] {
+        let record = admin.round("pilot", round);
+        let global = json!({ "sites": 1, "num_examples": 1, "loss": loss, "accuracy": 0.5 });
+        assert_eq!(record["evaluations"]["global"], global, "{record}");
+        assert!(record["evaluations"]["own"].is_null(), "{record}");
+        let said = record["evaluations"]["sites"][0].clone();
+        assert_eq!((&said["site"], &said["digest"]), (&json!("a"), &record["global_digest"]), "{said}");
+    }
+    assert_eq!(admin.run("pilot")["best_round"], json!(1));
+    let size = one_hot(0, 2).len();
+    let tried = a.read("tried.txt");
+    let expected = |round: u32, kind: &str| {
+        let size = if kind == "own" { size } else { admin.model("pilot", round).len() };
+        format!("round={round} kind={kind} run=pilot token= size={size}")
+    };
+    let lines: Vec<String> =
+        [1, 2].into_iter().flat_map(|round| ["global", "own"].map(|kind| expected(round, kind))).collect();
+    assert_eq!(tried.lines().collect::<Vec<_>>(), lines);
+    let log = a.read("log");
+    assert!(log.contains("round 1: global model: loss 0.1000, accuracy 50.0 %, 1 example"), "{log}");
+    assert!(log.contains("the own model is not evaluated: ended with exit status: 3"), "{log}");
+
+    // What was told is not tried again; what failed is.
+    a.start_again();
+    assert_eq!(a.ends().await, Some(0), "{}", a.read("log"));
+    let again = a.read("tried.txt");
+    assert_eq!(again.lines().skip(4).collect::<Vec<_>>(), [expected(2, "own")]);
+    let (whole, said) = server.says(&["audit", "verify"]);
+    assert!(whole, "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_evaluation_that_does_not_end_is_ended_and_the_run_goes_on() {
+    let server = Server::start(Database::sqlite());
+    let token = server.admin().enrol("a");
+    server.admin().create_run(&json!({
+        "id": "pilot", "strategy": "mean", "cohort": ["a"],
+        "policy": { "rounds": 1, "quorum": 1, "deadline_seconds": 600 },
+    }));
+    let more = ["--evaluate", "sleep 600", "--evaluate-seconds", "1"];
+    let mut site = SiteProgram::start_with(&server.grpc, &token, &one_hot(0, 2), 1, &more);
+    assert_eq!(site.ends().await, Some(0), "{}", site.read("log"));
+    let log = site.read("log");
+    assert!(log.contains("the global model is not evaluated: took longer than 1 s and was ended"), "{log}");
+    assert!(server.admin().round("pilot", 1)["evaluations"]["global"].is_null());
 }

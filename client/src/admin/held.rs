@@ -60,6 +60,13 @@ impl Admin {
         Ok(())
     }
 
+    /// Compares before the next call again: for whoever lost the server and does not know who answers next.
+    pub fn compare_again(&self) {
+        if let Some(held) = &self.held {
+            *held.compared.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        }
+    }
+
     fn hold(&self, held: &Held) -> Result<()> {
         let begun = Instant::now();
         loop {

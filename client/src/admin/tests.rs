@@ -41,3 +41,30 @@ fn a_run_of_a_newer_server_is_still_read() {
     let run: Run = serde_json::from_str(text).unwrap();
     assert_eq!(run.policy.rounds, 1);
 }
+
+#[test]
+fn a_peer_that_says_nothing_to_tls_is_not_waited_for_without_end() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    // The system takes the connection; nobody ever answers.
+    let address = Address { url, ca: None, insecure: false, identity: None };
+    let admin = Admin::connecting_within(Duration::from_millis(200), address, Token::new("fba_x")).unwrap();
+    let error = admin.taken_from(Some("by profile p of FILE".into())).runs().unwrap_err();
+    assert_eq!(error.again(), crate::retry::Again::Soon);
+    let text = error.to_string();
+    assert!(text.contains("no connection came about within 10 s, TLS included"), "{text}");
+    assert!(text.contains("(by profile p of FILE)"), "{text}");
+}
+
+#[test]
+fn what_a_busy_or_restarting_server_says_may_be_asked_again_and_nothing_else() {
+    use crate::retry::Again;
+    let wait = Some(Duration::from_secs(7));
+    for status in [408, 429, 502, 503, 504] {
+        assert_eq!(again(status, None), Again::Soon, "{status}");
+        assert_eq!(again(status, wait), Again::After(Duration::from_secs(7)), "{status}");
+    }
+    for status in [400, 401, 403, 404, 409, 413, 422, 500, 501] {
+        assert_eq!(again(status, wait), Again::Never, "{status}");
+    }
+}

@@ -1,10 +1,14 @@
 //! What the admin API says, as it is written in its `OpenAPI` document. Fields that are not known here are left out, so a
 //! newer server can be asked.
 
+mod evaluations;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::evaluations::{Evaluations, MeanOfSites, SiteEvaluation};
 
 /// A site just enrolled.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -278,6 +282,9 @@ pub struct Run {
     /// Digest of the newest global model.
     #[serde(default)]
     pub global_digest: Option<String>,
+    /// The round of the best global model so far, by what sites reported.
+    #[serde(default)]
+    pub best_round: Option<u32>,
     /// Since when no further round opens, where it was paused.
     #[serde(default)]
     pub paused_at: Option<String>,
@@ -314,6 +321,12 @@ pub struct Round {
     /// Since when its model is no longer kept, by the run's policy.
     #[serde(default)]
     pub model_retired_at: Option<String>,
+    /// Whether its model is the best of the run so far, by what sites reported.
+    #[serde(default)]
+    pub best: bool,
+    /// How good its models are, by what sites reported.
+    #[serde(default)]
+    pub evaluations: Evaluations,
     /// When it opened, ISO 8601 UTC.
     pub opened_at: String,
     /// From when on its quorum is enough to close it.

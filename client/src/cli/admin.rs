@@ -1,6 +1,8 @@
 //! `fedbasin admin ...`.
 
+mod operate;
 mod show;
+mod watch;
 
 use std::path::Path;
 
@@ -9,14 +11,15 @@ use serde_json::{Value, json};
 
 use super::{
     args::{AdminArgs, AdminCommand, CreateRunArgs, Implausible, Role, Strategy, TokenArgs},
-    audit, state, token,
+    audit,
+    profile::{self, Target},
+    state,
 };
 use crate::{
     admin::{
         Admin,
         types::{NewRun, PlausibilityPolicy, Policy, Run},
     },
-    connect::Address,
     error::{Error, Result},
     files::{SecretFile, no_spec, read_spec_text},
     progress::Screen,
@@ -24,9 +27,12 @@ use crate::{
 use show::{certificates_table, round_text, rounds_table, runs_table, show_run, sites_table, tokens_table};
 
 pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
-    let address = Address { url: args.server, ca: args.ca, insecure: args.insecure, identity: None };
+    if let AdminCommand::Profile { command } = &args.command {
+        return profile::dispatch(&args, command, screen);
+    }
+    let Target { address, token, origin } = Target::of(&args)?;
     let uri = address.check()?;
-    let admin = Admin::new(address, token(args.token_file.as_deref(), "FEDBASIN_ADMIN_TOKEN")?)?;
+    let admin = Admin::new(address, token)?.taken_from(origin);
     let admin = state::hold(admin, args.state_dir, &uri, screen);
     match args.command {
         AdminCommand::Enrol { site, output, days, because } => {
@@ -78,6 +84,7 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let round = admin.round(&id, number)?;
             screen.answer(&round, || round_text(&round, groups))
         }
+        AdminCommand::Watch(args) => watch::watch(&admin, &args, screen),
         AdminCommand::Pause { id, because } => show_run(&admin.because(because.reason).pause(&id)?, screen),
         AdminCommand::Resume { id, because } => show_run(&admin.because(because.reason).resume(&id)?, screen),
         AdminCommand::Cancel { id, because } => show_run(&admin.because(because.reason).cancel(&id)?, screen),
@@ -100,9 +107,12 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
                 format!("run {id}: round {number} is merged again as round {}", round.number)
             })
         }
+        // It needs no server, and was done above.
+        AdminCommand::Profile { .. } => Ok(()),
         AdminCommand::Keys { output } => audit::keys(&admin, output.as_deref(), screen),
         AdminCommand::Audit { from, limit, run } => audit::list(&admin, from, limit, run.as_deref(), screen),
         AdminCommand::AuditExport { output } => audit::export(&admin, &output, screen),
+        AdminCommand::Operate(command) => operate::dispatch(admin, command, screen),
     }
 }
 

@@ -1,13 +1,18 @@
 //! What may be typed. The doc comments are the help texts, kept in `tests/help/`.
 
 mod admin;
+mod operate;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::trust::TrustOptions;
-pub(super) use admin::{AdminArgs, AdminCommand, CreateRunArgs, Implausible, Role, Strategy, TokenArgs};
+pub(super) use admin::{
+    AdminArgs, AdminCommand, CreateRunArgs, Implausible, ProfileCommand, Role, Strategy, TokenArgs, Until,
+    WatchArgs,
+};
+pub(super) use operate::{CloneFrom, ModelsCommand, OperateCommand, SiteCommand as AdminSiteCommand};
 
 /// Federated learning for models that never shared a starting point.
 #[derive(Debug, Parser)]
@@ -84,6 +89,21 @@ pub(super) enum Command {
     Audit {
         #[command(subcommand)]
         command: AuditCommand,
+    },
+    /// Print a script that lets a shell complete this program's commands and options
+    ///
+    /// bash: `fedbasin completions bash > ~/.local/share/bash-completion/completions/fedbasin`. zsh: into a folder of $fpath, as
+    /// `_fedbasin`. fish: `fedbasin completions fish > ~/.config/fish/completions/fedbasin.fish`.
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages of this program and all its commands into a folder
+    Man {
+        /// The folder, for instance ~/.local/share/man/man1; it is made if it is not there
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
     },
     /// Check a downloaded model's signature, and show what the model was made from; needs no server
     VerifyModel {
@@ -370,6 +390,11 @@ pub(super) enum SiteCommand {
     /// The trainer is any command. It finds in its environment: FEDBASIN_RUN and FEDBASIN_ROUND; FEDBASIN_REFERENCE, the
     /// checkpoint to start from (empty in a founding round); FEDBASIN_OUTPUT, where it must write a safetensors file;
     /// FEDBASIN_METRICS, where it may write JSON: {"num_examples": 1000, "metrics": {"loss": 0.5}}.
+    ///
+    /// With --evaluate another command tries the models of each published round and the server is told how good they are here. It
+    /// finds: FEDBASIN_RUN and FEDBASIN_ROUND; FEDBASIN_MODEL, the file to try; FEDBASIN_KIND, which is global (what the round
+    /// published) or own (what this site sent in it); FEDBASIN_METRICS, where it must write JSON: {"num_examples": 1000, "loss":
+    /// 0.5, "accuracy": 0.9}, one of the two at least.
     Run(SiteRunArgs),
     /// Make a key here and a request for its certificate, so that no key travels
     Request {
@@ -427,6 +452,12 @@ pub(super) struct SiteRunArgs {
     /// The trainer, run by `sh -c`
     #[arg(long, value_name = "COMMAND")]
     pub(super) train: String,
+    /// What tries published models here, run by `sh -c`; when it fails the run goes on
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) evaluate: Option<String>,
+    /// How long one call of it may take
+    #[arg(long, value_name = "N", default_value_t = 3600, requires = "evaluate", value_parser = clap::value_parser!(u64).range(1..=31_622_400))]
+    pub(super) evaluate_seconds: u64,
     /// Where rounds are kept, so that nothing is trained twice [default: fedbasin-RUN]
     #[arg(long, value_name = "DIR")]
     pub(super) work_dir: Option<PathBuf>,

@@ -28,7 +28,7 @@ use crate::{
     kit,
     progress::Screen,
     retry::{Backoff, Patience, patiently},
-    site::{self, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
+    site::{self, Evaluator, METRIC_NAME_RULE, SiteOptions, bad_metric_name, limit_metrics},
     trust::{self, Trust, TrustOptions},
     upload::{Announcement, Outcome, upload},
 };
@@ -173,6 +173,9 @@ async fn run(args: SiteRunArgs, screen: &Screen) -> Result<()> {
         work_dir: args.work_dir.unwrap_or_else(|| default_work_dir(&run_id)),
         run_id,
         train: args.train,
+        evaluate: args
+            .evaluate
+            .map(|command| Evaluator { command, limit: Duration::from_secs(args.evaluate_seconds) }),
         num_examples: args.num_examples,
         patience: Patience::lasting(Duration::from_secs(args.server.patience_seconds)),
         wait_for_run: Duration::from_secs(args.wait_for_run_seconds),

@@ -1,4 +1,4 @@
-//! Where is kept what an operator's calls saw of servers.
+//! Where is kept what an operator's calls saw of servers, and which folders are the program's own.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::{admin::Admin, progress::Screen};
 
 /// Holds the server at an address to what it showed before, as a folder keeps it: the given one, or the one that is there for such things.
 pub(super) fn hold(admin: Admin, given: Option<PathBuf>, address: &Uri, screen: &Screen) -> Admin {
-    match given.or_else(default) {
+    match given.or_else(|| own_folder("XDG_STATE_HOME", ".local/state")) {
         Some(folder) => admin.holding_to(&folder.join(name(address)), screen),
         None => {
             screen.remark(
@@ -19,11 +19,16 @@ pub(super) fn hold(admin: Admin, given: Option<PathBuf>, address: &Uri, screen: 
     }
 }
 
-/// `fedbasin` among what programs keep in the home folder of whoever calls, or where `XDG_STATE_HOME` says.
-fn default() -> Option<PathBuf> {
-    let by_variable = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let by_home =
-        || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".local/state"));
+/// `fedbasin` among what programs keep in the home folder of whoever calls: where a variable of the XDG Base Directory Specification
+/// says, otherwise in `below_home`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the specification's variables hold for all programs and are no settings of ours"
+)]
+pub(super) fn own_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
+    // The specification: a path that is not absolute is to be ignored.
+    let by_variable = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let by_home = || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(below_home));
     by_variable.or_else(by_home).map(|folder| folder.join("fedbasin"))
 }
 

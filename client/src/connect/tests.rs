@@ -1,3 +1,7 @@
+use std::{io::Read as _, net::TcpListener, thread};
+
+use fedbasin_proto::v1;
+
 use super::*;
 
 fn address(url: &str) -> Address {
@@ -44,4 +48,31 @@ fn an_authority_without_tls_is_wrong_usage() {
 #[test]
 fn a_token_is_not_shown() {
     assert!(!format!("{:?}", Token::new("fbs_secret")).contains("secret"));
+}
+
+/// The address of something that takes connections, reads what comes and says nothing. Ends with the test's process.
+fn silent() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || stream.read_to_end(&mut Vec::new()));
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_the_connection_and_says_nothing_to_tls_is_not_waited_for_without_end() {
+    let mut client = connect_within(Duration::from_millis(200), &address(&silent()), None).unwrap();
+    let call = client.list_runs(v1::ListRunsRequest::default());
+    let status = tokio::time::timeout(Duration::from_secs(60), call).await.expect("an end").unwrap_err();
+    assert_eq!(
+        crate::retry::verdict(&status),
+        crate::retry::Verdict::Retry,
+        "it may be a server that restarts"
+    );
+    let error = Error::from_status(&status, "a call").to_string();
+    assert!(error.contains("no connection came about within 10 s, TLS included"), "{error}");
+    assert!(error.contains("swallows connections"), "{error}");
 }

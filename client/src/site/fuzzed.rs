@@ -5,6 +5,7 @@ use std::path::Path;
 use fedbasin_proto::{MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name, v1::RunStatus};
 
 use super::{
+    evaluate::Said,
     parse_reference,
     trainer::Metrics,
     workdir::{KeptReceipt, Owner, Ticket, parse_text},
@@ -37,7 +38,11 @@ pub fn workdir(bytes: &[u8]) -> bool {
             assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
             true
         }),
-        _ => certified(text).is_some() || parse_text::<KeptReceipt>(path, text).is_ok(),
+        _ => {
+            certified(text).is_some()
+                || parse_text::<KeptReceipt>(path, text).is_ok()
+                || parse_text::<Said>(path, text).is_ok()
+        }
     }
 }
 

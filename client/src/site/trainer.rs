@@ -1,23 +1,18 @@
 //! The site's own trainer: any program, told by its environment what to do.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, absolute},
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use fedbasin_proto::{MAX_METRIC_NAME_BYTES, MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name};
 use serde_json::Value;
-use tokio::process::{Child, Command};
 
 use super::{
     MetricMap,
+    command::{Call, full},
     workdir::{Attempt, RoundDir},
 };
 use crate::{
     error::{Error, Result},
-    files::{read_error, read_text},
+    files::read_text,
 };
 
 /// A metrics file larger than this is none.
@@ -44,42 +39,21 @@ impl Trainer<'_> {
     pub(super) async fn run(&self) -> Result<f64> {
         let attempt = self.dir.attempt()?;
         let place = format!("the trainer of round {}", self.round);
-        let full = |path: &Path| absolute(path).map_err(|error| read_error(path, &error));
         let begun = Instant::now();
-        let mut command = Command::new("sh");
-        // A group of its own, so that all of it can be ended.
-        #[cfg(unix)]
-        command.process_group(0);
-        let child = command
-            .arg("-c")
-            .arg(self.command)
-            .env("FEDBASIN_RUN", self.run_id)
-            .env("FEDBASIN_ROUND", self.round.to_string())
-            .env("FEDBASIN_REFERENCE", self.reference.map(full).transpose()?.unwrap_or_default())
-            .env("FEDBASIN_OUTPUT", full(&attempt.output)?)
-            .env("FEDBASIN_METRICS", full(&attempt.metrics)?)
-            // The trainer has no business with the server.
-            .env_remove("FEDBASIN_TOKEN")
-            .stdin(Stdio::null())
-            .stdout(if self.for_a_program { Stdio::from(std::io::stderr()) } else { Stdio::inherit() })
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| {
-                Error::failed(format_args!("cannot be started: {error}"), &place, "is `sh` in PATH?")
-            })?;
-        let mut running = Running { child, over: false };
-        let status = running.child.wait().await;
-        running.over = true;
-        let status = status.map_err(|error| {
-            Error::failed(format_args!("cannot be waited for: {error}"), &place, "start again")
-        })?;
-        if !status.success() {
-            return Err(Error::failed(
-                format_args!("ended with {status}"),
-                place,
-                "see its output above, mend it, and start the same command again",
-            ));
-        }
+        let environment = [
+            ("FEDBASIN_RUN", self.run_id.into()),
+            ("FEDBASIN_ROUND", self.round.to_string().into()),
+            ("FEDBASIN_REFERENCE", self.reference.map(full).transpose()?.unwrap_or_default()),
+            ("FEDBASIN_OUTPUT", full(&attempt.output)?),
+            ("FEDBASIN_METRICS", full(&attempt.metrics)?),
+        ];
+        let call = Call {
+            command: self.command,
+            place: &place,
+            environment: &environment,
+            for_a_program: self.for_a_program,
+        };
+        call.run().await?;
         failpoint!("train.ended");
         check_written(&attempt, &place)?;
         let seconds = begun.elapsed().as_secs_f64();
@@ -108,49 +82,6 @@ fn check_written(attempt: &Attempt, place: &str) -> Result<()> {
         return wrong("wrote metrics that are no file", "write JSON to the file $FEDBASIN_METRICS itself");
     }
     Ok(())
-}
-
-/// A trainer that is ended with everything it started, unless it is over.
-struct Running {
-    child: Child,
-    over: bool,
-}
-
-/// How long a trainer may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(2);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if !self.over {
-            self.end();
-        }
-    }
-}
-
-impl Running {
-    /// Asks the trainer's whole group to end (SIGTERM), waits for [`GRACE`], then ends it (SIGKILL).
-    #[cfg(unix)]
-    fn end(&mut self) {
-        use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
-        let group = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        let Some(group) = group else { return };
-        // A group that is gone already is what we want.
-        let _ = kill_process_group(group, Signal::TERM);
-        let begun = Instant::now();
-        while begun.elapsed() < GRACE {
-            // Reaps the shell: until then it counts as a member.
-            let _ = self.child.try_wait();
-            if test_kill_process_group(group).is_err() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-
-    /// `kill_on_drop` ends the shell.
-    #[cfg(not(unix))]
-    fn end(&mut self) {}
 }
 
 /// What a trainer reports beside the checkpoint.

@@ -9,6 +9,7 @@ use std::{
 use fedbasin_proto::v1::Receipt;
 use serde::{Deserialize, Serialize};
 
+use super::evaluate::Said;
 use crate::{
     error::{Error, Result},
     files::{create_private, read_error, read_text, sync_folder, write_error, write_json},
@@ -88,7 +89,7 @@ impl WorkDir {
         Ok(rounds)
     }
 
-    /// Where the last global model is kept.
+    /// Where the newest global model is kept that was needed here, in the end the last one.
     pub(super) fn global(&self) -> PathBuf {
         self.path.join("global.safetensors")
     }
@@ -182,6 +183,25 @@ impl RoundDir {
     /// It cannot be written.
     pub(super) fn save(&self, ticket: &Ticket) -> Result<()> {
         write_json(&self.ticket_path(), ticket)
+    }
+
+    fn evaluations_path(&self) -> PathBuf {
+        self.path.join("evaluations.json")
+    }
+
+    /// What was found of the round's models.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn evaluations(&self) -> Result<Said> {
+        let path = self.evaluations_path();
+        if path.exists() { parse(&path) } else { Ok(Said::default()) }
+    }
+
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn save_evaluations(&self, said: &Said) -> Result<()> {
+        write_json(&self.evaluations_path(), said)
     }
 
     /// Forgets the ticket: the round is trained anew.

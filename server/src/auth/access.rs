@@ -10,6 +10,7 @@ pub const ROUTES: &[(&str, &str, Role)] = &[
     ("GET", "/v1/runs/{run}", Role::Viewer),
     ("GET", "/v1/runs/{run}/rounds", Role::Viewer),
     ("GET", "/v1/runs/{run}/rounds/{number}", Role::Viewer),
+    ("GET", "/v1/runs/{run}/updates", Role::Viewer),
     ("GET", "/v1/graphs/{digest}", Role::Viewer),
     ("GET", "/v1/certificates", Role::Viewer),
     ("GET", "/v1/audit", Role::Viewer),
@@ -17,10 +18,22 @@ pub const ROUTES: &[(&str, &str, Role)] = &[
     ("GET", "/v1/audit/growth", Role::Viewer),
     ("GET", "/v1/keys", Role::Viewer),
     ("GET", "/metrics", Role::Viewer),
+    // What it tells of, the audit log tells, too.
+    ("GET", "/v1/events", Role::Viewer),
+    ("GET", "/v1/models", Role::Viewer),
+    ("GET", "/v1/models/{digest}", Role::Viewer),
+    // Its tokens are told administrators alone.
+    ("GET", "/v1/sites/{site}", Role::Viewer),
     // A model may tell of the data that it was trained on.
     ("GET", "/v1/runs/{run}/rounds/{number}/model", Role::Operator),
     ("GET", "/v1/runs/{run}/rounds/{number}/model/signature", Role::Operator),
+    ("GET", "/v1/models/{digest}/content", Role::Operator),
+    ("POST", "/v1/models/{digest}/promote", Role::Operator),
+    ("PUT", "/v1/models/{digest}/tags/{tag}", Role::Operator),
+    ("DELETE", "/v1/models/{digest}/tags/{tag}", Role::Operator),
     ("POST", "/v1/runs", Role::Operator),
+    ("POST", "/v1/runs/{run}/extend", Role::Operator),
+    ("POST", "/v1/runs/{run}/clone", Role::Operator),
     ("POST", "/v1/runs/{run}/cancel", Role::Operator),
     ("POST", "/v1/runs/{run}/pause", Role::Operator),
     ("POST", "/v1/runs/{run}/resume", Role::Operator),
@@ -29,14 +42,22 @@ pub const ROUTES: &[(&str, &str, Role)] = &[
     ("POST", "/v1/graphs", Role::Operator),
     ("POST", "/v1/sites", Role::Admin),
     ("POST", "/v1/sites/{site}/tokens", Role::Admin),
+    ("POST", "/v1/sites/{site}/rotate", Role::Admin),
+    ("POST", "/v1/sites/{site}/revoke", Role::Admin),
     ("GET", "/v1/tokens", Role::Admin),
     ("POST", "/v1/tokens", Role::Admin),
     ("POST", "/v1/tokens/{token}/revoke", Role::Admin),
     ("POST", "/v1/certificates/{fingerprint}/revoke", Role::Admin),
 ];
 
-/// The calls of the HTTP edge that need none: health, and the description of the others.
-pub const OPEN_ROUTES: &[(&str, &str)] = &[("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/openapi.json")];
+/// The calls of the HTTP edge that need none: health, and the description of the others, for programs and for people.
+pub const OPEN_ROUTES: &[(&str, &str)] = &[
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+    ("GET", "/docs/style.css"),
+];
 
 /// The rpcs that a site may call. No person may call one, and no site a route.
 pub const RPCS: &[&str] = &[
@@ -48,6 +69,7 @@ pub const RPCS: &[&str] = &[
     "/fedbasin.v1.FedBasin/FinishUpdate",
     "/fedbasin.v1.FedBasin/GetUpdate",
     "/fedbasin.v1.FedBasin/WithdrawUpdate",
+    "/fedbasin.v1.FedBasin/ReportEvaluation",
     "/fedbasin.v1.FedBasin/GetServerKeys",
     "/fedbasin.v1.FedBasin/GetModelSignature",
     "/fedbasin.v1.FedBasin/ProveLog",

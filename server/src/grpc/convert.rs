@@ -5,7 +5,10 @@ use rebasin::AlignReport;
 
 use crate::{
     error::{Error, Result},
-    model::{NewUpdate, Receipt, RoundRecord, Run, RunState, Update, UpdateState},
+    model::{
+        Evaluated, NewEvaluation, NewEvaluations, NewUpdate, Receipt, RoundRecord, Run, RunState, Update,
+        UpdateState,
+    },
     round::State,
 };
 
@@ -19,6 +22,28 @@ pub(super) fn new_update(request: v1::BeginUpdateRequest) -> Result<NewUpdate> {
         num_examples: request.num_examples,
         metrics: request.metrics.into_iter().collect(),
     })
+}
+
+pub(super) fn new_evaluations(request: v1::ReportEvaluationRequest) -> Result<NewEvaluations> {
+    let mut evaluations = Vec::with_capacity(request.evaluations.len());
+    for evaluation in request.evaluations {
+        let model = match evaluation.model() {
+            v1::EvaluatedModel::Global => Evaluated::Global,
+            v1::EvaluatedModel::Naive => Evaluated::Naive,
+            v1::EvaluatedModel::Own => Evaluated::Own,
+            v1::EvaluatedModel::Unspecified => {
+                return Err(Error::invalid("model: say which one, global, naive or own"));
+            }
+        };
+        evaluations.push(NewEvaluation {
+            model,
+            digest: digest(&evaluation.digest)?,
+            num_examples: evaluation.num_examples,
+            loss: evaluation.loss,
+            accuracy: evaluation.accuracy,
+        });
+    }
+    Ok(NewEvaluations { run_id: request.run_id, round: request.round, evaluations })
 }
 
 pub(super) fn digest(text: &str) -> Result<rebasin::Digest> {
@@ -148,5 +173,6 @@ pub(super) fn run_status(
         round,
         global_digest: run.global.map(|digest| digest.to_string()).unwrap_or_default(),
         max_checkpoint_bytes,
+        global_round: run.global_round.unwrap_or_default(),
     }
 }

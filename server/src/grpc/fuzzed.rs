@@ -17,7 +17,7 @@ const MOST: u64 = 1 << 32;
 #[must_use]
 pub fn request(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
-    match which % 8 {
+    match which % 9 {
         0 => announcement(bytes),
         1 => v1::DownloadRequest::decode(bytes).is_ok_and(|request| convert::digest(&request.digest).is_ok()),
         2 => v1::WatchRunRequest::decode(bytes)
@@ -27,7 +27,8 @@ pub fn request(bytes: &[u8]) -> bool {
         5 => v1::GetModelSignatureRequest::decode(bytes)
             .is_ok_and(|request| convert::digest(&request.digest).is_ok()),
         6 => v1::FinishUpdateRequest::decode(bytes).is_ok_and(|request| is_id(&request.update_id)),
-        _ => v1::WithdrawUpdateRequest::decode(bytes).is_ok_and(|request| is_id(&request.update_id)),
+        7 => v1::WithdrawUpdateRequest::decode(bytes).is_ok_and(|request| is_id(&request.update_id)),
+        _ => evaluations(bytes),
     }
 }
 
@@ -52,6 +53,23 @@ fn proof(bytes: &[u8]) -> bool {
         },
     };
     assert!(growth.len() <= 65 && inclusion.len() <= 64);
+    true
+}
+
+/// What a site says of models: whether it is taken.
+fn evaluations(bytes: &[u8]) -> bool {
+    let Ok(request) = v1::ReportEvaluationRequest::decode(bytes) else { return false };
+    let Ok(new) = convert::new_evaluations(request) else { return false };
+    if new.check().is_err() {
+        return false;
+    }
+    assert!((1..=3).contains(&new.evaluations.len()));
+    for evaluation in &new.evaluations {
+        assert!((1..=MAX_NUM_EXAMPLES).contains(&evaluation.num_examples));
+        assert!(evaluation.loss.is_some() || evaluation.accuracy.is_some());
+        assert!(evaluation.loss.is_none_or(f64::is_finite));
+        assert!(evaluation.accuracy.is_none_or(|accuracy| (0.0..=1.0).contains(&accuracy)));
+    }
     true
 }
 

@@ -294,7 +294,7 @@ async fn caller(
     }
     let ended = sessions.of(&credential);
     let who = Who { kind: "site".into(), name: Some(site.clone()), credential: Some(credential) };
-    let actor = Actor { who, request: Some(uuid::Uuid::now_v7().to_string()), reason: None };
+    let actor = Actor { who, request: Some(uuid::Uuid::now_v7().to_string()), reason: None, once: None };
     Ok(Caller { site: site.into(), actor, ended })
 }
 

@@ -210,6 +210,19 @@ impl v1::fed_basin_server::FedBasin for Sites {
         Ok(Response::new(v1::WithdrawUpdateResponse { update: Some(convert::update(&update)) }))
     }
 
+    async fn report_evaluation(
+        &self,
+        request: Request<v1::ReportEvaluationRequest>,
+    ) -> Answer<v1::ReportEvaluationResponse> {
+        let Caller { site, actor, .. } = caller(&request)?;
+        let new = convert::new_evaluations(request.into_inner())?;
+        new.check()?;
+        if self.store.acting_as(actor).report_evaluations(&site, &new).await? {
+            tracing::info!(site.id = %site, run.id = new.run_id, round.number = new.round, "models evaluated");
+        }
+        Ok(Response::new(v1::ReportEvaluationResponse {}))
+    }
+
     async fn get_server_keys(
         &self,
         _: Request<v1::GetServerKeysRequest>,

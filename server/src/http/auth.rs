@@ -70,7 +70,13 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
         name: Some(caller.role.name().to_owned()),
         credential: Some(caller.credential.clone()),
     };
-    parts.extensions.insert(Actor { who, request: Some(uuid::Uuid::now_v7().to_string()), reason });
+    parts.extensions.insert(caller.role);
+    parts.extensions.insert(Actor {
+        who,
+        request: Some(uuid::Uuid::now_v7().to_string()),
+        reason,
+        once: None,
+    });
     let answer = next.run(Request::from_parts(parts, body));
     // A body may take as long as it likes; who sends it must still be let in when it is here.
     let mut response = tokio::select! {
@@ -132,8 +138,10 @@ async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
     let route = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let limits = api.admission.limits();
     let bytes = match (request.method.as_str(), route) {
-        ("POST", _) => limits.bytes_of_request(),
-        (_, "/v1/runs/{run}/rounds/{number}/model") => limits.bytes_of_download(),
+        ("POST" | "PUT" | "DELETE", _) => limits.bytes_of_request(),
+        (_, "/v1/runs/{run}/rounds/{number}/model" | "/v1/models/{digest}/content") => {
+            limits.bytes_of_download()
+        }
         _ => 0,
     };
     // Counted before it is known whether it may be made.

@@ -80,7 +80,7 @@ pub(super) fn ends(api: &Api) -> (Option<Millis>, Option<Millis>) {
 }
 
 impl Certificate {
-    fn of(certificate: model::Certificate, now: Millis) -> Self {
+    pub(super) fn of(certificate: model::Certificate, now: Millis) -> Self {
         Self {
             fingerprint: certificate.fingerprint,
             site: certificate.site,

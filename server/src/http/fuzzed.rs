@@ -9,9 +9,9 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 
 use super::{
-    audit, page,
+    audit, content, page,
     problem::{Object, Path, Query, json_depth},
-    rounds, runs, sites, tokens,
+    runs, sites, tokens,
 };
 
 /// How deep a body may nest, and how many entries are given at once.
@@ -135,7 +135,7 @@ pub fn range(bytes: &[u8]) -> bool {
     let Ok(value) = HeaderValue::from_bytes(text) else { return false };
     let mut headers = HeaderMap::new();
     headers.insert(header::RANGE, value);
-    let Some(rounds::Ranges::One(bytes)) = rounds::asked_range(&headers, size) else { return false };
+    let Some(content::Ranges::One(bytes)) = content::asked_range(&headers, size) else { return false };
     assert!(bytes.start < bytes.end && bytes.end <= size, "{bytes:?} of {size}");
     true
 }

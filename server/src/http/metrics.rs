@@ -1,5 +1,7 @@
 //! `/metrics`, for Prometheus: what the rows say, so that every replica says the same, and how this process stands.
 
+use std::sync::atomic::AtomicU64;
+
 use axum::{
     extract::State,
     response::{IntoResponse, Response},
@@ -66,6 +68,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem>
     );
     of_rows(&mut registry, &figures);
     of_open_rounds(&mut registry, &figures);
+    of_models(&mut registry, &figures);
     of_sites(&mut registry, &api.store.sites().await?, &figures);
     of_certificates(&mut registry, ends(&api), &api.store.certificates().await?, figures.now);
     let help = "1 where the server speaks clear text beyond its own machine";
@@ -148,6 +151,25 @@ fn of_open_rounds(registry: &mut Registry, figures: &Figures) {
     registry.register("open_round_collecting", "1 while the run's open round takes updates", collecting);
     let help = "When the run's open round stops to collect, since the Unix epoch";
     registry.register_with_unit("open_round_deadline_timestamp", help, Unit::Seconds, deadline);
+}
+
+fn of_models(registry: &mut Registry, figures: &Figures) {
+    let figure = Family::<OfRun, Gauge<f64, AtomicU64>>::default;
+    let (round, loss, accuracy) = (Family::<OfRun, Gauge>::default(), figure(), figure());
+    for (run, mean) in &figures.evaluated {
+        let of = OfRun { run: run.clone() };
+        round.get_or_create(&of).set(mean.round.into());
+        for (family, value) in [(&loss, mean.loss), (&accuracy, mean.accuracy)] {
+            if let Some(value) = value {
+                family.get_or_create(&of).set(value);
+            }
+        }
+    }
+    registry.register("evaluated_round", "Newest round of the open run whose model a site evaluated", round);
+    let help = "Mean loss of that model over the sites that told one, by their examples";
+    registry.register("evaluated_loss", help, loss);
+    let help = "Mean accuracy of that model over the sites that told it, by their examples, 0 to 1";
+    registry.register("evaluated_accuracy", help, accuracy);
 }
 
 fn of_sites(registry: &mut Registry, sites: &[Site], figures: &Figures) {

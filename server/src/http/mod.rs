@@ -4,22 +4,31 @@ mod audit;
 mod auth;
 mod certificates;
 mod checkpoints;
+mod content;
+mod docs;
+mod evaluations;
+mod events;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
 mod graphs;
 mod health;
 mod metrics;
+mod models;
+mod once;
 mod openapi;
 mod page;
+mod pointer;
 mod problem;
 mod reason;
 mod rounds;
 mod runs;
 mod serve;
+mod site;
 mod sites;
 mod time;
 mod tokens;
 mod until;
+mod updates;
 
 use ::http::header;
 use axum::{
@@ -68,6 +77,8 @@ struct Api {
     admission: Admission,
     graphs: Graphs,
     ready: Ready,
+    /// Cancelled when the server is to stop: streams that have no end of their own end then.
+    stop: CancellationToken,
 }
 
 #[derive(OpenApi)]
@@ -102,18 +113,19 @@ fn open_routes() -> OpenApiRouter<Api> {
 /// Calls with small JSON bodies.
 fn json_routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
-        .routes(routes!(sites::create, sites::list))
-        .routes(routes!(runs::create, runs::list))
+        .routes(routes!(sites::list))
+        .routes(routes!(runs::list))
         .routes(routes!(runs::show))
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::pause))
         .routes(routes!(runs::resume))
+        .routes(routes!(runs::extend::extend))
         .routes(routes!(rounds::list))
         .routes(routes!(rounds::show))
         .routes(routes!(rounds::model))
         .routes(routes!(graphs::show))
-        .routes(routes!(tokens::create, tokens::list))
-        .routes(routes!(tokens::create_for_site))
+        .routes(routes!(updates::list))
+        .routes(routes!(tokens::list))
         .routes(routes!(tokens::revoke))
         .routes(routes!(certificates::list))
         .routes(routes!(certificates::revoke))
@@ -124,6 +136,25 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(audit::growth))
         .routes(routes!(audit::keys))
         .routes(routes!(metrics::metrics))
+        .routes(routes!(events::stream))
+        .routes(routes!(models::list))
+        .routes(routes!(models::show))
+        .routes(routes!(models::content))
+        .routes(routes!(models::promote))
+        .routes(routes!(models::tag, models::untag))
+        .routes(routes!(site::show))
+        .routes(routes!(site::revoke))
+}
+
+/// Calls with small JSON bodies that make something each time: with a key they make it once.
+fn making_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(sites::create))
+        .routes(routes!(runs::create))
+        .routes(routes!(runs::clone::clone))
+        .routes(routes!(tokens::create))
+        .routes(routes!(tokens::create_for_site))
+        .routes(routes!(site::rotate))
 }
 
 /// Calls whose body streams in and is limited as it is counted.
@@ -137,22 +168,33 @@ fn stream_routes() -> OpenApiRouter<Api> {
 /// Those of writing JSON.
 pub fn openapi_json() -> Result<String> {
     let routes = OpenApiRouter::with_openapi(Document::openapi()).merge(open_routes());
-    let mut document = routes.merge(json_routes()).merge(stream_routes()).into_openapi();
-    openapi::complete(&mut document);
+    let making = making_routes().into_openapi();
+    let mut document =
+        routes.merge(json_routes()).merge(making_routes()).merge(stream_routes()).into_openapi();
+    openapi::complete(&mut document, &making);
     document.to_pretty_json().map_err(Error::internal)
 }
 
 fn router(api: Api) -> Result<Router> {
     let document = Bytes::from(openapi_json()?);
     let limits = api.admission.limits().clone();
+    let once = axum::middleware::from_fn_with_state(api.clone(), once::once);
     let guarded = json_routes()
+        .merge(making_routes().layer(once))
         .layer(DefaultBodyLimit::max(limits.max_json_bytes))
         .merge(stream_routes().layer(DefaultBodyLimit::disable()))
         .layer(axum::middleware::from_fn_with_state(api.clone(), auth::require_role));
+    let page = docs::page(&serde_json::from_slice(&document).map_err(Error::internal)?);
     let document =
         move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()));
+    let page = move || std::future::ready(docs::answer(page.clone()));
+    let style = || std::future::ready(docs::style());
     let let_in = axum::middleware::from_fn_with_state(api.clone(), auth::let_in);
-    let document = Router::new().route("/openapi.json", axum::routing::get(document)).layer(let_in);
+    let document = Router::new()
+        .route("/openapi.json", axum::routing::get(document))
+        .route("/docs", axum::routing::get(page))
+        .route("/docs/style.css", axum::routing::get(style))
+        .layer(let_in);
     // Never refused: whoever asks it decides who is sent here.
     let (open, _) = open_routes().split_for_parts();
     let (guarded, _) = guarded.split_for_parts();
@@ -160,7 +202,7 @@ fn router(api: Api) -> Result<Router> {
         .merge(document)
         .merge(guarded)
         .fallback(|| async {
-            Problem::from(Error::not_found("there is no such page; the API is described at /openapi.json"))
+            Problem::from(Error::not_found("there is no such page; the API is described at /docs"))
         })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
@@ -194,6 +236,7 @@ pub(crate) async fn serve(
         signer,
         admission: admission.clone(),
         graphs: Graphs::new(limits),
+        stop: stop.clone(),
     })?;
     let (watched, reload) = match tls {
         Some(tls) => {

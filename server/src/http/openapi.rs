@@ -6,29 +6,81 @@ use utoipa::openapi::{
     path::{Operation, ParameterIn},
 };
 
-use super::reason;
+use super::{once, reason};
 
 /// What the ids of runs and sites look like.
 const ID: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
 /// A SHA-256, hex.
 const SHA_256: &str = "^[0-9a-f]{64}$";
+/// What the tags of models look like.
+const TAG: &str = "^[a-z0-9][a-z0-9._-]{0,63}$";
 /// What the ids of tokens look like.
 const UUID: &str = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
 
-/// Adds it to every call that is described.
-pub(super) fn complete(document: &mut OpenApi) {
+/// Adds it to every call that is described; `making` describes those that take a key.
+pub(super) fn complete(document: &mut OpenApi, making: &OpenApi) {
+    for path in making.paths.paths.keys() {
+        let operation = document.paths.paths.get_mut(path).and_then(|item| item.post.as_mut());
+        if let Some(operation) = operation {
+            operation.parameters.get_or_insert_default().push(once::parameter().into());
+            add_answer(
+                operation,
+                "409",
+                "What is to be made is there already, or the key's first call is under way",
+            );
+        }
+    }
     for item in document.paths.paths.values_mut() {
-        // Persons change things by POST alone.
-        if let Some(operation) = &mut item.post {
+        // By these methods persons change things.
+        for operation in [&mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
             operation.parameters.get_or_insert_default().push(reason::parameter().into());
             add_answer(operation, "422", "What is asked for cannot be; the detail says which part of it");
         }
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+        let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
+        for operation in all.into_iter().flatten() {
             name_parameters(operation);
+            name_operation(operation);
             if operation.security.is_some() {
                 add_answers(operation);
             }
+            describe_answers(operation);
         }
+    }
+}
+
+/// Two of the same name would be none: it is said of what the call is.
+fn name_operation(operation: &mut Operation) {
+    let tag = operation.tags.as_ref().and_then(|tags| tags.first());
+    if let (Some(tag), Some(id)) = (tag, &mut operation.operation_id) {
+        *id = format!("{tag}_{id}");
+    }
+}
+
+/// Says what answers mean of which the call says nothing itself: the form of the document wants it.
+fn describe_answers(operation: &mut Operation) {
+    for (status, answer) in &mut operation.responses.responses {
+        let RefOr::T(answer) = answer else { continue };
+        if answer.description.is_empty() {
+            answer.description = meaning(status).to_owned();
+        }
+    }
+}
+
+fn meaning(status: &str) -> &'static str {
+    match status {
+        "200" => "Here it is, or it is done",
+        "201" => "It is made",
+        "206" => "The range that was asked for",
+        "304" => "The caller has it already",
+        "401" => "No token, or one that opens nothing here",
+        "403" => "The token's role may not do that",
+        "404" => "There is no such thing",
+        "409" => "Not as things stand; the detail says why",
+        "413" => "The body is larger than the server takes",
+        "416" => "The range lies outside of it",
+        "422" => "What is asked for cannot be; the detail says which part of it",
+        "503" => "Storage cannot answer now",
+        _ => "See the detail",
     }
 }
 
@@ -44,6 +96,7 @@ fn name_parameters(operation: &mut Operation) {
             "site" => (Some(ID), Some(json!("hospital-a"))),
             "digest" | "fingerprint" => (Some(SHA_256), None),
             "token" => (Some(UUID), None),
+            "tag" => (Some(TAG), Some(json!("best"))),
             // Rounds are counted from 1.
             "number" => {
                 (schema.minimum, schema.maximum, schema.format) =
@@ -76,3 +129,6 @@ fn add_answer(operation: &mut Operation, status: &str, why: &str) {
     let answer = ResponseBuilder::new().description(why).content("application/problem+json", problem);
     operation.responses.responses.entry(status.to_owned()).or_insert_with(|| answer.build().into());
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,12 +39,17 @@ impl FromRequestParts<Api> for Page {
 impl Page {
     /// What is asked for, of a server that gives no more than `most` entries at once.
     pub(super) fn new(asked: Asked, most: usize) -> Result<Self> {
-        let limit = asked.limit.unwrap_or(most);
+        Self::of_parts(asked.limit, asked.after, most)
+    }
+
+    /// The same of a list that is asked for more than its page.
+    pub(super) fn of_parts(limit: Option<usize>, after: Option<String>, most: usize) -> Result<Self> {
+        let limit = limit.unwrap_or(most);
         if !(1..=most).contains(&limit) {
             let detail = format!("limit: {limit} is not within 1 and the {most} of limits.max_page_size");
             return Err(Error::invalid(detail));
         }
-        Ok(Self { limit, after: asked.after })
+        Ok(Self { limit, after })
     }
 
     /// The entries of this page, and after which one the next page begins, if there is one.

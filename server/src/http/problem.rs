@@ -14,7 +14,7 @@ use serde::{
     de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::Api;
+use super::{Api, pointer};
 use crate::error::{Code, Error};
 
 /// An error as the API answers it.
@@ -30,15 +30,46 @@ pub(super) struct Problem {
     code: &'static str,
     /// What was wrong, with what, and what to do.
     detail: String,
+    /// Which places of a JSON body are at fault, where that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    errors: Vec<Fault>,
     /// When to ask again: goes into a header.
     #[serde(skip)]
     retry_after: Option<Duration>,
 }
 
+/// A place of a JSON body that is at fault.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct Fault {
+    /// Where (RFC 6901): `/policy/quorum`; empty: the whole.
+    pointer: String,
+    /// What is wrong with it.
+    detail: String,
+}
+
 impl Problem {
+    /// An error of a body's reader or of what checks its fields: where the message names a field, as all do that are of one, it is
+    /// pointed at.
+    pub(super) fn of_body(error: Error) -> Self {
+        let fault = pointer::of_message(error.public_text()).filter(|_| {
+            matches!(error.code(), Code::InvalidArgument | Code::InvalidCheckpoint | Code::NotFound)
+        });
+        let fault = fault.map(|(pointer, detail)| Fault { pointer, detail: detail.to_owned() });
+        Self { errors: fault.into_iter().collect(), ..Self::from(error) }
+    }
+
     fn new(status: StatusCode, code: &'static str, detail: String) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Self { r#type: "about:blank", title, status: status.as_u16(), code, detail, retry_after: None }
+        Self {
+            r#type: "about:blank",
+            title,
+            status: status.as_u16(),
+            code,
+            detail,
+            errors: Vec::new(),
+            retry_after: None,
+        }
     }
 
     pub(super) fn method_not_allowed() -> Self {
@@ -98,19 +129,14 @@ where
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), api).await;
-        let bytes = bytes.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Error::new(Code::TooLarge, format!("body: {}", rejection.body_text()))
-            }
-            _ => broke_off(&rejection),
-        })?;
+        let bytes = read(&parts, body, api).await?;
         let most = api.admission.limits().max_json_depth;
         if json_depth(&bytes) > most {
             let detail = format!("body: nests deeper than the {most} of limits.max_json_depth");
             return Err(Error::invalid(detail).into());
         }
-        match Json::<Object<T>>::from_request(Request::from_parts(parts, bytes.into()), api).await {
+        let request = Request::from_parts(parts, bytes.clone().into());
+        match Json::<Object<T>>::from_request(request, api).await {
             Ok(Json(Object(value))) => Ok(Self(value)),
             Err(rejection) => {
                 // It may quote what was sent, whatever its size.
@@ -119,10 +145,24 @@ where
                     text.truncate(end);
                     text.push('…');
                 }
-                Err(Error::invalid(format!("body: {text}")).into())
+                let fault = pointer::of_reading::<Object<T>>(&bytes);
+                let errors = fault.map(|pointer| Fault { pointer, detail: text.clone() });
+                let problem = Problem::from(Error::invalid(format!("body: {text}")));
+                Err(Problem { errors: errors.into_iter().collect(), ..problem })
             }
         }
     }
+}
+
+/// A whole body, of no more bytes than the limits let one have.
+pub(super) async fn read(parts: &Parts, body: axum::body::Body, api: &Api) -> Result<Bytes, Problem> {
+    let read = Bytes::from_request(Request::from_parts(parts.clone(), body), api).await;
+    Ok(read.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Error::new(Code::TooLarge, format!("body: {}", rejection.body_text()))
+        }
+        _ => broke_off(&rejection),
+    })?)
 }
 
 /// The error of a body that did not come to its end: the server's own where it waited too long.

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 
 /// Its name after a path's `?`.
 const NAME: &str = "reason";
+/// The methods by which persons change things.
+const CHANGING: [Method; 3] = [Method::POST, Method::PUT, Method::DELETE];
 /// In characters.
 const MOST: usize = 500;
 
@@ -25,7 +27,7 @@ struct Asked {
 /// # Errors
 /// It is empty, too long, holds control characters, or is said twice.
 pub(super) fn of(request: &Parts) -> Result<Option<String>> {
-    if request.method != Method::POST {
+    if !CHANGING.contains(&request.method) {
         return Ok(None);
     }
     let asked = Query::<Asked>::try_from_uri(&request.uri);

@@ -4,20 +4,20 @@ use std::collections::HashMap;
 
 use axum::{
     Json,
-    body::Body,
     extract::State,
     response::{IntoResponse, Response},
 };
-use headers::{HeaderMapExt as _, Range};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use rebasin::{AlignReport, Standing};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Api,
     auth::Acting,
-    page::{Asked, Page},
-    problem::{Path, Problem},
+    content,
+    evaluations::{Evaluations, Known},
+    page::Page,
+    problem::{Path, Problem, Query},
     runs,
     time::iso,
 };
@@ -45,6 +45,10 @@ pub(super) struct Round {
     model_retired_at: Option<String>,
     /// The round that this one merges again, without the updates that were withdrawn of it.
     remerge_of: Option<u32>,
+    /// Whether its model is the best of the run so far, by the mean loss that sites reported.
+    best: bool,
+    /// How good its models are, by what sites reported.
+    evaluations: Evaluations,
     /// Fewest updates that may be merged.
     quorum: u32,
     opened_at: String,
@@ -123,9 +127,46 @@ pub(super) struct RoundList {
     next: Option<String>,
 }
 
-/// A run's rounds, oldest first.
+/// Which rounds.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AskedRounds {
+    /// How many entries at the most; absent: as many as the server gives at once (`limits.max_page_size`).
+    limit: Option<usize>,
+    /// The entries after this one: `next` of the page before. Absent: from the first.
+    after: Option<String>,
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<StateName>,
+}
+
+/// The state of a round, by its name.
+#[derive(Debug, Clone, Copy, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum StateName {
+    Collecting,
+    Merging,
+    Published,
+    Failed,
+    Cancelled,
+}
+
+impl StateName {
+    fn is_of(self, state: &RoundState) -> bool {
+        match self {
+            Self::Collecting => *state == RoundState::Collecting,
+            Self::Merging => *state == RoundState::Merging,
+            Self::Published => matches!(state, RoundState::Published { .. }),
+            Self::Failed => matches!(state, RoundState::Failed { .. }),
+            Self::Cancelled => *state == RoundState::Cancelled,
+        }
+    }
+}
+
+/// A run's rounds, oldest first, or those in a state.
 #[utoipa::path(get, path = "/v1/runs/{run}/rounds", tag = "rounds", security(("token" = [])),
-    params(("run" = String, Path), Asked), responses((status = 200, body = RoundList),
+    params(("run" = String, Path), AskedRounds), responses((status = 200, body = RoundList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -133,15 +174,18 @@ pub(super) struct RoundList {
 pub(super) async fn list(
     State(api): State<Api>,
     Path(run): Path<String>,
-    page: Page,
+    Query(asked): Query<AskedRounds>,
 ) -> Result<Json<RoundList>, Problem> {
+    let page = Page::of_parts(asked.limit, asked.after, api.admission.limits().max_page_size)?;
     let run = runs::find(&api, &run).await?;
     let last_seen = api.store.cohort_last_seen(&run.id).await?;
     let mut rounds = Vec::new();
-    let (records, next) =
-        page.of(api.store.rounds(&run.id).await?, |record| record.round.number.to_string())?;
+    let mut records = api.store.rounds(&run.id).await?;
+    records.retain(|record| asked.state.is_none_or(|state| state.is_of(&record.round.state)));
+    let (records, next) = page.of(records, |record| record.round.number.to_string())?;
+    let mut known = Known::of(&api, &run.id, records.iter().map(|record| record.round.number)).await?;
     for record in records {
-        rounds.push(describe(&api, &run, &last_seen, record).await?);
+        rounds.push(describe(&api, &run, &last_seen, &mut known, record).await?);
     }
     Ok(Json(RoundList { rounds, next }))
 }
@@ -159,14 +203,16 @@ pub(super) async fn show(
     let run = runs::find(&api, &run).await?;
     let record = find(&api, &run, &number).await?;
     let last_seen = api.store.cohort_last_seen(&run.id).await?;
-    Ok(Json(describe(&api, &run, &last_seen, record).await?))
+    let mut known = Known::of_one(&api, &run.id, record.round.number).await?;
+    Ok(Json(describe(&api, &run, &last_seen, &mut known, record).await?))
 }
 
-/// The model that a round published, a safetensors file. Single ranges are answered with 206.
+/// The model that a round published, a safetensors file. Single ranges are answered with 206, who has it already (`If-None-Match`) with 304.
 #[utoipa::path(get, path = "/v1/runs/{run}/rounds/{number}/model", tag = "rounds", security(("token" = [])),
     params(("run" = String, Path), ("number" = u32, Path)), responses(
     (status = 200, body = Vec<u8>, content_type = "application/octet-stream"),
     (status = 206, body = Vec<u8>, content_type = "application/octet-stream"),
+    (status = 304, description = "The caller has it already"),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
@@ -191,78 +237,8 @@ pub(super) async fn model(
             ))
         })?
         .size;
-    let (status, bytes) = match asked_range(&headers, size) {
-        None | Some(Ranges::Many) => (StatusCode::OK, 0..size),
-        Some(Ranges::One(bytes)) => (StatusCode::PARTIAL_CONTENT, bytes),
-        Some(Ranges::None) => return Ok(Problem::range_not_satisfiable(size)),
-    };
-    let object = api.store.object(&global, bytes.clone()).await?;
-    let mut response = (status, Body::from_stream(object.stream)).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
-    let mut text = |name, value: String| {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(name, value);
-        }
-    };
-    text(header::ETAG, format!("\"{global}\""));
-    text(
-        header::CONTENT_DISPOSITION,
-        format!("attachment; filename=\"{}-round-{}.safetensors\"", run.id, record.round.number),
-    );
-    if status == StatusCode::PARTIAL_CONTENT {
-        text(header::CONTENT_RANGE, format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1));
-    }
-    Ok(response)
-}
-
-#[derive(Debug)]
-pub(super) enum Ranges {
-    One(std::ops::Range<u64>),
-    /// Several: the whole is answered, as RFC 9110 allows.
-    Many,
-    None,
-}
-
-/// The range that a request asks for. One that cannot be understood is ignored, as RFC 9110 allows.
-pub(super) fn asked_range(headers: &HeaderMap, size: u64) -> Option<Ranges> {
-    let text = headers.get(header::RANGE)?.to_str().ok()?;
-    // `headers` finds a suffix longer than the whole unsatisfiable; by RFC 9110, 14.1.2, it is the whole.
-    if let Some(length) = text.strip_prefix("bytes=-").and_then(|length| length.parse::<u64>().ok()) {
-        return Some(match length.min(size) {
-            0 => Ranges::None,
-            length => Ranges::One(size - length..size),
-        });
-    }
-    Some(single_range(&headers.typed_get::<Range>()?, size))
-}
-
-fn single_range(range: &Range, size: u64) -> Ranges {
-    let mut found = range.satisfiable_ranges(size).map(|(from, to)| bounds(from, to, size));
-    match (found.next().flatten(), found.next()) {
-        (Some(bytes), None) => Ranges::One(bytes),
-        (_, Some(_)) => Ranges::Many,
-        (None, None) => Ranges::None,
-    }
-}
-
-fn bounds(from: std::ops::Bound<u64>, to: std::ops::Bound<u64>, size: u64) -> Option<std::ops::Range<u64>> {
-    use std::ops::Bound::{Excluded, Included, Unbounded};
-    let start = match from {
-        Included(start) => start,
-        Excluded(start) => start.checked_add(1)?,
-        Unbounded => 0,
-    };
-    let end = match to {
-        // Beyond any end: the rest.
-        Included(end) => end.saturating_add(1),
-        Excluded(end) => end,
-        Unbounded => size,
-    };
-    let end = end.min(size);
-    (start < end).then_some(start..end)
+    let file = format!("{}-round-{}.safetensors", run.id, record.round.number);
+    Ok(content::answer(&api, (&global, size), &file, &headers).await?)
 }
 
 /// Merges the newest published round again, without the updates that their sites withdrew since: as a new round, aligned to what the old one
@@ -289,7 +265,8 @@ pub(super) async fn remerge(
     );
     let opened = find(&api, &run, &next.to_string()).await?;
     let last_seen = api.store.cohort_last_seen(&run.id).await?;
-    Ok((StatusCode::CREATED, Json(describe(&api, &run, &last_seen, opened).await?)))
+    let mut known = Known::of_one(&api, &run.id, next).await?;
+    Ok((StatusCode::CREATED, Json(describe(&api, &run, &last_seen, &mut known, opened).await?)))
 }
 
 /// What a round's model was made from, signed: a bundle in the OpenSSF model signing format, which its tools verify with the P-256 key of
@@ -319,11 +296,12 @@ async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> 
     api.store.round(&run.id, number).await?.ok_or_else(unknown)
 }
 
-/// `last_seen` tells when each site last called.
+/// `last_seen` tells when each site last called, `known` how good the round's models are.
 async fn describe(
     api: &Api,
     run: &model::Run,
     last_seen: &HashMap<String, Millis>,
+    known: &mut Known,
     record: RoundRecord,
 ) -> Result<Round> {
     let round = record.round;
@@ -360,6 +338,8 @@ async fn describe(
         quorum: round.window.quorum,
         model_retired_at: record.model_retired_at_ms.map(iso),
         remerge_of: record.remerge_of,
+        best: known.is_best(round.number),
+        evaluations: known.take(round.number),
         opened_at: iso(round.window.opened_at_ms),
         quorum_closes_at: round.window.quorum_closes_at_ms.map(iso),
         deadline_at: iso(round.window.deadline_at_ms),

@@ -1,4 +1,7 @@
-//! Runs: create, list, show, pause, resume, cancel.
+//! Runs: create, list, show, pause, resume, cancel, extend, clone.
+
+pub(super) mod clone;
+pub(super) mod extend;
 
 use std::fmt;
 
@@ -13,8 +16,8 @@ use serde_json::{Value, value::RawValue};
 use super::{
     Api,
     auth::Acting,
-    page::{Asked, Page},
-    problem::{Body, Path, Problem, object},
+    page::Page,
+    problem::{Body, Path, Problem, Query, object},
     time::iso,
 };
 use crate::{
@@ -42,8 +45,8 @@ pub(super) struct NewRun {
     #[serde(default)]
     seed_digest: Option<String>,
     /// The sites that take part, by id.
-    #[serde(deserialize_with = "sites")]
-    cohort: Vec<String>,
+    #[schema(value_type = Vec<String>)]
+    cohort: Sites,
     #[serde(deserialize_with = "object")]
     policy: Policy,
 }
@@ -51,11 +54,20 @@ pub(super) struct NewRun {
 /// More sites are in no cohort, whatever the limits say: so many are read at the most.
 const MOST_SITES: usize = 100_000;
 
-/// Reads the sites, and no more of them than memory can bear.
-fn sites<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    struct Sites;
+/// A list of sites, read as far as memory can bear.
+#[derive(Debug)]
+struct Sites(Vec<String>);
 
-    impl<'de> Visitor<'de> for Sites {
+impl<'de> Deserialize<'de> for Sites {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        sites(deserializer).map(Self)
+    }
+}
+
+fn sites<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Reader;
+
+    impl<'de> Visitor<'de> for Reader {
         type Value = Vec<String>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,7 +86,7 @@ fn sites<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
         }
     }
 
-    deserializer.deserialize_seq(Sites)
+    deserializer.deserialize_seq(Reader)
 }
 
 /// A run.
@@ -104,6 +116,8 @@ pub(super) struct Run {
     current_round: Option<u32>,
     /// The newest global model.
     global_digest: Option<String>,
+    /// The round of the best global model so far, by the mean loss that sites reported; absent while none did.
+    best_round: Option<u32>,
     created_at: String,
 }
 
@@ -116,7 +130,8 @@ pub(super) struct RunList {
 }
 
 impl Run {
-    fn of(run: model::Run) -> Result<Self> {
+    async fn of(api: &Api, run: model::Run) -> Result<Self> {
+        let best_round = api.store.best_round(&run.id).await?;
         let spec = run.spec.as_ref().map(|spec| serde_json::from_str(&spec.to_json())).transpose();
         Ok(Self {
             state: run.state.name(),
@@ -136,6 +151,7 @@ impl Run {
             rounds_published: run.rounds_published,
             current_round: run.current_round,
             global_digest: run.global.map(|digest| digest.to_string()),
+            best_round,
             created_at: iso(run.created_at_ms),
             id: run.id,
         })
@@ -144,34 +160,46 @@ impl Run {
 
 impl NewRun {
     pub(super) fn check(self, max_cohort: usize) -> Result<model::NewRun> {
-        if self.cohort.len() > max_cohort {
-            return Err(Error::invalid(format!(
-                "cohort: {} sites are more than the {max_cohort} of limits.max_cohort",
-                self.cohort.len()
-            )));
-        }
+        let Sites(cohort) = self.cohort;
+        check_cohort(&cohort, max_cohort)?;
         let spec = self
             .spec
             .map(|spec| rebasin::Spec::from_json(spec.get()))
             .transpose()
             .map_err(|error| Error::invalid(format!("spec: {error}")))?;
-        let digest = |field: &str, digest: Option<String>| {
-            digest.map(|digest| digest.parse()).transpose().map_err(|_| {
-                Error::invalid(format!("{field}: not a SHA-256 in lower-case hex, 64 characters"))
-            })
-        };
         let seed = digest("seed_digest", self.seed_digest)?;
         let graph = digest("graph_digest", self.graph_digest)?;
         Ok(model::NewRun {
-            id: self.id.unwrap_or_else(|| format!("run-{}", uuid::Uuid::now_v7().simple())),
+            id: self.id.unwrap_or_else(new_id),
             strategy: self.strategy,
             spec,
             graph,
             policy: self.policy,
             seed,
-            cohort: self.cohort,
+            cohort,
+            cloned_from: None,
         })
     }
+}
+
+fn new_id() -> String {
+    format!("run-{}", uuid::Uuid::now_v7().simple())
+}
+
+fn check_cohort(cohort: &[String], most: usize) -> Result<()> {
+    if cohort.len() <= most {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "cohort: {} sites are more than the {most} of limits.max_cohort",
+        cohort.len()
+    )))
+}
+
+fn digest(field: &str, text: Option<String>) -> Result<Option<rebasin::Digest>> {
+    text.map(|text| text.parse())
+        .transpose()
+        .map_err(|_| Error::invalid(format!("{field}: not a SHA-256 in lower-case hex, 64 characters")))
 }
 
 /// Creates a run; its first round opens at once.
@@ -186,25 +214,78 @@ pub(super) async fn create(
     Acting(api): Acting,
     Body(new): Body<NewRun>,
 ) -> Result<(StatusCode, Json<Run>), Problem> {
-    let run = api.store.create_run(new.check(api.admission.limits().max_cohort)?).await?;
+    let new = new.check(api.admission.limits().max_cohort).map_err(Problem::of_body)?;
+    let run = api.store.create_run(new).await.map_err(Problem::of_body)?;
     tracing::info!(
         run.id = run.id,
         run.strategy = run.strategy.name(),
         run.sites = run.cohort.len(),
         "run created"
     );
-    Ok((StatusCode::CREATED, Json(Run::of(run)?)))
+    Ok((StatusCode::CREATED, Json(Run::of(&api, run).await?)))
 }
 
-/// All runs, newest first.
-#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("token" = [])), params(Asked), responses(
+/// Which runs.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AskedRuns {
+    /// How many entries at the most; absent: as many as the server gives at once (`limits.max_page_size`).
+    limit: Option<usize>,
+    /// The entries after this one: `next` of the page before. Absent: from the first.
+    after: Option<String>,
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<StateName>,
+    /// Only those in whose cohort this site is.
+    site: Option<String>,
+}
+
+/// The state of a run, by its name.
+#[derive(Debug, Clone, Copy, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum StateName {
+    Open,
+    Complete,
+    Failed,
+    Cancelled,
+}
+
+impl StateName {
+    fn is_of(self, state: &RunState) -> bool {
+        match self {
+            Self::Open => *state == RunState::Open,
+            Self::Complete => *state == RunState::Complete,
+            Self::Failed => matches!(state, RunState::Failed { .. }),
+            Self::Cancelled => *state == RunState::Cancelled,
+        }
+    }
+}
+
+/// All runs, newest first, or those of a state or a site.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("token" = [])), params(AskedRuns), responses(
     (status = 200, body = RunList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<RunList>, Problem> {
-    let (runs, next) = page.of(api.store.runs().await?, |run| run.id.clone())?;
-    let runs = runs.into_iter().map(Run::of).collect::<Result<_>>()?;
+pub(super) async fn list(
+    State(api): State<Api>,
+    Query(asked): Query<AskedRuns>,
+) -> Result<Json<RunList>, Problem> {
+    let page = Page::of_parts(asked.limit, asked.after, api.admission.limits().max_page_size)?;
+    let mut found = match &asked.site {
+        Some(site) => {
+            model::check_id("site", site)?;
+            api.store.runs_of_site(site).await?
+        }
+        None => api.store.runs().await?,
+    };
+    found.retain(|run| asked.state.is_none_or(|state| state.is_of(&run.state)));
+    let (found, next) = page.of(found, |run| run.id.clone())?;
+    let mut runs = Vec::with_capacity(found.len());
+    for run in found {
+        runs.push(Run::of(&api, run).await?);
+    }
     Ok(Json(RunList { runs, next }))
 }
 
@@ -215,7 +296,7 @@ pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<RunL
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json")))]
 pub(super) async fn show(State(api): State<Api>, Path(run): Path<String>) -> Result<Json<Run>, Problem> {
-    Ok(Json(Run::of(find(&api, &run).await?)?))
+    Ok(Json(Run::of(&api, find(&api, &run).await?).await?))
 }
 
 /// Cancels a run and its open round; updates already merged into published models stay.
@@ -229,7 +310,7 @@ pub(super) async fn cancel(Acting(api): Acting, Path(run): Path<String>) -> Resu
     let run = find(&api, &run).await?.id;
     api.store.cancel_run(&run).await?;
     tracing::info!(run.id = run, "run cancelled");
-    Ok(Json(Run::of(find(&api, &run).await?)?))
+    Ok(Json(Run::of(&api, find(&api, &run).await?).await?))
 }
 
 /// Pauses an open run: the round that is open goes on, no further one opens. Pausing twice changes nothing.
@@ -258,7 +339,7 @@ async fn set_paused(api: &Api, run: &str, pause: bool) -> Result<Json<Run>, Prob
     let run = find(api, run).await?.id;
     api.store.pause_run(&run, pause).await?;
     tracing::info!(run.id = run, "{}", if pause { "run paused" } else { "run resumed" });
-    Ok(Json(Run::of(find(api, &run).await?)?))
+    Ok(Json(Run::of(api, find(api, &run).await?).await?))
 }
 
 pub(super) async fn find(api: &Api, run: &str) -> Result<model::Run> {

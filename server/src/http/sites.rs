@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Api,
     auth::Acting,
-    page::{Asked, Page},
-    problem::{Body, Problem},
+    page::Page,
+    problem::{Body, Problem, Query},
     time::iso,
     tokens::life,
 };
@@ -57,6 +57,13 @@ pub(super) struct Site {
     last_seen_at: Option<String>,
 }
 
+impl Site {
+    pub(super) fn of(site: model::Site) -> Self {
+        let last_seen_at = site.last_seen_at_ms.map(iso);
+        Self { id: site.id, created_at: iso(site.created_at_ms), last_seen_at }
+    }
+}
+
 /// All sites.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct SiteList {
@@ -76,7 +83,7 @@ pub(super) async fn create(
     Acting(api): Acting,
     Body(new): Body<NewSite>,
 ) -> Result<(StatusCode, Json<EnrolledSite>), Problem> {
-    let life = new.check()?;
+    let life = new.check().map_err(Problem::of_body)?;
     let secret = auth::new_token(auth::SITE_PREFIX)?;
     let (site, token) = api.store.create_site(&new.id, &auth::hash(secret.expose()), life).await?;
     tracing::info!(site.id = site.id, token.id = token.id, "site enrolled");
@@ -90,18 +97,32 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(body)))
 }
 
-/// All sites, by id.
-#[utoipa::path(get, path = "/v1/sites", tag = "sites", security(("token" = [])), params(Asked), responses(
+/// Which sites.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AskedSites {
+    /// How many entries at the most; absent: as many as the server gives at once (`limits.max_page_size`).
+    limit: Option<usize>,
+    /// The entries after this one: `next` of the page before. Absent: from the first.
+    after: Option<String>,
+    /// Only those in whose id this stands.
+    q: Option<String>,
+}
+
+/// All sites, by id, or those in whose id something stands.
+#[utoipa::path(get, path = "/v1/sites", tag = "sites", security(("token" = [])), params(AskedSites), responses(
     (status = 200, body = SiteList),
     (status = 401, body = Problem, content_type = "application/problem+json"),
     (status = 403, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json")))]
-pub(super) async fn list(State(api): State<Api>, page: Page) -> Result<Json<SiteList>, Problem> {
-    let (sites, next) = page.of(api.store.sites().await?, |site| site.id.clone())?;
-    let sites = sites.into_iter().map(|site| Site {
-        id: site.id,
-        created_at: iso(site.created_at_ms),
-        last_seen_at: site.last_seen_at_ms.map(iso),
-    });
-    Ok(Json(SiteList { sites: sites.collect(), next }))
+pub(super) async fn list(
+    State(api): State<Api>,
+    Query(asked): Query<AskedSites>,
+) -> Result<Json<SiteList>, Problem> {
+    let page = Page::of_parts(asked.limit, asked.after, api.admission.limits().max_page_size)?;
+    let mut sites = api.store.sites().await?;
+    sites.retain(|site| asked.q.as_ref().is_none_or(|part| site.id.contains(part)));
+    let (sites, next) = page.of(sites, |site| site.id.clone())?;
+    Ok(Json(SiteList { sites: sites.into_iter().map(Site::of).collect(), next }))
 }

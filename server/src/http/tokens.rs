@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     auth,
+    config::Secret,
     error::{Error, Result},
     model::{self, DAY_MS, Holder, Role, standing},
     round::Millis,
@@ -91,7 +92,7 @@ pub(super) struct TokenList {
 }
 
 impl Token {
-    fn of(token: model::Token, now: Millis) -> Self {
+    pub(super) fn of(token: model::Token, now: Millis) -> Self {
         let (site, role) = match token.holder {
             Holder::Site(site) => (Some(site), None),
             Holder::Person(role) => (None, Some(role)),
@@ -110,6 +111,14 @@ impl Token {
     }
 }
 
+impl MadeToken {
+    /// A token that was made just now.
+    pub(super) fn of(secret: &Secret, made: model::Token) -> Self {
+        let now = made.created_at_ms;
+        Self { token: secret.expose().to_owned(), listed: Token::of(made, now) }
+    }
+}
+
 /// How long a token is to open something, in milliseconds.
 pub(super) fn life(days: Option<u32>) -> Result<Millis> {
     match days.unwrap_or(DAYS) {
@@ -119,7 +128,7 @@ pub(super) fn life(days: Option<u32>) -> Result<Millis> {
 }
 
 /// How long a token of that label is to open something.
-fn checked_life(label: &str, days: Option<u32>) -> Result<Millis> {
+pub(super) fn checked_life(label: &str, days: Option<u32>) -> Result<Millis> {
     if label.chars().count() > MOST_LABEL || label.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
             "label: at most {MOST_LABEL} characters, without control characters"
@@ -146,8 +155,7 @@ async fn make(api: &Api, prefix: &str, holder: Holder, label: &str, life: Millis
     let secret = auth::new_token(prefix)?;
     let made = api.store.create_token(&auth::hash(secret.expose()), &holder, label, life).await?;
     tracing::info!(token.id = made.id, token.holder = ?made.holder, "token made");
-    let now = made.created_at_ms;
-    Ok(MadeToken { token: secret.expose().to_owned(), listed: Token::of(made, now) })
+    Ok(MadeToken::of(&secret, made))
 }
 
 /// Makes a token for a person and gives it once.
@@ -160,8 +168,8 @@ pub(super) async fn create(
     Acting(api): Acting,
     Body(new): Body<NewToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
-    let holder = Holder::Person(new.role);
-    let made = make(&api, auth::ADMIN_PREFIX, holder, &new.label, new.check()?).await?;
+    let life = new.check().map_err(Problem::of_body)?;
+    let made = make(&api, auth::ADMIN_PREFIX, Holder::Person(new.role), &new.label, life).await?;
     Ok((StatusCode::CREATED, Json(made)))
 }
 
@@ -180,7 +188,7 @@ pub(super) async fn create_for_site(
     Path(site): Path<String>,
     Body(new): Body<NewSiteToken>,
 ) -> Result<(StatusCode, Json<MadeToken>), Problem> {
-    let life = new.check()?;
+    let life = new.check().map_err(Problem::of_body)?;
     let made = make(&api, auth::SITE_PREFIX, Holder::Site(site), &new.label, life).await?;
     Ok((StatusCode::CREATED, Json(made)))
 }

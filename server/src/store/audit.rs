@@ -10,7 +10,7 @@ use fedbasin_proof::{
 };
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Dialect, Store, Tx, one_row, signed, unsigned};
+use super::{Dialect, Once, Store, Tx, one_row, signed, unsigned};
 use crate::error::{Code, Error, Result};
 
 /// Most records that are read at once.
@@ -25,13 +25,15 @@ pub struct Actor {
     pub request: Option<String>,
     /// Why, where whoever acts says so.
     pub reason: Option<String>,
+    /// What makes this call one that is made once.
+    pub once: Option<Once>,
 }
 
 impl Actor {
     /// The server itself: what no request asked for.
     #[must_use]
     pub fn server() -> Self {
-        Self { who: Who::server(), request: None, reason: None }
+        Self { who: Who::server(), request: None, reason: None, once: None }
     }
 }
 
@@ -88,6 +90,9 @@ impl Store {
             return Ok(None);
         }
         tx.recorded = true;
+        if let Some(once) = &self.actor.once {
+            self.note_made(tx, once).await?;
+        }
         let row =
             sqlx::query(self.sql("SELECT origin, size, frontier FROM audit_head WHERE id = 1 {for_update}"))
                 .fetch_one(&mut **tx)

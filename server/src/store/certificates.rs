@@ -6,9 +6,10 @@ use sqlx::{Row as _, any::AnyRow};
 use super::{Store, sites::NOTED_AGAIN_MS};
 use crate::{error::Result, model::Certificate, round::Millis};
 
-const COLUMNS: &str = "fingerprint, site_id, expires_at_ms, first_seen_at_ms, last_used_at_ms, revoked_at_ms";
+pub(super) const COLUMNS: &str =
+    "fingerprint, site_id, expires_at_ms, first_seen_at_ms, last_used_at_ms, revoked_at_ms";
 
-fn certificate(row: &AnyRow) -> Result<Certificate> {
+pub(super) fn certificate(row: &AnyRow) -> Result<Certificate> {
     Ok(Certificate {
         fingerprint: row.try_get("fingerprint")?,
         site: row.try_get("site_id")?,
@@ -19,7 +20,7 @@ fn certificate(row: &AnyRow) -> Result<Certificate> {
     })
 }
 
-fn of_certificate(action: &str, certificate: &Certificate) -> Record {
+pub(super) fn of_certificate(action: &str, certificate: &Certificate) -> Record {
     let record = Record::of(action).object(&certificate.fingerprint);
     match &certificate.site {
         Some(site) => record.site(site),

@@ -105,8 +105,8 @@ const HELD: [(&str, &str); 4] = [
 ];
 
 impl Store {
-    /// Whether each update that is held, each model that was published, and all that was withdrawn, retired or erased has its record,
-    /// with the same digest; and whether nothing is held that the log says was let go. What was there before the log began has no record.
+    /// Whether each update that is held, each model that was published, each evaluation, and all that was withdrawn, retired or erased has
+    /// its record, with the same digest; and whether nothing is held that the log says was let go. What was there before the log began has no record.
     ///
     /// # Errors
     /// [`Code::DataLoss`] with the first that has none, or is held.
@@ -116,6 +116,11 @@ impl Store {
             differs(row.as_ref(), |id| {
                 format!("it has no record of the {what} {id} as the database holds it")
             })?;
+        }
+        if let Some(id) = self.unrecorded_evaluation(since).await? {
+            let how =
+                format!("the audit log: it has no record of the evaluation {id} as the database holds it");
+            return Err(Error::new(Code::DataLoss, how));
         }
         for (action, query) in HELD {
             let row = sqlx::query(query).fetch_optional(&self.pool).await?;

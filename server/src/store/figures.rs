@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use sqlx::Row as _;
 
 use super::{Store, unsigned};
-use crate::{error::Result, round::Millis};
+use crate::{error::Result, model::MeanEvaluation, round::Millis};
 
 /// Counts by name.
 pub type ByName = BTreeMap<String, u64>;
 
 /// How everything stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Figures {
     /// When, by the database's clock.
     pub now: Millis,
@@ -27,6 +27,8 @@ pub struct Figures {
     pub runs_of_sites: ByName,
     /// The open round of each run that has one.
     pub open: Vec<OpenRound>,
+    /// What sites say of the newest global model that one of them tried, of each open run, by the run's id.
+    pub evaluated: Vec<(String, MeanEvaluation)>,
     /// Updates that wait to be aligned, or are being aligned.
     pub to_align: u64,
     /// When the one of them came that waits longest.
@@ -103,6 +105,7 @@ impl Store {
                 )
                 .await?,
             open: self.open_rounds().await?,
+            evaluated: self.newest_means().await?,
             to_align: unsigned(&waiting, "waiting")?,
             to_align_since: waiting.try_get("since")?,
             most_attempts: unsigned(&spent, "most")?,

@@ -10,19 +10,24 @@ mod certificates;
 mod checkpoints;
 mod compared;
 mod encryption;
+mod evaluations;
+mod extend;
 mod figures;
 mod fsck;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
 mod graphs;
 mod magnitudes;
+mod models;
 mod notices;
 mod objects;
+mod once;
 mod parts;
 mod retention;
 mod rounds;
 mod runs;
 mod schema;
+mod site;
 mod sites;
 mod source;
 mod staging;
@@ -48,7 +53,6 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::objects::Objects;
-pub(crate) use self::work::RETRY_PAUSE;
 pub use self::{
     audit::{Actor, Inclusion, MOST_RECORDS},
     bytes::Object,
@@ -56,12 +60,14 @@ pub use self::{
     figures::{ByName, Figures, OpenRound},
     fsck::Finding,
     graphs::StoredGraph,
+    once::{MadeCall, Once},
     rounds::Reconciled,
     source::StoredSource,
     staging::{Kind, Scratch, Sealed, Staging},
     tokens::Alive,
     work::{AlignWork, Aligned, Lease, MergeInput, MergeWork},
 };
+pub(crate) use self::{once::in_use as key_in_use, work::RETRY_PAUSE};
 use crate::{
     config::Config,
     error::{Code, Error, Result},

@@ -13,16 +13,34 @@ use crate::{
     round::{Goal, KeepBest, Policy},
 };
 
+/// Whether a person marked the checkpoint, tagged or promoted it: then it is kept. What its site took back is not, whatever it is marked.
+macro_rules! marked {
+    ($digest:literal) => {
+        concat!(
+            "((EXISTS (SELECT 1 FROM model_tags t WHERE t.digest = ",
+            $digest,
+            ")
+               OR EXISTS (SELECT 1 FROM runs p WHERE p.promoted_digest = ",
+            $digest,
+            "))
+              AND NOT EXISTS (SELECT 1 FROM updates w WHERE w.digest = ",
+            $digest,
+            " AND w.withdrawn_at_ms IS NOT NULL))"
+        )
+    };
+}
+
 /// Whether nobody needs the checkpoint `c` any more. Who only announced the same bytes does not: all may announce what they like, and who finds
 /// them gone when they were to be taken stores them anew.
 macro_rules! not_needed {
     () => {
-        "NOT EXISTS (SELECT 1 FROM runs r WHERE r.seed_digest = c.digest OR r.global_digest = c.digest)
+        concat!("NOT ", marked!("c.digest"), "
+         AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.seed_digest = c.digest OR r.global_digest = c.digest)
          AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.global_digest = c.digest AND o.model_retired_at_ms IS NULL)
          AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.reference_digest = c.digest
                            AND o.state IN ('collecting', 'merging'))
          AND NOT EXISTS (SELECT 1 FROM updates u WHERE u.digest = c.digest AND u.retired_at_ms IS NULL
-                           AND u.state IN ('accepted', 'aligned'))"
+                           AND u.state IN ('accepted', 'aligned'))")
     };
 }
 
@@ -82,16 +100,19 @@ impl Store {
         self.lock_run(&mut tx, run_id).await?;
         if let Some(newest) = policy.keep_models {
             let best = match &policy.keep_best {
-                Some(best) => self.best_round(&mut tx, run_id, best).await?,
+                Some(best) => self.best_by_metric(&mut tx, run_id, best).await?,
                 None => None,
             };
-            let rows = sqlx::query(self.sql(
+            let rows = sqlx::query(self.sql(concat!(
                 "UPDATE rounds SET model_retired_at_ms = {now}
                  WHERE run_id = $1 AND state = 'published' AND model_retired_at_ms IS NULL AND number <> $3
+                   AND NOT ",
+                marked!("rounds.global_digest"),
+                "
                    AND number NOT IN (SELECT number FROM rounds WHERE run_id = $1 AND state = 'published'
                                       ORDER BY number DESC LIMIT $2)
-                 RETURNING number, global_digest",
-            ))
+                 RETURNING number, global_digest"
+            )))
             .bind(run_id)
             .bind(i64::from(newest))
             .bind(best.map_or(0, i64::from))
@@ -128,7 +149,7 @@ impl Store {
 
     /// Of the rounds whose models are kept: the one whose sites reported the best figure, by their number of examples; the earliest
     /// among equals.
-    async fn best_round(&self, tx: &mut Tx, run_id: &str, best: &KeepBest) -> Result<Option<u32>> {
+    async fn best_by_metric(&self, tx: &mut Tx, run_id: &str, best: &KeepBest) -> Result<Option<u32>> {
         let rows = sqlx::query(
             "SELECT u.round, u.metrics, u.num_examples FROM updates u
              JOIN rounds o ON o.run_id = u.run_id AND o.number = u.round

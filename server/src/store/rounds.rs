@@ -98,8 +98,10 @@ impl Store {
             }
         }
         let failed = self.failed_in_a_row(&mut tx, &run.id).await?;
+        // It may have been extended since the run was read.
+        let policy = self.policy_in(&mut tx, &run.id).await?;
         let last = newest.as_ref().map(|record| &record.round);
-        match round::next(&run.policy, last, locked.rounds_published, failed) {
+        match round::next(&policy, last, locked.rounds_published, failed) {
             Next::Wait => {}
             Next::Open(_) if locked.paused => {}
             Next::Open(number) => {

@@ -17,7 +17,9 @@ use crate::{
 const RUN_COLUMNS: &str =
     "SELECT r.id, r.state, r.reason, r.strategy, r.spec, r.graph_digest, r.layout, r.policy,
     r.seed_digest, r.global_digest, r.rounds_published, r.created_at_ms, r.paused_at_ms,
-    (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id) AS current_round FROM runs r";
+    (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id) AS current_round,
+    (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id AND o.global_digest = r.global_digest) AS global_round
+    FROM runs r";
 
 /// What a run's locked row says.
 pub(super) struct LockedRun {
@@ -239,7 +241,10 @@ impl Store {
             }
         };
         let strategy: String = row.try_get("strategy")?;
-        let current_round: Option<i64> = row.try_get("current_round")?;
+        let number = |column: &'static str| -> Result<Option<u32>> {
+            let number: Option<i64> = row.try_get(column)?;
+            number.map(u32::try_from).transpose().map_err(Error::internal)
+        };
         Ok(Run {
             state,
             strategy: Strategy::from_name(&strategy)?,
@@ -250,11 +255,12 @@ impl Store {
                 .ok_or_else(|| Error::internal("runs.policy is null"))?,
             seed: parsed_optional(row, "seed_digest")?,
             global: parsed_optional(row, "global_digest")?,
+            global_round: number("global_round")?,
             rounds_published: unsigned(row, "rounds_published")?,
             created_at_ms: row.try_get("created_at_ms")?,
             paused_at_ms: row.try_get("paused_at_ms")?,
             cohort,
-            current_round: current_round.map(u32::try_from).transpose().map_err(Error::internal)?,
+            current_round: number("current_round")?,
             id,
         })
     }
@@ -425,14 +431,18 @@ impl Store {
 /// What the audit log says of a new run: all that decides what becomes of it.
 fn created(new: &NewRun, spec: Option<&rebasin::Spec>, cohort: &[String]) -> Result<Record> {
     let spec = spec.map(|spec| rebasin::Digest::of(spec.to_json().as_bytes()).to_string());
-    Ok(Record::of("run.created")
+    let record = Record::of("run.created")
         .run(&new.id)
         .digests(None, new.seed.map(|digest| digest.to_string()))
         .detail("strategy", new.strategy.name())
         .detail("spec_digest", spec)
         .detail("graph_digest", new.graph.map(|digest| digest.to_string()))
         .detail("cohort", listed(cohort.iter().map(|site| site.as_str().into()).collect()))
-        .detail("policy", serde_json::to_value(&new.policy).map_err(Error::internal)?))
+        .detail("policy", serde_json::to_value(&new.policy).map_err(Error::internal)?);
+    Ok(match &new.cloned_from {
+        Some(run) => record.detail("cloned_from", run.as_str()),
+        None => record,
+    })
 }
 
 fn spec_from(row: &AnyRow, run_id: &str) -> Result<Option<rebasin::Spec>> {

@@ -29,7 +29,8 @@ macro_rules! steps {
 }
 
 const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping", "0004_access.sql" "access", "0005_audit.sql" "audit",
-    "0006_plausibility.sql" "plausibility", "0007_withdrawals.sql" "withdrawals", "0008_encryption.sql" "encryption"];
+    "0006_plausibility.sql" "plausibility", "0007_withdrawals.sql" "withdrawals", "0008_encryption.sql" "encryption",
+    "0009_evaluations.sql" "evaluations", "0010_models.sql" "models"];
 
 impl Store {
     /// Brings the schema up to date.

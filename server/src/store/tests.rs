@@ -131,6 +131,7 @@ impl World {
             policy,
             seed: None,
             cohort: cohort.iter().map(ToString::to_string).collect(),
+            cloned_from: None,
         };
         let run = self.store.create_run(new).await.expect("created");
         assert!(self.tick().await, "the first round opens");

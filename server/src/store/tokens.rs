@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// So many tokens of one site open anything at once: the one in use, and the one that is to take its place.
-const ALIVE: i64 = 2;
+pub(super) const ALIVE: usize = 2;
 
 /// A token that opens something now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ fn holder(row: &AnyRow) -> Result<Holder> {
     }
 }
 
-fn token(row: &AnyRow) -> Result<Token> {
+pub(super) fn token(row: &AnyRow) -> Result<Token> {
     Ok(Token {
         id: row.try_get("id")?,
         holder: holder(row)?,
@@ -54,7 +54,7 @@ fn of_token(action: &str, id: &str, holder: &Holder) -> Record {
 }
 
 /// What a list of tokens shows of each.
-const COLUMNS: &str =
+pub(super) const COLUMNS: &str =
     "id, site_id, role, label, created_at_ms, expires_at_ms, revoked_at_ms, last_used_at_ms";
 
 impl Store {
@@ -72,14 +72,8 @@ impl Store {
         let mut tx = self.begin().await?;
         if let Holder::Site(site) = holder {
             // Its row is held: two that are made at once count each other.
-            let enrolled = sqlx::query(self.sql("SELECT id FROM sites WHERE id = $1 {for_update}"));
-            if enrolled.bind(site).fetch_optional(&mut *tx).await?.is_none() {
-                return Err(Error::not_found(format!("site {site} is not enrolled")));
-            }
-            let alive = sqlx::query(self.sql(
-                "SELECT COUNT(*) AS alive FROM tokens WHERE site_id = $1 AND revoked_at_ms IS NULL AND expires_at_ms > {now}",
-            ));
-            let alive: i64 = alive.bind(site).fetch_one(&mut *tx).await?.try_get("alive")?;
+            self.lock_site(&mut tx, site).await?;
+            let alive = self.tokens_alive(&mut tx, site).await?.len();
             if alive >= ALIVE {
                 return Err(Error::new(
                     Code::Conflict,

@@ -122,6 +122,16 @@ impl Store {
         row.as_ref().map(update_from).transpose()
     }
 
+    /// All that sites sent for a run, the newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn updates_of_run(&self, run_id: &str) -> Result<Vec<Update>> {
+        let query = format!("{UPDATE_COLUMNS} WHERE u.run_id = $1 ORDER BY u.begun_at_ms DESC, u.id DESC");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query)).bind(run_id).fetch_all(&self.pool).await?;
+        rows.iter().map(update_from).collect()
+    }
+
     /// A run, if the site is in its cohort. Others look to it as if they did not exist.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ macro_rules! stands {
            SELECT 1 FROM rounds a WHERE a.run_id = o.run_id AND a.remerge_of = o.number AND a.state = 'published')"
     };
 }
+pub(super) use stands;
 
 impl Store {
     /// Takes an update back. In a round that is open it no longer counts, and the site may send another; in one that is over the record

@@ -290,7 +290,7 @@ fn told<T: std::fmt::Debug>(result: Result<T, Status>) -> String {
 }
 
 fn route(admin: &Admin, method: &str, path: &str, asked: &str) -> String {
-    let path = ["{run}", "{site}", "{token}", "{digest}", "{fingerprint}"]
+    let path = ["{run}", "{site}", "{token}", "{digest}", "{fingerprint}", "{tag}"]
         .iter()
         .fold(path.to_owned(), |path, part| path.replace(part, asked))
         .replace("{number}", "1");

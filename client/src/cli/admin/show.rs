@@ -1,5 +1,7 @@
 //! What `fedbasin admin` shows to people: tables and lines.
 
+mod evaluations;
+
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 
 use crate::{
@@ -8,7 +10,7 @@ use crate::{
     progress::{Screen, bytes},
 };
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
     table.set_header(header);
@@ -129,6 +131,7 @@ fn run_text(run: &Run) -> String {
     }
     row("updates kept", some(policy.keep_updates.map(|count| format!("of the newest {count} rounds"))));
     row("seed", run.seed_digest.clone().unwrap_or_default());
+    row("best round", run.best_round.map(|round| round.to_string()).unwrap_or_default());
     row("global model", run.global_digest.clone().unwrap_or_default());
     row("created", run.created_at.clone());
     table.to_string()
@@ -139,17 +142,30 @@ fn magnitudes(factor: f64) -> String {
 }
 
 pub(super) fn rounds_table(rounds: &[Round]) -> String {
-    let mut table = table(&["round", "state", "updates", "opened", "closed", "global model", "reason"]);
+    let mut table = table(&[
+        "round",
+        "state",
+        "updates",
+        "opened",
+        "closed",
+        "global model",
+        "loss",
+        "accuracy",
+        "reason",
+    ]);
     for round in rounds {
         let held =
             round.sites.iter().filter(|site| matches!(site.state.as_str(), "accepted" | "aligned")).count();
+        let mean = round.evaluations.global.as_ref();
         table.add_row([
-            round.number.to_string(),
+            if round.best { format!("{}, the best", round.number) } else { round.number.to_string() },
             round.state.clone(),
             format!("{held}/{}", round.sites.len()),
             round.opened_at.clone(),
             round.closed_at.clone().unwrap_or_default(),
             round.global_digest.as_deref().map(short).unwrap_or_default(),
+            evaluations::loss(mean.and_then(|mean| mean.loss)),
+            evaluations::accuracy(mean.and_then(|mean| mean.accuracy)),
             round.reason.clone().unwrap_or_default(),
         ]);
     }
@@ -221,6 +237,7 @@ pub(super) fn round_text(round: &Round, groups: bool) -> String {
         ]);
     }
     text.push_str(&format!("\n{table}"));
+    text.push_str(&evaluations::text(round));
     if groups {
         text.push_str(&format!("\n{}", groups_table(round)));
     }

@@ -8,18 +8,12 @@ use crate::admin::types::KeepBest;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct AdminArgs {
-    /// The server's HTTP address, https://HOST:PORT; http:// only on this machine
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "FEDBASIN_ADMIN_SERVER",
-        hide_env_values = true,
-        default_value = "http://127.0.0.1:8080",
-        global = true,
-        help_heading = "Server"
-    )]
-    pub(in crate::cli) server: String,
-    /// File that holds the admin token; by default the token is in the variable FEDBASIN_ADMIN_TOKEN
+    /// The server's HTTP address, https://HOST:PORT; http:// only on this machine; by default what the variable FEDBASIN_ADMIN_SERVER
+    /// says, then what the profile does, then http://127.0.0.1:8080
+    #[arg(long, value_name = "URL", global = true, help_heading = "Server")]
+    pub(in crate::cli) server: Option<String>,
+    /// File that holds the admin token; by default the token is in the variable FEDBASIN_ADMIN_TOKEN, or in the file that the profile
+    /// names, which is shown to the profile's server alone
     #[arg(long, value_name = "FILE", global = true, help_heading = "Server")]
     pub(in crate::cli) token_file: Option<PathBuf>,
     /// Authority that signed the server's certificate (PEM); by default the well-known ones
@@ -28,6 +22,13 @@ pub(in crate::cli) struct AdminArgs {
     /// Allow clear text to another machine
     #[arg(long, global = true, help_heading = "Server")]
     pub(in crate::cli) insecure: bool,
+    /// Take server, token file and authority from this profile (see `profile add`), before what the environment says; by default
+    /// from the one that FEDBASIN_PROFILE names, or from the default one, after the environment
+    #[arg(long, value_name = "NAME", global = true, help_heading = "Server")]
+    pub(in crate::cli) profile: Option<String>,
+    /// File that holds the profiles [default: ~/.config/fedbasin/config.toml]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Server")]
+    pub(in crate::cli) config: Option<PathBuf>,
     /// Folder that keeps each server's keys and the last head of its audit log that was seen: another server, or a log that was
     /// rolled back, is refused [default: ~/.local/state/fedbasin]
     #[arg(
@@ -41,6 +42,37 @@ pub(in crate::cli) struct AdminArgs {
     pub(in crate::cli) state_dir: Option<PathBuf>,
     #[command(subcommand)]
     pub(in crate::cli) command: AdminCommand,
+}
+
+/// Servers by name, each with its token's file and its authority, in one file.
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum ProfileCommand {
+    /// List the profiles; the default one is marked
+    List,
+    /// Keep a server under a name: --server, --token-file and --ca as they are typed here; the first one becomes the default
+    Add {
+        /// The profile's name: letters, digits, - and _
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Make a profile the default one
+    Use {
+        /// The profile
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Remove a profile; the files that it names stay
+    Remove {
+        /// The profile
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Show a profile, by default the one that is taken
+    Show {
+        /// The profile
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
 }
 
 /// Why something is asked for.
@@ -139,6 +171,12 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(long)]
         groups: bool,
     },
+    /// Show a run while it lasts: the round with every site of the cohort, then what it published, then the next one
+    ///
+    /// On a terminal the round is shown in place, with a bar for each update on its way; elsewhere each change is a line, with --json a
+    /// line of JSON. A server that restarts is waited for. Exit codes: 0 when the run is complete (or as --once and --until say), 3
+    /// when it failed, 4 when it was cancelled.
+    Watch(WatchArgs),
     /// Pause a run: the round that is open goes on, no further one opens
     Pause {
         /// The run
@@ -189,6 +227,11 @@ pub(in crate::cli) enum AdminCommand {
         #[command(flatten)]
         because: Because,
     },
+    /// Keep servers under names, with their token's files
+    Profile {
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
     /// Print the public keys that receipts, models and the audit log are signed with
     Keys {
         /// Where they go instead
@@ -213,6 +256,32 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    #[command(flatten)]
+    Operate(super::operate::OperateCommand),
+}
+
+/// What is watched, and how long.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct WatchArgs {
+    /// The run
+    #[arg(value_name = "ID")]
+    pub(in crate::cli) id: String,
+    /// Say how the run and its newest round stand now, and end
+    #[arg(long, conflicts_with = "until")]
+    pub(in crate::cli) once: bool,
+    /// End, with exit code 0, as soon as the newest round is so
+    #[arg(long, value_name = "STATE")]
+    pub(in crate::cli) until: Option<Until>,
+    /// How long to go on trying while a server that answered before is away
+    #[arg(long, value_name = "N", default_value_t = 600)]
+    pub(in crate::cli) patience_seconds: u64,
+}
+
+/// What ends a watch before the run's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum Until {
+    /// It published its model
+    Published,
 }
 
 /// A token to be made.

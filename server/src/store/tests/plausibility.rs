@@ -80,6 +80,7 @@ fn a_policy_without_a_bound_takes_any_number() {
                 policy: Policy { max_magnitude_factor: factor, ..policy(1, 1) },
                 seed: Some(seed),
                 cohort: vec!["a".into()],
+                cloned_from: None,
             };
             let run = world.store.create_run(new).await.expect("created");
             world.store.reconcile_run(&run).await.expect("its round opens");

@@ -277,6 +277,7 @@ fn what_another_row_needs_stays_and_what_comes_again_is_stored_again() {
             policy,
             seed,
             cohort: vec!["a".into()],
+            cloned_from: None,
         };
         world.store.create_run(other.clone()).await.expect("created");
         world.tick().await;
@@ -387,5 +388,30 @@ fn a_worker_that_merges_with_what_is_withdrawn_meanwhile_publishes_nothing() {
         // Below the quorum of two nothing is merged.
         world.store.withdraw_update("b", &receipts[1].update_id).await.expect("withdrawn");
         assert!(matches!(world.round(1).await.round.state, State::Failed { .. }));
+    });
+}
+
+#[test]
+fn a_model_that_a_person_marked_is_kept_until_nobody_marks_it() {
+    on_both(async |world| {
+        world.run(&["a"], Policy { keep_models: Some(1), ..policy(9, 1) }).await;
+        let model = |value: f32| Digest::of(&checkpoint(value));
+        round_of(&world, 1, 1.0, 0.5).await;
+        world.store.tag_model(&model(11.0), "best").await.expect("tagged");
+        round_of(&world, 2, 2.0, 0.5).await;
+        world.store.promote_model(&model(12.0), None).await.expect("promoted");
+        round_of(&world, 3, 3.0, 0.5).await;
+        round_of(&world, 4, 4.0, 0.5).await;
+        assert_eq!(world.keeps(&[11.0, 12.0, 13.0, 14.0]).await, [true, true, false, true]);
+        let gone = world.store.tag_model(&model(13.0), "late").await.expect_err("not kept");
+        assert_eq!(gone.code(), Code::Conflict);
+        world.verified().await.expect("the log says the same");
+
+        // Another one takes its place; the tag goes.
+        world.store.promote_model(&model(14.0), Some("run")).await.expect("promoted");
+        world.store.untag_model(&model(11.0), "best").await.expect("untagged");
+        round_of(&world, 5, 5.0, 0.5).await;
+        assert_eq!(world.keeps(&[11.0, 12.0, 14.0, 15.0]).await, [false, false, true, true]);
+        world.verified().await.expect("the log says the same");
     });
 }

@@ -35,6 +35,7 @@ fn a_run_that_cannot_work_is_refused() {
             policy: policy(1, 1),
             seed: None,
             cohort: vec!["a".into()],
+            cloned_from: None,
         };
         let cases = [
             (NewRun { id: "run".into(), ..good.clone() }, Code::Conflict),
@@ -129,7 +130,16 @@ fn a_layout_is_free_again_when_its_founding_round_fails_and_a_refusal_names_who_
         }
         let policy = Policy { deadline_seconds: 1, failed_rounds_allowed: 1, ..policy(1, 2) };
         let (strategy, cohort) = (Strategy::Mean, vec!["a".into(), "b".into()]);
-        let new = NewRun { id: "run".into(), strategy, spec: None, graph: None, policy, seed: None, cohort };
+        let new = NewRun {
+            id: "run".into(),
+            strategy,
+            spec: None,
+            graph: None,
+            policy,
+            seed: None,
+            cohort,
+            cloned_from: None,
+        };
         world.store.create_run(new).await.expect("created");
         assert!(world.tick().await, "the first round opens");
         world.upload("a", 1, 1.0).await.expect("accepted");
@@ -184,7 +194,8 @@ fn an_id_that_is_none_is_not_asked_for_and_not_repeated() {
         let run = world.store.run("run").await.expect("read").expect("there");
         let cohort = vec!["a\0".to_owned()];
         let (id, strategy, policy, seed) = ("other".to_owned(), run.strategy, run.policy, None);
-        let new = NewRun { id, strategy, spec: run.spec, graph: None, policy, seed, cohort };
+        let new =
+            NewRun { id, strategy, spec: run.spec, graph: None, policy, seed, cohort, cloned_from: None };
         assert_eq!(world.store.create_run(new).await.expect_err("no id").code(), Code::InvalidArgument);
     });
 }
@@ -231,6 +242,7 @@ fn a_graph_is_kept_once_and_gives_runs_its_spec() {
             policy: policy(1, 1),
             seed: None,
             cohort: vec!["a".into()],
+            cloned_from: None,
         };
         let run = world.store.create_run(new).await.expect("created");
         assert_eq!((run.graph, run.spec.as_ref()), (Some(digest), Some(&spec)));

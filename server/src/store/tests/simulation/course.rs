@@ -113,6 +113,7 @@ impl<'p> Course<'p> {
     pub(super) async fn begin(place: &'p mut Place, setting: Setting) -> Self {
         place.clear().await;
         let new = NewRun {
+            cloned_from: None,
             id: RUN.into(),
             strategy: Strategy::Aligned,
             spec: Some(Spec::mlp(&layout()).expect("a chain")),

@@ -57,6 +57,7 @@ impl Place {
     async fn neighbour(&self) -> Result<()> {
         let (store, id, site) = (&self.replicas[0], "neighbour", SITES[NEIGHBOUR.site]);
         let new = NewRun {
+            cloned_from: None,
             id: id.into(),
             strategy: Strategy::Mean,
             spec: None,

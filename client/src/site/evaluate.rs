@@ -1,0 +1,249 @@
+//! How good published models are here: the site's own command tries them, and the server is told.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use fedbasin_proto::v1::{EvaluatedModel, Evaluation, ReportEvaluationRequest, RunState, RunStatus};
+use rebasin::Digest;
+use serde::{Deserialize, Serialize};
+use tonic::Request;
+
+use super::{
+    Site,
+    command::{Call, full},
+    trainer::Metrics,
+    workdir::RoundDir,
+};
+use crate::{
+    download::download,
+    error::{Error, Result},
+    files::{hash_file, read_error, write_error},
+    retry::patiently,
+    trust,
+};
+
+/// The command that tries models.
+#[derive(Debug, Clone)]
+pub struct Evaluator {
+    /// For `sh -c`.
+    pub command: String,
+    /// How long one call of it may take.
+    pub limit: Duration,
+}
+
+/// What to do about figures that are none.
+const MEND: &str =
+    "let it write {\"num_examples\": 1000, \"loss\": 0.5, \"accuracy\": 0.9} to the file $FEDBASIN_METRICS";
+
+/// What a command said of models, by their kind; what of that the server knows is noted.
+pub(super) type Said = BTreeMap<String, Figures>;
+
+/// What a command said of one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Figures {
+    digest: String,
+    num_examples: u64,
+    #[serde(default)]
+    loss: Option<f64>,
+    #[serde(default)]
+    accuracy: Option<f64>,
+    /// Whether the server holds it.
+    #[serde(default)]
+    reported: bool,
+}
+
+impl Figures {
+    /// Of what a command wrote.
+    fn of(metrics: &Metrics, digest: Digest, place: &str) -> Result<Self> {
+        let (loss, accuracy) =
+            (metrics.metrics.get("loss").copied(), metrics.metrics.get("accuracy").copied());
+        if loss.is_none() && accuracy.is_none() {
+            return Err(Error::failed("wrote neither a loss nor an accuracy", place, MEND));
+        }
+        if let Some(accuracy) = accuracy.filter(|accuracy| !(0.0..=1.0).contains(accuracy)) {
+            return Err(Error::failed(
+                format_args!("wrote an accuracy of {accuracy}, not of 0 to 1"),
+                place,
+                MEND,
+            ));
+        }
+        let digest = digest.to_string();
+        Ok(Self { digest, num_examples: metrics.num_examples, loss, accuracy, reported: false })
+    }
+
+    fn line(&self) -> String {
+        let loss = self.loss.map(|loss| format!("loss {loss:.4}, "));
+        let accuracy = self.accuracy.map(|accuracy| format!("accuracy {:.1} %, ", 100.0 * accuracy));
+        let examples = if self.num_examples == 1 { "example" } else { "examples" };
+        format!(
+            "{}{}{} {examples}",
+            loss.unwrap_or_default(),
+            accuracy.unwrap_or_default(),
+            self.num_examples
+        )
+    }
+}
+
+/// A model to try.
+struct Candidate {
+    kind: EvaluatedModel,
+    digest: Digest,
+    path: PathBuf,
+}
+
+impl Candidate {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            EvaluatedModel::Naive => "naive",
+            EvaluatedModel::Own => "own",
+            EvaluatedModel::Global | EvaluatedModel::Unspecified => "global",
+        }
+    }
+}
+
+impl Site {
+    /// The round whose models are to be tried now, and its global model; none where this site tries none, or did already.
+    pub(super) fn to_evaluate(&self, status: &RunStatus) -> Option<(u32, Digest)> {
+        self.options.evaluate.as_ref()?;
+        let goes_on = matches!(status.state(), RunState::Open | RunState::Complete);
+        let is_new = self.evaluated.is_none_or(|evaluated| evaluated < status.global_round);
+        let digest = status.global_digest.parse().ok()?;
+        (goes_on && is_new && status.global_round > 0).then_some((status.global_round, digest))
+    }
+
+    /// Tries the models of a published round, and tells the server. What this folder says was tried is not tried again. A command
+    /// that fails is no failure of the site: it is said, and the run goes on.
+    ///
+    /// # Errors
+    /// The model cannot be had or is not signed, or the folder cannot be read or written.
+    pub(super) async fn evaluate(&mut self, number: u32, global: Digest) -> Result<()> {
+        let Some(evaluator) = self.options.evaluate.clone() else { return Ok(()) };
+        self.evaluated = Some(number);
+        let dir = self.dir.round(number)?;
+        let mut said = dir.evaluations()?;
+        for candidate in self.candidates(&dir, number, global).await? {
+            let (name, digest) = (candidate.name(), candidate.digest.to_string());
+            if said.get(name).is_none_or(|figures| figures.digest != digest) {
+                match self.try_model(&evaluator, &dir, number, &candidate).await {
+                    Ok(figures) => said.insert(name.to_owned(), figures),
+                    Err(error) => {
+                        self.screen
+                            .say(format_args!("round {number}: the {name} model is not evaluated: {error}"));
+                        continue;
+                    }
+                };
+                dir.save_evaluations(&said)?;
+            }
+            let Some(figures) = said.get_mut(name).filter(|figures| !figures.reported) else { continue };
+            self.screen.say(format_args!("round {number}: {name} model: {}", figures.line()));
+            match self.report(number, candidate.kind, figures).await {
+                Ok(()) => figures.reported = true,
+                Err(error) => {
+                    self.screen.say(format_args!("round {number}: the evaluation is not reported: {error}"));
+                    continue;
+                }
+            }
+            dir.save_evaluations(&said)?;
+        }
+        Ok(())
+    }
+
+    /// The models of a round that are here, or can be had.
+    async fn candidates(&mut self, dir: &RoundDir, number: u32, global: Digest) -> Result<Vec<Candidate>> {
+        let mut candidates = Vec::new();
+        match self.fetch_global(global).await {
+            Ok(path) => candidates.push(Candidate { kind: EvaluatedModel::Global, digest: global, path }),
+            // A newer one took its place meanwhile, and the run keeps no others.
+            Err(error) if error.code() == Some("not-found") => {
+                self.screen.say(format_args!("round {number}: the global model is not evaluated: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+        let sent = dir.ticket()?.is_some_and(|ticket| ticket.trained && ticket.rejected.is_none());
+        let path = dir.output();
+        if sent && path.exists() {
+            let (hasher, _) = hash_file(&path).map_err(|error| read_error(&path, &error))?;
+            candidates.push(Candidate { kind: EvaluatedModel::Own, digest: hasher.finish(), path });
+        }
+        Ok(candidates)
+    }
+
+    /// The newest global model's file, downloaded unless it is here; its signature lies beside it.
+    ///
+    /// # Errors
+    /// It cannot be had, or is not signed.
+    pub(super) async fn fetch_global(&mut self, digest: Digest) -> Result<PathBuf> {
+        let (path, patience) = (self.dir.global(), self.options.patience);
+        let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
+        download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
+        trust::keep_signature(signature.as_deref(), &path)?;
+        self.global = Some(digest);
+        Ok(path)
+    }
+
+    /// One call of the command.
+    async fn try_model(
+        &self,
+        evaluator: &Evaluator,
+        dir: &RoundDir,
+        number: u32,
+        candidate: &Candidate,
+    ) -> Result<Figures> {
+        let place = format!("the evaluation of the {} model of round {number}", candidate.name());
+        let metrics = dir.attempt()?.metrics;
+        let environment = [
+            ("FEDBASIN_RUN", self.options.run_id.as_str().into()),
+            ("FEDBASIN_ROUND", number.to_string().into()),
+            ("FEDBASIN_KIND", candidate.name().into()),
+            ("FEDBASIN_MODEL", full(&candidate.path)?),
+            ("FEDBASIN_METRICS", full(&metrics)?),
+        ];
+        let call = Call {
+            command: &evaluator.command,
+            place: &place,
+            environment: &environment,
+            for_a_program: self.screen.is_for_a_program(),
+        };
+        self.screen.say(format_args!("round {number}: evaluating the {} model", candidate.name()));
+        match tokio::time::timeout(evaluator.limit, call.run()).await {
+            Ok(outcome) => outcome?,
+            Err(_) => {
+                let limit = evaluator.limit.as_secs();
+                return Err(Error::failed(
+                    format_args!("took longer than {limit} s and was ended"),
+                    place,
+                    "give it more time with --evaluate-seconds, or fewer examples",
+                ));
+            }
+        }
+        if !metrics.is_file() {
+            return Err(Error::failed("wrote no figures", place, MEND));
+        }
+        let (found, _) = Metrics::read(&metrics, None).map_err(|error| error.with_remedy(MEND))?;
+        fs::remove_file(&metrics).map_err(|error| write_error(&metrics, &error))?;
+        Figures::of(&found, candidate.digest, &place)
+    }
+
+    async fn report(&self, round: u32, model: EvaluatedModel, figures: &Figures) -> Result<()> {
+        let place = format!("reporting the evaluation of round {round} at {}", self.client.url());
+        let answer = patiently(self.options.patience, &place, async || {
+            let evaluation = Evaluation {
+                model: model.into(),
+                digest: figures.digest.clone(),
+                num_examples: figures.num_examples,
+                loss: figures.loss,
+                accuracy: figures.accuracy,
+            };
+            let mut request = Request::new(ReportEvaluationRequest {
+                run_id: self.options.run_id.clone(),
+                round,
+                evaluations: vec![evaluation],
+            });
+            request.set_timeout(Duration::from_secs(60));
+            self.client.clone().report_evaluation(request).await
+        });
+        answer.await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests;

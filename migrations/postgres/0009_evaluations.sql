@@ -1,0 +1,18 @@
+-- How good the models of published rounds are, by the examples of each site.
+
+CREATE TABLE evaluations (
+  id             TEXT PRIMARY KEY,
+  run_id         TEXT NOT NULL,
+  round          BIGINT NOT NULL,
+  site_id        TEXT NOT NULL REFERENCES sites (id),
+  model          TEXT NOT NULL CHECK (model IN ('global', 'naive', 'own')),
+  digest         TEXT NOT NULL,              -- of the model; of its own one the site's word
+  num_examples   BIGINT NOT NULL CHECK (num_examples > 0),
+  loss           DOUBLE PRECISION,           -- mean over the examples
+  accuracy       DOUBLE PRECISION,           -- 0 to 1
+  reported_at_ms BIGINT NOT NULL,            -- the newest word of the site
+  CHECK (loss IS NOT NULL OR accuracy IS NOT NULL),
+  FOREIGN KEY (run_id, round) REFERENCES rounds (run_id, number)
+);
+-- one word of a site on a model of a round
+CREATE UNIQUE INDEX evaluations_one ON evaluations (run_id, round, site_id, model);

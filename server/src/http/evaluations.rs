@@ -1,0 +1,117 @@
+//! How good the models of rounds are, by what sites report.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{Api, time::iso};
+use crate::{
+    error::Result,
+    model::{Evaluated, Evaluation, MeanEvaluation, NewEvaluation},
+};
+
+/// How good a round's models are, by the sites that reported it.
+#[derive(Clone, Default, Serialize, utoipa::ToSchema)]
+pub(super) struct Evaluations {
+    /// Of what the round published, over all sites.
+    global: Option<MeanOfSites>,
+    /// Of the mean of its updates as they came, without alignment, over all sites; none is made so far.
+    naive: Option<MeanOfSites>,
+    /// Of what each site has by itself, over all sites.
+    own: Option<MeanOfSites>,
+    /// What each site reported, by model and site; absent in lists.
+    sites: Option<Vec<SiteEvaluation>>,
+}
+
+/// Means over the sites that reported, weighted by their examples.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct MeanOfSites {
+    /// How many sites.
+    sites: u32,
+    /// How many examples in all.
+    num_examples: u64,
+    /// Mean loss, over the examples of the sites that told one.
+    loss: Option<f64>,
+    /// Fraction that was right, over the examples of the sites that told it.
+    accuracy: Option<f64>,
+}
+
+/// What a site reported of a model, last.
+#[derive(Clone, Serialize, utoipa::ToSchema)]
+struct SiteEvaluation {
+    site: String,
+    model: Evaluated,
+    /// SHA-256 of the model; of an own one the site's word.
+    digest: String,
+    num_examples: u64,
+    /// Mean loss.
+    loss: Option<f64>,
+    /// Fraction that was right.
+    accuracy: Option<f64>,
+    reported_at: String,
+}
+
+impl From<MeanEvaluation> for MeanOfSites {
+    fn from(mean: MeanEvaluation) -> Self {
+        let MeanEvaluation { sites, num_examples, loss, accuracy, .. } = mean;
+        Self { sites, num_examples, loss, accuracy }
+    }
+}
+
+impl From<Evaluation> for SiteEvaluation {
+    fn from(evaluation: Evaluation) -> Self {
+        let NewEvaluation { model, digest, num_examples, loss, accuracy } = evaluation.of;
+        Self {
+            site: evaluation.site_id,
+            model,
+            digest: digest.to_string(),
+            num_examples,
+            loss,
+            accuracy,
+            reported_at: iso(evaluation.reported_at_ms),
+        }
+    }
+}
+
+/// What is known of some rounds' models.
+pub(super) struct Known {
+    of_rounds: HashMap<u32, Evaluations>,
+    best: Option<u32>,
+}
+
+impl Known {
+    /// Reads the means of the rounds with these numbers, and which round of all is the best.
+    pub(super) async fn of(api: &Api, run: &str, numbers: impl Iterator<Item = u32>) -> Result<Self> {
+        let best = api.store.best_round(run).await?;
+        let mut of_rounds: HashMap<u32, Evaluations> = HashMap::new();
+        let (first, last) = numbers.fold((u32::MAX, 0), |(first, last), n| (first.min(n), last.max(n)));
+        for mean in api.store.evaluation_means(run, first..=last).await? {
+            let known = of_rounds.entry(mean.round).or_default();
+            let place = match mean.model {
+                Evaluated::Global => &mut known.global,
+                Evaluated::Naive => &mut known.naive,
+                Evaluated::Own => &mut known.own,
+            };
+            *place = Some(mean.into());
+        }
+        Ok(Self { of_rounds, best })
+    }
+
+    /// The same of one round, with what each site reported.
+    pub(super) async fn of_one(api: &Api, run: &str, number: u32) -> Result<Self> {
+        let mut known = Self::of(api, run, std::iter::once(number)).await?;
+        let sites = api.store.evaluations(run, number).await?.into_iter().map(SiteEvaluation::from);
+        known.of_rounds.entry(number).or_default().sites = Some(sites.collect());
+        Ok(known)
+    }
+
+    /// What is known of a round's models.
+    pub(super) fn take(&mut self, number: u32) -> Evaluations {
+        self.of_rounds.remove(&number).unwrap_or_default()
+    }
+
+    /// Whether a round has the best global model so far.
+    pub(super) fn is_best(&self, number: u32) -> bool {
+        self.best == Some(number)
+    }
+}
