@@ -34,8 +34,8 @@ use crate::{
 };
 use problem::{again, is_of_the_way, problem_error, retry_after, transport_error};
 use types::{
-    Certificates, Checkpoint, EnrolledSite, Graph, MadeToken, NewRun, Round, RoundList, Run, RunList, Site,
-    SiteCertificate, SiteList, TokenList, TokenRecord,
+    Certificates, Checkpoint, Delivery, DeliveryList, EnrolledSite, Graph, MadeToken, NewRun, Round,
+    RoundList, Run, RunList, Site, SiteCertificate, SiteList, TokenList, TokenRecord,
 };
 
 /// An answer larger than this is none of ours; models are streamed to a file instead.
@@ -191,6 +191,33 @@ impl Admin {
     /// As the server says.
     pub fn revoke_certificate(&self, fingerprint: &str) -> Result<SiteCertificate> {
         self.order(&format!("/v1/certificates/{}/revoke", segment(fingerprint)))
+    }
+
+    /// Notices to webhooks, the newest first: those that stand so, and as many, as are asked for.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn deliveries(&self, state: Option<&str>, limit: Option<u32>) -> Result<DeliveryList> {
+        let state = state.map(|state| format!("state={}", segment(state)));
+        let asked = [state, limit.map(|limit| format!("limit={limit}"))];
+        let asked: Vec<String> = asked.into_iter().flatten().collect();
+        self.get(&format!("/v1/webhooks/deliveries?{}", asked.join("&")))
+    }
+
+    /// Has a notice sent again that was given up.
+    ///
+    /// # Errors
+    /// As the server says: no such notice, or one that was not given up.
+    pub fn retry_delivery(&self, id: &str) -> Result<Delivery> {
+        self.order(&format!("/v1/webhooks/deliveries/{}/retry", segment(id)))
+    }
+
+    /// Has a webhook told that this is a test.
+    ///
+    /// # Errors
+    /// As the server says: no such webhook.
+    pub fn test_webhook(&self, name: &str) -> Result<Delivery> {
+        self.order(&format!("/v1/webhooks/{}/test", segment(name)))
     }
 
     /// All enrolled sites.

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-const COMMANDS: [&str; 54] = [
+const COMMANDS: [&str; 58] = [
     "",
     "site",
     "site run",
@@ -43,6 +43,10 @@ const COMMANDS: [&str; 54] = [
     "admin profile remove",
     "admin profile show",
     "admin keys",
+    "admin webhooks",
+    "admin webhooks list",
+    "admin webhooks retry",
+    "admin webhooks test",
     "audit",
     "audit verify",
     "completions",

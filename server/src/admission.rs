@@ -13,6 +13,7 @@ use crate::{
     config::Limits,
     error::{Code, Error, RETRY_AFTER, Result},
     rates::{Rates, network},
+    telemetry::Telemetry,
 };
 
 /// Tokens and certificates that opened something here, of which so many are remembered at the most.
@@ -42,6 +43,7 @@ pub(crate) struct Admission(Arc<Inner>);
 
 struct Inner {
     limits: Limits,
+    telemetry: Telemetry,
     of_sites: Rates<String>,
     of_people: Rates<String>,
     of_addresses: Rates<IpAddr>,
@@ -59,7 +61,7 @@ pub(crate) struct Permit {
 }
 
 impl Admission {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, telemetry: &Telemetry) -> Self {
         let units = usize::try_from(limits.max_bytes_in_flight / UNIT).unwrap_or(usize::MAX);
         Self(Arc::new(Inner {
             of_sites: Rates::new(limits.max_calls_per_minute_per_site),
@@ -69,6 +71,7 @@ impl Admission {
             bytes: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
             known: Mutex::default(),
             limits: limits.clone(),
+            telemetry: telemetry.clone(),
         }))
     }
 
@@ -103,7 +106,7 @@ impl Admission {
             Some(caller) => self.left(caller),
             None => (self.0.of_addresses.look(&network), OF_ADDRESSES),
         };
-        left.map_err(|wait| too_often(limit, wait))?;
+        left.map_err(|wait| self.too_often(limit, wait))?;
         let outcome = look_up.await;
         match &outcome {
             Ok(found) if known.is_none() => {
@@ -144,13 +147,14 @@ impl Admission {
             Caller::Person(id) => (inner.of_people.take(id.clone()), OF_PEOPLE),
             Caller::Address(address) => (inner.of_addresses.take(network(*address)), OF_ADDRESSES),
         };
-        rate.map_err(|wait| too_often(limit, wait))?;
+        rate.map_err(|wait| self.too_often(limit, wait))?;
         let caller = match caller {
             Caller::Address(address) => Caller::Address(network(address)),
             other => other,
         };
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let held = Arc::clone(&inner.bytes).try_acquire_many_owned(units).map_err(|_| {
+            inner.telemetry.refused("max_bytes_in_flight");
             too_many(
                 "the calls under way here hold as many bytes as limits.max_bytes_in_flight lets them",
                 RETRY_AFTER,
@@ -159,6 +163,7 @@ impl Admission {
         let mut at_once = self.at_once();
         let count = at_once.entry(caller.clone()).or_default();
         if *count >= inner.limits.max_calls_per_caller {
+            inner.telemetry.refused("max_calls_per_caller");
             let most = inner.limits.max_calls_per_caller;
             return Err(too_many(
                 &format!(
@@ -173,6 +178,13 @@ impl Admission {
     }
 }
 
+impl Admission {
+    fn too_often(&self, limit: &'static str, wait: Duration) -> Error {
+        self.0.telemetry.refused(limit);
+        too_many(&format!("more calls within a minute than limits.{limit}"), wait)
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut at_once = self.admission.at_once();
@@ -181,10 +193,6 @@ impl Drop for Permit {
             _ => _ = at_once.remove(&self.caller),
         }
     }
-}
-
-fn too_often(limit: &str, wait: Duration) -> Error {
-    too_many(&format!("more calls within a minute than limits.{limit}"), wait)
 }
 
 fn too_many(what: &str, wait: Duration) -> Error {

@@ -11,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use self::{audit::AuditCommand, pki::PkiCommand};
 use crate::{
@@ -69,6 +69,15 @@ enum Command {
     },
 }
 
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
 /// Where rows and bytes are.
 #[derive(Debug, Args)]
 struct StorageArgs {
@@ -93,6 +102,12 @@ struct StorageArgs {
     /// Keys that receipts, models and the audit log are signed with, and updates encrypted (PEM); all processes of one database need the same [default: made in the data folder]
     #[arg(long, value_name = "PEM", env = "FEDBASIN_SIGNING_KEY_FILE")]
     signing_key_file: Option<PathBuf>,
+    /// How log lines look [default: text]
+    #[arg(long, value_name = "FORMAT", env = "FEDBASIN_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// What signs the notices of webhooks that name no secret_file; give it in the environment, not on the command line
+    #[arg(long, value_name = "SECRET", env = "FEDBASIN_WEBHOOK_SECRET", hide_env_values = true, hide = true)]
+    webhook_secret: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +211,10 @@ impl StorageArgs {
         if let Some(path) = self.signing_key_file {
             config.signing_key_file = Some(path);
         }
+        if let Some(format) = self.log_format {
+            config.log.json = format == LogFormat::Json;
+        }
+        config.webhook_secret = self.webhook_secret.map(Secret::new);
         Ok(config)
     }
 }

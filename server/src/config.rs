@@ -2,6 +2,8 @@
 
 mod limits;
 mod oidc;
+mod otlp;
+mod webhooks;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,6 +12,8 @@ use serde::Deserialize;
 pub use self::limits::Limits;
 pub(crate) use self::oidc::allowed;
 pub use self::oidc::{Claim, Oidc};
+pub use self::otlp::Otlp;
+pub use self::webhooks::{Notify, Webhook, WebhookEvent};
 
 /// All settings, each with a default: an empty file is a working server for one machine.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,6 +47,15 @@ pub struct Config {
     pub limits: Limits,
     /// How the worker goes about it.
     pub work: Work,
+    /// Whom the server tells what happens; none: nobody.
+    pub webhooks: Vec<Webhook>,
+    /// What signs the notices of webhooks without a file of their own: from the environment only.
+    #[serde(skip)]
+    pub webhook_secret: Option<Secret>,
+    /// When webhooks are told something.
+    pub notify: Notify,
+    /// A collector of traces; absent: none are made.
+    pub otlp: Option<Otlp>,
     /// Log lines on standard error.
     pub log: Log,
 }
@@ -63,6 +76,10 @@ impl Default for Config {
             oidc: None,
             limits: Limits::default(),
             work: Work::default(),
+            webhooks: Vec::new(),
+            webhook_secret: None,
+            notify: Notify::default(),
+            otlp: None,
             log: Log::default(),
         }
     }
@@ -129,11 +146,13 @@ pub struct Work {
     pub starts: usize,
     /// Whether `serve` works too; false: leave it to processes of `work`.
     pub in_serve: bool,
+    /// Where a process of `work` tells its own figures at `/metrics`, without a token: an address of this machine alone. Absent: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl Default for Work {
     fn default() -> Self {
-        Self { lease_seconds: 30, poll_ms: 1000, starts: 4, in_serve: true }
+        Self { lease_seconds: 30, poll_ms: 1000, starts: 4, in_serve: true, metrics_listen: None }
     }
 }
 
@@ -213,8 +232,15 @@ impl Config {
         if lease == 0 || lease > MAX_LEASE_SECONDS {
             return Err(format!("work.lease_seconds: {lease} is not within 1 and {MAX_LEASE_SECONDS}"));
         }
+        if let Some(listen) = config.work.metrics_listen.filter(|listen| !listen.ip().is_loopback()) {
+            return Err(format!(
+                "work.metrics_listen: {listen} is not of this machine alone, and it asks for no token; let a collector run beside the worker"
+            ));
+        }
         config.oidc.as_ref().map_or(Ok(()), Oidc::check)?;
         config.limits.check()?;
+        config.otlp.as_ref().map_or(Ok(()), Otlp::check)?;
+        config.notify.check(&config.webhooks)?;
         Ok(config)
     }
 }

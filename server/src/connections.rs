@@ -24,7 +24,10 @@ pub(crate) use self::{
     calls::{Call, CallsLayer},
     guard::{Guarded, Link},
 };
-use crate::config::Limits;
+use crate::{
+    config::Limits,
+    telemetry::{self, Telemetry},
+};
 
 /// Connections that wait for their edge to take them.
 const AHEAD: usize = 16;
@@ -45,11 +48,16 @@ pub(crate) fn incoming(
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
     speaks: Speaks,
     limits: &Limits,
+    telemetry: &Telemetry,
     stop: CancellationToken,
 ) -> ReceiverStream<std::io::Result<Guarded>> {
     let (send, receive) = mpsc::channel(AHEAD);
     let edge = Edge { speaks, limits: Arc::new(limits.clone()), send };
-    let places = Places::new(limits);
+    let of = match speaks {
+        Speaks::Http2 => telemetry::Edge::grpc,
+        Speaks::Either => telemetry::Edge::http,
+    };
+    let places = Places::new(limits, of, telemetry);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {

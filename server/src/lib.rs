@@ -5,6 +5,7 @@
 #[macro_use]
 mod failpoint;
 
+mod addresses;
 mod admission;
 pub mod auth;
 pub mod cli;
@@ -21,12 +22,16 @@ pub mod http;
 pub mod model;
 pub mod pki;
 mod rates;
+mod requests;
 pub mod round;
 pub mod serve;
 mod sessions;
 pub mod signing;
 pub mod store;
+mod telemetry;
 mod tls;
+mod traces;
+mod webhooks;
 mod worker;
 
 pub use self::cli::main_with;

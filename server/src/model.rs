@@ -8,6 +8,7 @@ mod site;
 use fedbasin_proto::{MAX_METRIC_NAME_BYTES, MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name};
 use rebasin::{AlignReport, Digest, Layout, Spec};
 use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub use self::{
     access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing},
@@ -19,6 +20,15 @@ use crate::{
     error::{Error, Result},
     round::{Judged, Millis, Policy, Round},
 };
+
+/// A time as others read it: `2026-01-31T12:00:00.123Z`.
+#[must_use]
+pub(crate) fn iso(at: Millis) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
 
 /// Checks an id that a person chooses: 1 to 63 of `a-z 0-9 -`, beginning with a letter or digit.
 ///

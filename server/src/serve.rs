@@ -22,7 +22,10 @@ use crate::{
     sessions::Sessions,
     signing::Signer,
     store::{Store, make_folder},
-    tls, worker,
+    tls,
+    traces::Traces,
+    webhooks::Receivers,
+    worker,
 };
 
 /// How long edges may take to end. Container engines kill after ten seconds by default.
@@ -69,6 +72,9 @@ pub async fn serve(config: Config) -> Result<()> {
     let people = People::from_config(&config)?;
     let signer = Signer::open(&config, &store).await?;
     let store = store.encrypting(&signer.storage_key());
+    let receivers = Receivers::from_config(&config)?;
+    let (traces, exporter) = Traces::from_config(&config, &store).await?;
+    let store = store.tracing(traces);
 
     let grpc_listener = tokio::net::TcpListener::bind(config.grpc.listen)
         .await
@@ -88,6 +94,9 @@ pub async fn serve(config: Config) -> Result<()> {
     let failed = CancellationToken::new();
     let edges = edges(&store, &signer, people, (grpc_listener, http_listener), &config, &stop, &failed);
     let mut tasks = JoinSet::new();
+    if let Some(exporter) = exporter {
+        tasks.spawn(exporter.export(stop.clone()));
+    }
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
     if let Some(tls) = config.tls.clone() {
         let (store, stop) = (store.clone(), stop.clone());
@@ -95,6 +104,9 @@ pub async fn serve(config: Config) -> Result<()> {
     }
     if config.work.in_serve {
         tasks.spawn(worker::work(store.clone(), signer.clone(), config.work.clone(), stop.clone()));
+        if let Some(receivers) = receivers {
+            tasks.spawn(receivers.tell(store.clone(), stop.clone()));
+        }
     }
 
     let mut stdout = std::io::stdout();
@@ -140,6 +152,16 @@ async fn warn_of_expiry(store: &Store, tls: &Tls) {
         ) {
             (Ok(now), Ok(of_sites), Ok(own), Ok(authority)) => {
                 let left = |expires| days_left(expires, now);
+                for (holder, expires) in [("server", Some(own)), ("authority", authority)] {
+                    if let Some(expires) = expires.filter(|&at| left(at) < CERTIFICATE_WARNING_DAYS)
+                        && let Err(error) = store.announce_expiry(holder, expires, now).await
+                    {
+                        tracing::warn!(
+                            error.message = error.message(),
+                            "webhooks cannot be told of a certificate"
+                        );
+                    }
+                }
                 if left(own) < CERTIFICATE_WARNING_DAYS {
                     tracing::warn!(
                         tls.days_left = left(own),
@@ -189,7 +211,7 @@ async fn edges(
             failed.cancel();
         }
     };
-    let (tls, admission) = (config.tls.as_ref(), &Admission::new(&config.limits));
+    let (tls, admission) = (config.tls.as_ref(), &Admission::new(&config.limits, store.telemetry()));
     let sessions = Sessions::default();
     let current = stop.run_until_cancelled(async {
         tokio::join!(sessions.keep_current(store), signer.keep_current(store))
@@ -220,6 +242,9 @@ pub async fn work(config: Config) -> Result<()> {
     let store = Store::open(&config).await?;
     let signer = Signer::open(&config, &store).await?;
     let store = store.encrypting(&signer.storage_key());
+    let receivers = Receivers::from_config(&config)?;
+    let (traces, exporter) = Traces::from_config(&config, &store).await?;
+    let store = store.tracing(traces);
     if !store.is_shared() {
         tracing::warn!(
             "objects is not set: this worker finds only what lies in its own data folder; give serve and work one [objects]"
@@ -227,7 +252,25 @@ pub async fn work(config: Config) -> Result<()> {
     }
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    if let Some(exporter) = exporter {
+        tasks.spawn(exporter.export(stop.clone()));
+    }
+    if let Some(listen) = config.work.metrics_listen {
+        let listener = tokio::net::TcpListener::bind(listen)
+            .await
+            .map_err(|error| cannot_listen("work.metrics_listen", listen, &error))?;
+        tracing::info!(metrics.address = %listener.local_addr()?, "telling figures");
+        let (store, stop) = (store.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Some(Err(error)) = stop.run_until_cancelled(http::serve_own(store, listener)).await {
+                tracing::error!(error.message = error.message(), "figures cannot be told");
+            }
+        });
+    }
     tasks.spawn(worker::reconcile(store.clone(), config.work.clone(), stop.clone()));
+    if let Some(receivers) = receivers {
+        tasks.spawn(receivers.tell(store.clone(), stop.clone()));
+    }
     tasks.spawn(worker::work(store, signer, config.work, stop.clone()));
     let mut stdout = std::io::stdout();
     writeln!(stdout, "working").and_then(|()| stdout.flush())?;

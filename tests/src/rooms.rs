@@ -223,11 +223,25 @@ pub const RULES: &[Rule] = &[
         because: "a stranger's graph is read and run by a process of its own, which server/src/graphs.rs alone speaks to",
     },
     Rule {
+        room: "server/src/webhooks/",
+        except: &[],
+        never: &["tonic", "axum", "sqlx", "rayon", "crate::grpc", "crate::http", "crate::worker"],
+        because: "notices are rows that the store leases; who sends them knows neither the edges nor what is computed",
+    },
+    Rule {
         room: "server/src/",
-        // The identity provider that the settings name; the server itself, asked whether it is well.
-        except: &["server/src/auth/oidc/", "server/src/config/oidc.rs", "server/src/healthcheck.rs"],
+        // The identity provider, the webhooks and the collector of traces that the settings name; the server itself, asked whether it is well.
+        except: &[
+            "server/src/auth/oidc/",
+            "server/src/config/oidc.rs",
+            "server/src/config/webhooks.rs",
+            "server/src/webhooks/",
+            "server/src/config/otlp.rs",
+            "server/src/traces/",
+            "server/src/healthcheck.rs",
+        ],
         never: &CALLS,
-        because: "no telemetry: the server calls its database, its object store and the identity provider, and nobody else",
+        because: "no telemetry: the server calls its database, its object store, and the identity provider, webhooks and collector of traces that its operator names, and nobody else",
     },
     Rule {
         room: "client/src/",

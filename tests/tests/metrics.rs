@@ -76,6 +76,7 @@ async fn every_metric_that_an_alert_or_the_dashboard_names_is_told() {
     let server = Server::start_with(Database::sqlite(), options);
     let admin = Admin::new(&server.http, &server.admin_token()).trusting(&made.pem);
     let _token = admin.enrol("a");
+    assert_eq!(admin.get("/v1/sites").status, 200, "a call that ended");
     admin.create_run(&json!({
         "strategy": "mean", "cohort": ["a"],
         "policy": { "rounds": 1, "quorum": 1, "deadline_seconds": 600 },
@@ -113,6 +114,9 @@ fn deployed(file: &str) -> String {
 fn names(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .filter(|word| word.starts_with("fedbasin_"))
-        .map(|word| word.strip_suffix("_info").unwrap_or(word))
+        .map(|word| {
+            let appended = ["_info", "_total", "_bucket", "_count", "_sum"];
+            appended.iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word)
+        })
         .collect()
 }

@@ -5,7 +5,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     audit::{Keys, Records},
     problem_error, segment,
-    types::{Certificates, Checkpoint, Graph, MadeToken, Round, RoundList, RunList, SiteList, TokenList},
+    types::{
+        Certificates, Checkpoint, DeliveryList, Graph, MadeToken, Round, RoundList, RunList, SiteList,
+        TokenList,
+    },
 };
 
 /// An error's answer: two bytes of status, then the text.
@@ -28,7 +31,7 @@ pub(crate) fn document(bytes: &[u8]) -> bool {
     let Some((which, bytes)) = bytes.split_first() else { return false };
     let name = segment(&String::from_utf8_lossy(bytes));
     assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_%".contains(&byte)), "{name}");
-    match which % 11 {
+    match which % 12 {
         0 => serde_json::from_slice::<RunList>(bytes).is_ok(),
         1 => serde_json::from_slice::<RoundList>(bytes).is_ok(),
         2 => again::<Round>(bytes),
@@ -39,7 +42,8 @@ pub(crate) fn document(bytes: &[u8]) -> bool {
         7 => again::<Graph>(bytes),
         8 => again::<Checkpoint>(bytes),
         9 => again::<Records>(bytes),
-        _ => again::<Keys>(bytes),
+        10 => again::<Keys>(bytes),
+        _ => again::<DeliveryList>(bytes),
     }
 }
 

@@ -59,6 +59,40 @@ pub struct TokenRecord {
     pub last_used_at: Option<String>,
 }
 
+/// A notice to a webhook.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Delivery {
+    /// By which the receiver knows it, too.
+    pub id: String,
+    /// The webhook's name in the server's settings.
+    pub webhook: String,
+    /// What happened.
+    pub event: String,
+    /// To what.
+    pub subject: String,
+    /// `pending`, `delivered` or `dead`.
+    pub state: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// When it was queued, ISO 8601 UTC.
+    pub created_at: String,
+    /// When it is tried next, at the earliest.
+    pub next_at: Option<String>,
+    /// When it was taken.
+    pub delivered_at: Option<String>,
+    /// Why the last try failed.
+    pub last_error: Option<String>,
+}
+
+/// Notices to webhooks.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliveryList {
+    /// The newest first.
+    pub deliveries: Vec<Delivery>,
+    /// Where the next page begins, if this is not the last one.
+    pub next: Option<String>,
+}
+
 /// A token just made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MadeToken {

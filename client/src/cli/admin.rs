@@ -3,6 +3,7 @@
 mod operate;
 mod show;
 mod watch;
+mod webhooks;
 
 use std::path::Path;
 
@@ -109,6 +110,7 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
         }
         // It needs no server, and was done above.
         AdminCommand::Profile { .. } => Ok(()),
+        AdminCommand::Webhooks(command) => webhooks::dispatch(admin, command, screen),
         AdminCommand::Keys { output } => audit::keys(&admin, output.as_deref(), screen),
         AdminCommand::Audit { from, limit, run } => audit::list(&admin, from, limit, run.as_deref(), screen),
         AdminCommand::AuditExport { output } => audit::export(&admin, &output, screen),

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::trust::TrustOptions;
 pub(super) use admin::{
-    AdminArgs, AdminCommand, CreateRunArgs, Implausible, ProfileCommand, Role, Strategy, TokenArgs, Until,
-    WatchArgs,
+    AdminArgs, AdminCommand, CreateRunArgs, Implausible, NoticeState, ProfileCommand, Role, Strategy,
+    TokenArgs, Until, WatchArgs, WebhooksCommand,
 };
 pub(super) use operate::{CloneFrom, ModelsCommand, OperateCommand, SiteCommand as AdminSiteCommand};
 

@@ -37,10 +37,18 @@ fn the_sample_is_understood_and_says_the_defaults() {
     assert_eq!(format!("{:?}", config.limits), format!("{:?}", defaults.limits));
     assert_eq!(format!("{:?}", config.work), format!("{:?}", defaults.work));
     assert_eq!(format!("{:?}", config.log), format!("{:?}", defaults.log));
+    assert_eq!(format!("{:?}", config.notify), format!("{:?}", defaults.notify));
     for line in format!("{:#?}", defaults.limits).lines().filter_map(|line| line.trim().split_once(": ")) {
         assert!(sample.contains(&format!("\n{} = ", line.0)), "the sample does not name {}", line.0);
     }
     // The commented keys must be keys too.
+    let section = |name: &str| -> String {
+        let begin = format!("# {name}");
+        let lines = sample.lines().skip_while(|line| *line != begin).take_while(|line| line.starts_with('#'));
+        lines.map(|line| format!("{}\n", line.trim_start_matches("# "))).collect()
+    };
+    assert!(Config::from_toml(&section("[otlp]")).expect("a collector").otlp.is_some());
+    assert_eq!(Config::from_toml(&section("[[webhooks]]")).expect("a webhook").webhooks.len(), 1);
     let tls = "[tls]\ncert_file = \"a\"\nkey_file = \"b\"\n";
     assert!(sample.contains("# [tls]") && Config::from_toml(tls).is_ok());
     assert!(sample.contains("# admin_token_file") && Config::from_toml("admin_token_file = \"a\"").is_ok());

@@ -2,23 +2,28 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, Sleep};
 use tower::{Layer, Service};
+use tracing::{Instrument as _, Span};
 
 use super::Link;
 use crate::{
     admission::Permit,
+    auth::access,
     config::Limits,
     error::{Code, Error},
+    requests::{self, REQUEST_ID},
+    telemetry::{Edge, Measured, Telemetry},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,14 +32,68 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 const PIECE: u64 = 32 << 10;
 
 /// A call under way. Cheap to clone; all clones are one.
-#[derive(Clone, Default)]
-pub(crate) struct Call(Arc<Mutex<Option<Permit>>>);
+#[derive(Clone)]
+pub(crate) struct Call(Arc<Mutex<Standing>>);
+
+struct Standing {
+    permit: Option<Permit>,
+    measured: Measured,
+}
 
 impl Call {
+    fn new(measured: Measured) -> Self {
+        Self(Arc::new(Mutex::new(Standing { permit: None, measured })))
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps what admitted the call until its answer was handed over, or nobody wants it.
     pub(crate) fn hold(&self, permit: Permit) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+        self.standing().permit = Some(permit);
     }
+
+    /// Says what is called, as a router names it.
+    pub(crate) fn name(&self, route: &str) {
+        self.standing().measured.name(route);
+    }
+
+    /// Notes the status of gRPC, which stands before an answer or behind it.
+    fn note_status(&self, headers: &HeaderMap) {
+        let status = headers.get("grpc-status").and_then(|status| status.to_str().ok());
+        let place = status.and_then(|status| status.parse::<usize>().ok());
+        if let Some(code) = place.and_then(|place| GRPC_CODES.get(place)) {
+            self.standing().measured.answer(code);
+        }
+    }
+}
+
+/// By their numbers.
+const GRPC_CODES: [&str; 17] = [
+    "ok",
+    "cancelled",
+    "unknown",
+    "invalid-argument",
+    "deadline-exceeded",
+    "not-found",
+    "already-exists",
+    "permission-denied",
+    "resource-exhausted",
+    "failed-precondition",
+    "aborted",
+    "out-of-range",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "data-loss",
+    "unauthenticated",
+];
+
+/// The rpc of a path; nothing for what is none of ours, whatever a caller names.
+fn rpc(path: &str) -> Option<&'static str> {
+    let known = access::RPCS.iter().find(|known| **known == path)?;
+    known.rsplit('/').next()
 }
 
 /// Lets an edge's calls pass through here, no faster than a connection may call.
@@ -42,6 +101,8 @@ pub(crate) struct CallsLayer<B> {
     patience: Duration,
     least_bytes: u64,
     piece: usize,
+    edge: Edge,
+    telemetry: Telemetry,
     fail: fn(Error) -> BoxError,
     request: fn(Patient<B>) -> B,
     response: fn(Counted<B>) -> B,
@@ -50,7 +111,7 @@ pub(crate) struct CallsLayer<B> {
 // By hand: a body need not be one that can be copied.
 impl<B> Clone for CallsLayer<B> {
     fn clone(&self) -> Self {
-        Self { ..*self }
+        Self { telemetry: self.telemetry.clone(), ..*self }
     }
 }
 
@@ -58,6 +119,7 @@ impl<B> CallsLayer<B> {
     /// For an edge whose bodies are made by `request` and `response`, and whose errors by `fail`.
     pub(crate) fn new(
         limits: &Limits,
+        (edge, telemetry): (Edge, &Telemetry),
         fail: fn(Error) -> BoxError,
         request: fn(Patient<B>) -> B,
         response: fn(Counted<B>) -> B,
@@ -65,7 +127,8 @@ impl<B> CallsLayer<B> {
         let least_bytes = limits.least_bytes();
         // Who takes the least that it must takes at least one piece in time.
         let piece = least_bytes.clamp(1 << 10, PIECE) as usize;
-        Self { patience: limits.idle_timeout(), least_bytes, piece, fail, request, response }
+        let (patience, telemetry) = (limits.idle_timeout(), telemetry.clone());
+        Self { patience, least_bytes, piece, edge, telemetry, fail, request, response }
     }
 }
 
@@ -107,9 +170,16 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let link = request.extensions().get::<Link>().cloned();
         let (wait, under_way) = link.map(UnderWay::new).unzip();
-        let call = Call::default();
-        request.extensions_mut().insert(call.clone());
         let layer = &self.layer;
+        let (edge, call) = (layer.edge, Call::new(layer.telemetry.call(layer.edge)));
+        let known = requests::Request::of(request.headers());
+        let (id, span) = (HeaderValue::from_str(&known.id()), known.span(edge.name()));
+        if let (Edge::grpc, Some(rpc)) = (edge, rpc(request.uri().path())) {
+            call.name(rpc);
+        }
+        request.extensions_mut().insert(known);
+        request.extensions_mut().insert(call.clone());
+        let sent = layer.telemetry.sent(edge);
         let (wrap, response, piece) = (layer.request, layer.response, layer.piece);
         let request = request.map(|inner| {
             wrap(Patient {
@@ -117,6 +187,8 @@ where
                 patience: layer.patience,
                 least_bytes: layer.least_bytes,
                 fail: layer.fail,
+                received: layer.telemetry.received(edge),
+                telemetry: layer.telemetry.clone(),
                 came: 0,
                 waited: Duration::ZERO,
                 waiting: None,
@@ -125,11 +197,20 @@ where
         // The one that was asked whether it is ready is the one that is called.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        Box::pin(async move {
+        let within = span.clone();
+        let answering = async move {
             if let Some(wait) = wait.flatten() {
                 tokio::time::sleep(wait).await;
             }
-            let answered = inner.call(request).await?;
+            let mut answered = inner.call(request).await?;
+            // Hexadecimal digits are a header's value.
+            if let Ok(id) = id {
+                answered.headers_mut().insert(REQUEST_ID, id);
+            }
+            match edge {
+                Edge::grpc => call.note_status(answered.headers()),
+                Edge::http => call.standing().measured.answer(answered.status().as_str()),
+            }
             Ok(answered.map(|inner| {
                 response(Counted {
                     inner,
@@ -138,10 +219,13 @@ where
                     handed: 0,
                     ended: false,
                     under_way,
-                    _call: call,
+                    sent,
+                    span,
+                    call,
                 })
             }))
-        })
+        };
+        Box::pin(answering.instrument(within))
     }
 }
 
@@ -167,6 +251,8 @@ pub(crate) struct Patient<B> {
     patience: Duration,
     least_bytes: u64,
     fail: fn(Error) -> BoxError,
+    received: Counter,
+    telemetry: Telemetry,
     /// Bytes that came within the time below.
     came: u64,
     /// How long was waited; the time in which nobody asked does not count.
@@ -182,6 +268,7 @@ impl<B> Patient<B> {
             return Ok(());
         }
         if self.came < self.least_bytes {
+            self.telemetry.refused("min_bytes_per_second");
             return Err((self.fail)(Error::new(
                 Code::TooSlow,
                 format!(
@@ -214,7 +301,9 @@ where
         if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
             let Some(frame) = frame else { return Poll::Ready(None) };
             let frame = frame.map_err(Into::into)?;
-            this.came += frame.data_ref().map_or(0, Bytes::len) as u64;
+            let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+            this.came += bytes;
+            this.received.inc_by(bytes);
             if let Some((since, _)) = this.waiting.take() {
                 this.waited += since.elapsed();
                 this.judge()?;
@@ -251,7 +340,9 @@ pub(crate) struct Counted<B> {
     handed: u64,
     ended: bool,
     under_way: Option<UnderWay>,
-    _call: Call,
+    sent: Counter,
+    span: Span,
+    call: Call,
 }
 
 impl<B: Body> Counted<B> {
@@ -262,6 +353,7 @@ impl<B: Body> Counted<B> {
     /// The next piece of what is there.
     fn piece(&mut self) -> Frame<Bytes> {
         let piece = self.rest.split_to(self.rest.remaining().min(self.piece));
+        self.sent.inc_by(piece.len() as u64);
         if let Some(under_way) = &self.under_way {
             under_way.0.hand(piece.len() as u64);
             self.handed += piece.len() as u64;
@@ -283,6 +375,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
+        let span = this.span.clone();
+        let _within = span.enter();
         if this.rest.is_empty() {
             let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
@@ -294,6 +388,9 @@ where
             match frame.into_data() {
                 Ok(data) => this.rest = data,
                 Err(trailers) => {
+                    if let Some(headers) = trailers.trailers_ref() {
+                        this.call.note_status(headers);
+                    }
                     this.ended = true;
                     return Poll::Ready(Some(Ok(trailers)));
                 }

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     config::Limits,
     rates::{Rates, network},
+    telemetry::{Counting, Edge, Telemetry},
 };
 
 /// So often the log says at the most that connections are turned away.
@@ -22,6 +23,8 @@ pub(super) struct Places {
     rates: Arc<Rates<IpAddr>>,
     most: usize,
     most_of_one: usize,
+    edge: Edge,
+    telemetry: Telemetry,
 }
 
 #[derive(Default)]
@@ -33,15 +36,21 @@ struct Taken {
 }
 
 /// One connection's place, free again when it is dropped.
-pub(super) struct Place(Places, IpAddr);
+pub(super) struct Place {
+    places: Places,
+    network: IpAddr,
+    _open: Counting,
+}
 
 impl Places {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits, edge: Edge, telemetry: &Telemetry) -> Self {
         Self {
             taken: Arc::default(),
             rates: Arc::new(Rates::new(limits.max_new_connections_per_minute_per_address)),
             most: limits.max_connections,
             most_of_one: limits.max_connections_per_address,
+            edge,
+            telemetry: telemetry.clone(),
         }
     }
 
@@ -63,8 +72,10 @@ impl Places {
         } else {
             taken.all += 1;
             taken.by_network.insert(network, own + 1);
-            return Some(Place(self.clone(), network));
+            let _open = self.telemetry.connection(self.edge);
+            return Some(Place { places: self.clone(), network, _open });
         };
+        self.telemetry.refused(limit);
         taken.turned_away += 1;
         if taken.said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
             taken.said = Some(Instant::now());
@@ -81,11 +92,11 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.0.taken();
+        let mut taken = self.places.taken();
         taken.all -= 1;
-        match taken.by_network.get_mut(&self.1) {
+        match taken.by_network.get_mut(&self.network) {
             Some(own) if *own > 1 => *own -= 1,
-            _ => _ = taken.by_network.remove(&self.1),
+            _ => _ = taken.by_network.remove(&self.network),
         }
     }
 }

@@ -25,9 +25,11 @@ use crate::{
     connections::{self, Call, CallsLayer, Link, Speaks},
     error::{Code, Error, Result},
     model::Holder,
+    requests,
     sessions::Sessions,
     signing::Signer,
     store::{Actor, Alive, Store},
+    telemetry::Edge,
     tls::{self, Peer},
 };
 
@@ -72,7 +74,7 @@ pub(crate) async fn serve(
     admission: &Admission,
     stop: CancellationToken,
 ) -> Result<()> {
-    let limits = admission.limits();
+    let (limits, telemetry) = (admission.limits(), store.telemetry().clone());
     let uploads = Uploads::new(limits);
     tokio::spawn({
         let (uploads, stop) = (uploads.clone(), stop.clone());
@@ -115,7 +117,13 @@ pub(crate) async fn serve(
 
     let drained = stop.clone();
     let server = settings(limits)
-        .layer(CallsLayer::new(limits, |error| Status::from(error).into(), Body::new, Body::new))
+        .layer(CallsLayer::new(
+            limits,
+            (Edge::grpc, &telemetry),
+            |error| Status::from(error).into(),
+            Body::new,
+            Body::new,
+        ))
         .add_service(open.named_layer(health))
         .add_service(open.named_layer(reflection))
         .add_service(service);
@@ -126,7 +134,7 @@ pub(crate) async fn serve(
         }
         None => (None, None),
     };
-    let incoming = connections::incoming(listener, watched, Speaks::Http2, limits, stop.clone());
+    let incoming = connections::incoming(listener, watched, Speaks::Http2, limits, &telemetry, stop.clone());
     let serving = async {
         let serving = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
         match reload {
@@ -294,7 +302,8 @@ async fn caller(
     }
     let ended = sessions.of(&credential);
     let who = Who { kind: "site".into(), name: Some(site.clone()), credential: Some(credential) };
-    let actor = Actor { who, request: Some(uuid::Uuid::now_v7().to_string()), reason: None, once: None };
+    let known = request.extensions.get::<requests::Request>();
+    let actor = Actor { who, request: known.map(requests::Request::id), reason: None, once: None };
     Ok(Caller { site: site.into(), actor, ended })
 }
 

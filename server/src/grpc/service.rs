@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::{
     Caller, convert, download,
@@ -19,7 +20,7 @@ use crate::{
     config::Limits,
     error::{Code, Error, Result},
     model::Receipt,
-    sessions,
+    requests, sessions,
     signing::Signer,
     store::Store,
 };
@@ -97,7 +98,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
         self.store.run_of_site(&site, &run_id).await?;
         let (send, receive) = mpsc::channel(2);
         let (watches, stop) = (self.watches.clone(), self.stop.clone());
-        tokio::spawn(async move {
+        let watching = async move {
             tokio::select! {
                 () = stop.cancelled() => {
                     let error = Error::new(Code::Unavailable, "the server is stopping");
@@ -111,7 +112,9 @@ impl v1::fed_basin_server::FedBasin for Sites {
                 () = watches.watch(&site, &run_id, &send) => {}
                 () = send.closed() => {}
             }
-        });
+        };
+        // A task is within the call still.
+        tokio::spawn(watching.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 
@@ -134,9 +137,18 @@ impl v1::fed_basin_server::FedBasin for Sites {
         request: Request<v1::BeginUpdateRequest>,
     ) -> Answer<v1::BeginUpdateResponse> {
         let Caller { site, actor, .. } = caller(&request)?;
+        let trace = request.extensions().get::<requests::Request>().map(requests::Request::trace);
+        let span = trace.and_then(|trace| self.store.traces().begin("announce", trace));
         let new = convert::new_update(request.into_inner())?;
         new.check(self.limits.max_checkpoint_bytes)?;
         let update = self.store.acting_as(actor).begin_update(&site, &new).await?;
+        if let Some(span) = span {
+            let span = span.tell("run.id", &update.run_id).tell("round.number", &update.round);
+            let span = span.tell("site.id", &site).tell("update.id", &update.id);
+            if let Some(place) = span.place() {
+                self.store.note_trace(&update.id, place).await;
+            }
+        }
         let receipt = update.receipt();
         let offset = match receipt {
             Some(_) => update.size,
@@ -164,7 +176,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
         let uploads = self.uploads.clone();
         let store = self.store.acting_as(actor);
         let stop = self.stop.clone();
-        tokio::spawn(async move {
+        let receiving = async move {
             let outcome = tokio::select! {
                 outcome = uploads.receive(&store, &site, chunks, &send) => outcome,
                 () = stop.cancelled() => Err(Error::new(Code::Unavailable, "the server is stopping; go on elsewhere")),
@@ -175,7 +187,8 @@ impl v1::fed_basin_server::FedBasin for Sites {
                 // The client may be gone already.
                 let _ = send.send(Err(error.into())).await;
             }
-        });
+        };
+        tokio::spawn(receiving.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 

@@ -24,6 +24,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{Receipt, Update, UpdateState, check_layout},
     store::{Staging, Store},
+    telemetry::Step,
 };
 
 /// The uploads that this process holds open. Cheap to clone; all clones are one.
@@ -160,10 +161,18 @@ impl Uploads {
             () = cancelled.cancelled() => return Err(taken_over()),
         };
         let mut held = Some(held);
+        let began = tokio::time::Instant::now();
+        let trace = store.trace_of_update(&update.id).await;
+        let mut span = store.traces().within(Step::receive.name(), trace);
         let outcome = tokio::select! {
             outcome = self.take_chunks(store, site, &update, first, chunks, &mut held, progress) => outcome,
             () = cancelled.cancelled() => return Err(taken_over()),
         };
+        store.telemetry().step(Step::receive, began.elapsed());
+        if let (Some(span), Err(error)) = (&mut span, &outcome) {
+            span.fail(error.public_text());
+        }
+        drop(span);
         // A whole upload will be finished soon, and then need not be read again.
         leave.keep =
             outcome.is_ok() && held.as_ref().is_some_and(|held| held.as_ref().is_some_and(Staging::is_whole));
@@ -304,9 +313,21 @@ impl Uploads {
             return Ok(receipt);
         }
         under_way(&update)?;
-        let sealed = seal(store, site, &update, held).await?;
+        let began = tokio::time::Instant::now();
+        let trace = store.trace_of_update(&update.id).await;
+        let mut span = store.traces().within(Step::validate.name(), trace);
+        let sealed = seal(store, site, &update, held).await;
+        store.telemetry().step(Step::validate, began.elapsed());
+        if let (Some(span), Err(error)) = (&mut span, &sealed) {
+            span.fail(error.public_text());
+        }
+        let sealed = sealed?;
         failpoint!("upload.sealed");
         let receipt = store.accept_update(&update, sealed).await?;
+        drop(span);
+        if let Some(trace) = trace {
+            store.note_round_trace(&receipt.run_id, receipt.round, trace).await;
+        }
         tracing::info!(
             run.id = receipt.run_id,
             round.number = receipt.round,

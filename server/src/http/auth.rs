@@ -18,7 +18,7 @@ use crate::{
     connections::{Call, Link},
     error::{Code, Error, Result},
     model::{Holder, Role},
-    sessions,
+    requests, sessions,
     store::{Actor, Alive},
 };
 
@@ -70,13 +70,9 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
         name: Some(caller.role.name().to_owned()),
         credential: Some(caller.credential.clone()),
     };
+    let known = parts.extensions.get::<requests::Request>().map(requests::Request::id);
     parts.extensions.insert(caller.role);
-    parts.extensions.insert(Actor {
-        who,
-        request: Some(uuid::Uuid::now_v7().to_string()),
-        reason,
-        once: None,
-    });
+    parts.extensions.insert(Actor { who, request: known, reason, once: None });
     let answer = next.run(Request::from_parts(parts, body));
     // A body may take as long as it likes; who sends it must still be let in when it is here.
     let mut response = tokio::select! {

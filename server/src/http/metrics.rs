@@ -3,8 +3,10 @@
 use std::sync::atomic::AtomicU64;
 
 use axum::{
+    Router,
     extract::State,
     response::{IntoResponse, Response},
+    routing::get,
 };
 use http::header;
 use prometheus_client::{
@@ -13,12 +15,14 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use tokio::net::TcpListener;
+
 use super::{Api, certificates::ends, problem::Problem};
 use crate::{
     error::{Error, Result},
     model::{Certificate, Site, days_left},
     round::Millis,
-    store::{ByName, Figures},
+    store::{ByName, Figures, Store},
 };
 
 /// What the format is called: OpenMetrics 1.0, which Prometheus asks for first.
@@ -66,6 +70,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem>
         "The program",
         Info::new(vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
     );
+    api.store.telemetry().register(&mut registry);
     of_rows(&mut registry, &figures);
     of_open_rounds(&mut registry, &figures);
     of_models(&mut registry, &figures);
@@ -76,6 +81,25 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Problem>
     let mut text = String::new();
     encode(&mut text, &registry).map_err(Error::internal)?;
     Ok(([(header::CONTENT_TYPE, FORMAT)], text).into_response())
+}
+
+/// The figures of a process that only works, for Prometheus on the same machine: no token is asked for, so nothing of runs or sites is
+/// told. Serves until it is dropped.
+pub(crate) async fn serve_own(store: Store, listener: TcpListener) -> Result<()> {
+    let telling = move || {
+        let text = own(&store);
+        std::future::ready(text.map(|text| ([(header::CONTENT_TYPE, FORMAT)], text)).map_err(Problem::from))
+    };
+    let router = Router::new().route("/metrics", get(telling));
+    Ok(axum::serve(listener, router).await?)
+}
+
+fn own(store: &Store) -> Result<String> {
+    let mut registry = Registry::with_prefix("fedbasin");
+    store.telemetry().register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(Error::internal)?;
+    Ok(text)
 }
 
 /// A gauge takes no number above `i64::MAX`; no count here comes near.
@@ -105,6 +129,17 @@ fn of_rows(registry: &mut Registry, figures: &Figures) {
     by_state(registry, "rounds", "Rounds of all runs", &states, &figures.rounds);
     let states = ["receiving", "accepted", "aligned", "rejected", "declined"];
     by_state(registry, "updates", "Updates of all rounds", &states, &figures.updates);
+    let states = ["pending", "delivered", "dead"];
+    let help = "Notices to webhooks; delivered ones are forgotten after 90 days";
+    by_state(registry, "webhook_deliveries", help, &states, &figures.deliveries);
+    let merge_waited =
+        figures.to_merge_since.map_or(0, |since| (figures.now - since).max(0).unsigned_abs() / 1000);
+    registry.register_with_unit(
+        "rounds_to_merge_oldest",
+        "How long ago the last update came of the round that waits longest to be merged",
+        Unit::Seconds,
+        gauge(merge_waited),
+    );
     let waited = figures.to_align_since.map_or(0, |since| (figures.now - since).max(0).unsigned_abs() / 1000);
     for (name, help, value) in [
         ("updates_to_align", "Updates that wait to be aligned, or are being aligned", figures.to_align),

@@ -14,7 +14,7 @@ const ID: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
 const SHA_256: &str = "^[0-9a-f]{64}$";
 /// What the tags of models look like.
 const TAG: &str = "^[a-z0-9][a-z0-9._-]{0,63}$";
-/// What the ids of tokens look like.
+/// What the ids of tokens and notices look like.
 const UUID: &str = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
 
 /// Adds it to every call that is described; `making` describes those that take a key.
@@ -93,9 +93,10 @@ fn name_parameters(operation: &mut Operation) {
         let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema else { continue };
         let (pattern, example) = match parameter.name.as_str() {
             "run" => (Some(ID), Some(json!("pilot"))),
+            "webhook" => (Some(ID), Some(json!("ops"))),
             "site" => (Some(ID), Some(json!("hospital-a"))),
             "digest" | "fingerprint" => (Some(SHA_256), None),
-            "token" => (Some(UUID), None),
+            "token" | "delivery" => (Some(UUID), None),
             "tag" => (Some(TAG), Some(json!("best"))),
             // Rounds are counted from 1.
             "number" => {

@@ -102,7 +102,7 @@ impl Stored {
 }
 
 impl Store {
-    pub(super) async fn objects_ready(&self) -> Result<()> {
+    pub(crate) async fn objects_ready(&self) -> Result<()> {
         match self.objects.store.head(&Key::from("ready")).await {
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),

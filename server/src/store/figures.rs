@@ -33,6 +33,10 @@ pub struct Figures {
     pub to_align: u64,
     /// When the one of them came that waits longest.
     pub to_align_since: Option<Millis>,
+    /// When the round was closed for updates, or got the last of them, that waits longest to be merged.
+    pub to_merge_since: Option<Millis>,
+    /// Notices to webhooks by state.
+    pub deliveries: ByName,
     /// Most tries that an alignment or a merge of an open round has taken.
     pub most_attempts: u64,
     /// Records of the audit log.
@@ -83,6 +87,14 @@ impl Store {
         )
         .fetch_one(&self.pool)
         .await?;
+        let merging = sqlx::query(
+            "SELECT MIN(since) AS since FROM (
+               SELECT COALESCE(MAX(u.accepted_at_ms), o.opened_at_ms) AS since FROM rounds o
+               LEFT JOIN updates u ON u.run_id = o.run_id AND u.round = o.number
+               WHERE o.state = 'merging' GROUP BY o.run_id, o.number, o.opened_at_ms) AS merging",
+        )
+        .fetch_one(&self.pool)
+        .await?;
         let spent = sqlx::query(
             "SELECT CAST(COALESCE(MAX(attempts), 0) AS BIGINT) AS most FROM (
                SELECT attempts FROM rounds WHERE state = 'merging'
@@ -108,6 +120,10 @@ impl Store {
             evaluated: self.newest_means().await?,
             to_align: unsigned(&waiting, "waiting")?,
             to_align_since: waiting.try_get("since")?,
+            to_merge_since: merging.try_get("since")?,
+            deliveries: self
+                .counted("SELECT state AS name, COUNT(*) AS n FROM webhook_deliveries GROUP BY state")
+                .await?,
             most_attempts: unsigned(&spent, "most")?,
             log_records: unsigned(&row, "records")?,
             connections: self.pool.size(),

@@ -32,7 +32,9 @@ mod sites;
 mod source;
 mod staging;
 mod tokens;
+mod traces;
 mod updates;
+mod webhooks;
 mod withdrawals;
 mod work;
 
@@ -65,13 +67,16 @@ pub use self::{
     source::StoredSource,
     staging::{Kind, Scratch, Sealed, Staging},
     tokens::Alive,
-    work::{AlignWork, Aligned, Lease, MergeInput, MergeWork},
+    webhooks::{Delivery, DeliveryState},
+    work::{AlignWork, Aligned, DeliverWork, Lease, MergeInput, MergeWork},
 };
 pub(crate) use self::{once::in_use as key_in_use, work::RETRY_PAUSE};
 use crate::{
-    config::Config,
+    config::{Config, Notify, Webhook},
     error::{Code, Error, Result},
     round::Millis,
+    telemetry::Telemetry,
+    traces::Traces,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +107,12 @@ pub struct Store {
     max_assignment_width: usize,
     /// What a checkpoint's header may say.
     header_limits: rebasin::Limits,
+    telemetry: Telemetry,
+    traces: Traces,
+    /// Who is told what happens.
+    webhooks: Arc<[Webhook]>,
+    /// When.
+    notify: Arc<Notify>,
     /// Tells of what other processes commit, while a store lives.
     _notices: Option<Arc<AbortOnDropHandle<()>>>,
 }
@@ -222,16 +233,20 @@ impl Store {
             max_align_memory: config.limits.max_align_memory_bytes,
             max_assignment_width: config.limits.max_assignment_width,
             header_limits: config.limits.of_header(),
+            webhooks: config.webhooks.clone().into(),
+            notify: Arc::new(config.notify.clone()),
+            telemetry: Telemetry::default(),
+            traces: Traces::default(),
         })
     }
 
-    /// Whether the database and the object store answer.
+    /// Bytes that are free in the data folder.
     ///
     /// # Errors
-    /// [`Code::Unavailable`], saying which does not.
-    pub async fn ready(&self) -> Result<()> {
-        self.now().await?;
-        self.objects_ready().await
+    /// Those of the disk.
+    pub(crate) fn free_bytes(&self) -> Result<u64> {
+        let found = rustix::fs::statvfs(&*self.staging_dir).map_err(std::io::Error::from)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     /// The database's clock.
@@ -241,6 +256,11 @@ impl Store {
     pub async fn now(&self) -> Result<Millis> {
         let row = sqlx::query(self.sql("SELECT {now} AS now_ms")).fetch_one(&self.pool).await?;
         Ok(row.try_get("now_ms")?)
+    }
+
+    /// The figures of this process.
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// Wakes when something was committed: through this process, or, on Postgres, through another one. A hint: the rows are the
@@ -257,6 +277,7 @@ impl Store {
     /// Begins a transaction that will write. Where no error ends it, it ends by a commit, or by a rollback that is waited for: one that
     /// is only dropped keeps its locks a moment longer, and whoever skips locked rows then overlooks work.
     async fn begin(&self) -> Result<Tx> {
+        let since = tokio::time::Instant::now();
         let (begin, writer) = match self.dialect {
             Dialect::Postgres => ("BEGIN", None),
             // Take the writer's place at once: a reader that becomes a writer could fail. Who waits for it waits here, in turn, and
@@ -274,7 +295,9 @@ impl Store {
                 _writer: writer,
             })
         });
-        begun.await.map_err(Error::internal)?
+        let begun = begun.await.map_err(Error::internal)?;
+        self.telemetry.acquired(since.elapsed());
+        begun
     }
 
     /// Commits what others do not wait for.
@@ -317,15 +340,16 @@ impl Store {
             Dialect::Postgres => (
                 "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT",
                 "FOR UPDATE",
-                ["FOR UPDATE OF o SKIP LOCKED", "FOR UPDATE OF u SKIP LOCKED"],
+                ["FOR UPDATE OF o SKIP LOCKED", "FOR UPDATE OF u SKIP LOCKED", "FOR UPDATE OF d SKIP LOCKED"],
             ),
-            Dialect::Sqlite => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", ["", ""]),
+            Dialect::Sqlite => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "", ["", "", ""]),
         };
         AssertSqlSafe(
             text.replace("{now}", now)
                 .replace("{for_update}", for_update)
                 .replace("{skip_locked_o}", skip_locked[0])
-                .replace("{skip_locked_u}", skip_locked[1]),
+                .replace("{skip_locked_u}", skip_locked[1])
+                .replace("{skip_locked_d}", skip_locked[2]),
         )
     }
 }

@@ -279,6 +279,7 @@ impl Store {
         .await?;
         one_row(&result, "saving a round")?;
         tx.record(saved(before, after, reference));
+        self.announce_end(tx, &before.run_id, after).await?;
         if before.round.state == State::Collecting && after.state != State::Collecting {
             self.decline_receiving(tx, &before.run_id, after).await?;
         }

@@ -4,6 +4,7 @@
 //! written in one transaction `WHERE fence = … AND state = …`: a worker that lost its lease meets no row.
 
 mod alignments;
+mod deliveries;
 mod judging;
 mod merges;
 
@@ -13,6 +14,7 @@ use sqlx::{Row as _, any::AnyRow};
 
 pub use self::{
     alignments::AlignWork,
+    deliveries::DeliverWork,
     merges::{Aligned, MergeInput, MergeWork},
 };
 use super::Store;

@@ -12,14 +12,18 @@ use crate::{
     config::Work,
     error::{Code, Error, Result},
     store::{AlignWork, Store, StoredSource},
+    telemetry::{Leased, Outcome, Step},
 };
 
 pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
     let Some(lease) = worker.store.lease_alignment(worker.lease()).await? else { return Ok(false) };
     let (store, update) = (worker.store.clone(), lease.work.update.clone());
     let started = tokio::time::Instant::now();
+    let span = store.traces().within(Step::align.name(), store.trace_of_update(&update.id).await);
+    let mut span = span.map(|span| span.tell("run.id", &update.run_id).tell("update.id", &update.id));
     let computed = align(&store, &worker.settings, &lease.work);
     let Some(aligned) = worker.while_renewing(lease.token(), computed).await else {
+        worker.telemetry().leased(Leased::align, Outcome::returned);
         worker.give_back(lease.token(), Duration::ZERO).await;
         return Ok(false);
     };
@@ -30,9 +34,15 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
         }
         Err(error) => Err(error),
     };
+    if let (Some(span), Err(error)) = (&mut span, &outcome) {
+        span.fail(error.public_text());
+    }
+    drop(span);
     match outcome {
         Ok(Some(moved)) => {
             worker.storage_is_well();
+            worker.telemetry().step(Step::align, started.elapsed());
+            worker.telemetry().leased(Leased::align, Outcome::done);
             tracing::info!(
                 run.id = update.run_id,
                 round.number = update.round,
@@ -44,9 +54,11 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
             );
         }
         Ok(None) => {
+            worker.telemetry().leased(Leased::align, Outcome::lost);
             tracing::warn!(run.id = update.run_id, update.id = update.id, "an alignment's lease was lost");
         }
         Err(error) => {
+            worker.telemetry().leased(Leased::align, Outcome::failed);
             tracing::warn!(
                 run.id = update.run_id,
                 update.id = update.id,

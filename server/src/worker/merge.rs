@@ -16,6 +16,7 @@ use crate::{
     round::Judged,
     signing::Made,
     store::{Kind, MergeWork, Scratch, Sealed, Staging, Store, StoredSource},
+    telemetry::{Leased, Outcome, Step},
 };
 
 type Refined = Vec<(String, Alignment, AlignReport)>;
@@ -37,8 +38,26 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
     let (store, signer) = (worker.store.clone(), worker.signer.clone());
     let (run_id, round, count) = (lease.work.run.id.clone(), lease.work.round, lease.work.inputs.len());
     let started = tokio::time::Instant::now();
+    let (trace, of_updates) = store.traces_of_round(&run_id, round).await;
+    let trace = trace.or(of_updates.first().copied());
     let work = async {
-        let model = merge(&store, &worker.settings, &lease.work).await?;
+        let span = store.traces().within(Step::merge.name(), trace);
+        let mut span = span.map(|span| span.tell("run.id", &run_id).tell("round.number", &round));
+        if let Some(span) = &mut span {
+            // Its own trace is that of one of them.
+            of_updates
+                .iter()
+                .filter(|of| trace.is_some_and(|own| own.id != of.id))
+                .for_each(|of| span.link(*of));
+        }
+        let model = merge(&store, &worker.settings, &lease.work).await;
+        if let (Some(span), Err(error)) = (&mut span, &model) {
+            span.fail(error.public_text());
+        }
+        drop(span);
+        let model = model?;
+        store.telemetry().step(Step::merge, started.elapsed());
+        let merged = tokio::time::Instant::now();
         let judged = judge(&lease.work, &model.differences);
         let (mut kept, mut rejected) = (Vec::new(), Vec::new());
         for (update_id, judged, is_rejected) in judged {
@@ -48,17 +67,22 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
             let held = store.reject_implausible(&lease, &rejected).await?;
             return Ok::<_, Error>(held.then_some(Done::Rejected(rejected.len())));
         }
+        let span = store.traces().within(Step::publish.name(), trace);
+        let _span = span.map(|span| span.tell("run.id", &run_id).tell("model.digest", &model.sealed.digest));
         let made = Made { work: &lease.work, refined: &model.refined, reference_norm: model.reference_norm };
         let sign = |place| signer.model(&made, &model.sealed.digest, place);
         let global = store.finish_merge(&lease, &model.sealed, &model.refined, &kept, sign).await?;
+        store.telemetry().step(Step::publish, merged.elapsed());
         Ok(global.map(Done::Published))
     };
     let Some(outcome) = worker.while_renewing(lease.token(), work).await else {
+        worker.telemetry().leased(Leased::merge, Outcome::returned);
         worker.give_back(lease.token(), Duration::ZERO).await;
         return Ok(false);
     };
     match outcome {
         Ok(Some(Done::Rejected(updates))) => {
+            worker.telemetry().leased(Leased::merge, Outcome::done);
             worker.storage_is_well();
             tracing::warn!(
                 run.id = run_id,
@@ -68,6 +92,7 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
             );
         }
         Ok(Some(Done::Published(global))) => {
+            worker.telemetry().leased(Leased::merge, Outcome::done);
             worker.storage_is_well();
             tracing::info!(
                 run.id = run_id,
@@ -78,8 +103,12 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
                 "round published"
             );
         }
-        Ok(None) => tracing::warn!(run.id = run_id, round.number = round, "a merge's lease was lost"),
+        Ok(None) => {
+            worker.telemetry().leased(Leased::merge, Outcome::lost);
+            tracing::warn!(run.id = run_id, round.number = round, "a merge's lease was lost");
+        }
         Err(error) => {
+            worker.telemetry().leased(Leased::merge, Outcome::failed);
             tracing::warn!(
                 run.id = run_id,
                 round.number = round,

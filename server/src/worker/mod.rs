@@ -17,6 +17,7 @@ use crate::{
     error::{Code, Error, Result},
     signing::Signer,
     store::{RETRY_PAUSE, Store},
+    telemetry::Telemetry,
 };
 
 /// How often uploads that ended are swept, and what runs keep no longer.
@@ -36,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Closes and opens rounds until `stop` is cancelled.
 pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationToken) {
     let mut changes = store.changes();
-    let (mut last_sweep, mut last_objects) = (None, None);
+    let (mut last_sweep, mut last_objects, mut last_told) = (None, None, None);
     while !stop.is_cancelled() {
         changes.mark_unchanged();
         let pause = match reconcile_runs(&store).await {
@@ -54,6 +55,15 @@ pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationTo
             }
             if let Err(error) = store.retire().await {
                 log(NOT_REMOVED, &error);
+            }
+            if let Err(error) = store.sweep_deliveries().await {
+                log("delivered notices could not be swept", &error);
+            }
+        }
+        if last_told.is_none_or(|at| now.duration_since(at) >= settings.poll()) {
+            last_told = Some(now);
+            if let Err(error) = store.announce_due().await {
+                log("webhooks cannot be told what time made so", &error);
             }
         }
         if last_objects.is_none_or(|at| now.duration_since(at) > SWEEP_OBJECTS_EVERY) {
@@ -169,6 +179,10 @@ impl Worker {
                 after_an_error(&self.settings)
             }
         }
+    }
+
+    fn telemetry(&self) -> &Telemetry {
+        self.store.telemetry()
     }
 
     fn lease(&self) -> Duration {

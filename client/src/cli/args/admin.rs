@@ -256,6 +256,9 @@ pub(in crate::cli) enum AdminCommand {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// See what webhooks were told, and tell them again
+    #[command(subcommand)]
+    Webhooks(WebhooksCommand),
     #[command(flatten)]
     Operate(super::operate::OperateCommand),
 }
@@ -282,6 +285,57 @@ pub(in crate::cli) struct WatchArgs {
 pub(in crate::cli) enum Until {
     /// It published its model
     Published,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum WebhooksCommand {
+    /// List notices to webhooks, the newest first
+    List {
+        /// Only those that stand so
+        #[arg(long)]
+        state: Option<NoticeState>,
+        /// At most so many [default: 100]
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Send a notice again that was given up
+    Retry {
+        /// The notice's id, from the list
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Send a webhook a notice that is only a test
+    Test {
+        /// The webhook's name in the server's settings
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+/// Where a notice stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum NoticeState {
+    /// It is sent, or sent again, when its time comes
+    Pending,
+    /// The receiver took it
+    Delivered,
+    /// It was tried as often as is allowed, and given up
+    Dead,
+}
+
+impl NoticeState {
+    /// As the server calls it.
+    pub(in crate::cli) fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
 }
 
 /// A token to be made.
