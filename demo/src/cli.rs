@@ -39,8 +39,11 @@ pub struct DemoArgs {
     #[arg(long)]
     pub same_init: bool,
     /// Compare the paper's methods on two sites instead, without a server: a perceptron and a convolutional network
-    #[arg(long, conflicts_with_all = ["same_init", "rounds", "later_epochs", "keep"])]
+    #[arg(long, conflicts_with_all = ["same_init", "rounds", "later_epochs", "keep", "serve"])]
     pub compare: bool,
+    /// Leave the server up when the run is over, with its dashboard, until Ctrl-C
+    #[arg(long)]
+    pub serve: bool,
     /// Rounds
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub rounds: u32,
@@ -192,7 +195,7 @@ fn whole(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<()> {
         let options = compare::Options { data: &args.data, epochs: args.epochs, seed: args.seed };
         return compare::run(&options, &plot, args.report.as_deref(), interrupted);
     }
-    let finished = run::run(args, interrupted)?;
+    let mut finished = run::run(args, interrupted)?;
     let mut report = figures::report(args, &finished, interrupted)?;
     report.sentence = report::sentence(&report);
     plot::write_svg(&report.barrier, &plot)?;
@@ -214,5 +217,13 @@ fn whole(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<()> {
         println!("Figures: {}", path.display());
     }
     println!("\n{}\n({:.0} s)", report.sentence, report.seconds);
+    if let Some(served) = &mut finished.served {
+        println!(
+            "\nDashboard: {}/\nSign in with the token in {}\nCtrl-C ends it.",
+            served.http,
+            served.token_file.display()
+        );
+        served.until(interrupted)?;
+    }
     Ok(())
 }

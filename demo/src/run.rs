@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What a finished run left, for the figures. Dropping it removes the temporary folder.
 #[derive(Debug)]
 pub struct Finished {
+    /// The server, where it is to stay up. First, so that it has ended before its folder goes.
+    pub served: Option<Served>,
     /// When the demo began.
     pub begun: Instant,
     /// The folder of everything.
@@ -60,6 +62,33 @@ pub struct Finished {
     pub rounds: Vec<Round>,
     /// Seconds from opening to publishing of each round.
     pub round_seconds: Vec<f64>,
+}
+
+/// A server that stays up when its run is over.
+#[derive(Debug)]
+pub struct Served {
+    server: Process,
+    /// Where the dashboard is.
+    pub http: String,
+    /// The file of the token that it is signed in with.
+    pub token_file: PathBuf,
+}
+
+impl Served {
+    /// Waits until whoever started the demo has seen enough.
+    ///
+    /// # Errors
+    /// The server ended by itself.
+    pub fn until(&mut self, interrupted: &AtomicBool) -> anyhow::Result<()> {
+        while !interrupted.load(Ordering::Relaxed) {
+            // A terminal tells the server, too: then it may be gone first.
+            if !self.server.check()? {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
 }
 
 /// Where things lie.
@@ -134,6 +163,10 @@ impl Folder {
         self.path.join(format!("progress-{lane}.json"))
     }
 
+    fn admin_token(&self) -> PathBuf {
+        self.path.join("server").join("admin-token")
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.path.join(format!("{name}.log"))
     }
@@ -156,7 +189,7 @@ pub fn go_on(interrupted: &AtomicBool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs everything that trains and travels; ends every process before it returns.
+/// Runs everything that trains and travels; ends every process before it returns, but for a server that is to stay up.
 ///
 /// # Errors
 /// Data that cannot be read, a process that failed, a run that did not complete, or an interruption.
@@ -171,7 +204,7 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
     let spec = Spec::mlp(Checkpoint::from_bytes(&std::fs::read(&initial)?)?.layout())?;
 
     let (mut server, grpc, http) = start_server(&folder)?;
-    let admin = admin(&folder, http)?;
+    let admin = admin(&folder, http.clone())?;
     let tokens: Vec<String> = (0..SITES)
         .map(|site| Ok(admin.enrol(&site_id(site), None)?.token))
         .collect::<anyhow::Result<_>>()
@@ -190,6 +223,10 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
         args.rounds,
         if args.same_init { "all from one initial model" } else { "each from its own random initialisation" }
     ));
+    if args.serve {
+        let file = folder.admin_token();
+        watch.screen.say(format_args!("dashboard {http}/, sign in with the token in {}", file.display()));
+    }
     let rounds = loop {
         go_on(interrupted)?;
         if !server.check()? {
@@ -219,7 +256,7 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
         admin.model(RUN, round.number, &path, &fedbasin_client::progress::Screen::silent())?;
     }
     check_copies(&folder, &rounds)?;
-    drop(server);
+    let served = args.serve.then(|| Served { server, http, token_file: folder.admin_token() });
     // Trains beside the sites and is rarely the last.
     all_data.wait(Duration::from_secs(3600), &mut || {
         watch.show(&rounds, true);
@@ -227,7 +264,7 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
     })?;
     watch.show(&rounds, false);
     watch.screen.clear();
-    Ok(Finished { begun, folder, train, test, shares, spec, rounds, round_seconds })
+    Ok(Finished { served, begun, folder, train, test, shares, spec, rounds, round_seconds })
 }
 
 /// A server with everything built in: SQLite, a folder, free ports. Returns its gRPC and HTTP addresses.
@@ -268,7 +305,7 @@ fn parse_listening(line: &str) -> Option<(String, String)> {
 
 fn admin(folder: &Folder, url: String) -> anyhow::Result<Admin> {
     // The server makes a token where none is given, and writes it before it listens.
-    let path = folder.path.join("server").join("admin-token");
+    let path = folder.admin_token();
     let token = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Admin::new(Address { url, ca: None, insecure: false, identity: None }, Token::new(token.trim()))?)
 }

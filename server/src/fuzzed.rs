@@ -28,7 +28,7 @@ pub fn certificate(bytes: &[u8]) -> bool {
     true
 }
 
-/// The values of `authorization`, one a line.
+/// The values of `authorization`, or of `cookie`, one a line.
 ///
 /// # Panics
 /// Where something is taken for a token that cannot be one.
@@ -37,7 +37,12 @@ pub fn authorization(bytes: &[u8]) -> bool {
     let mut headers = http::HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n') {
         let Ok(value) = HeaderValue::from_bytes(line) else { return false };
+        headers.append(http::header::COOKIE, value.clone());
         headers.append(http::header::AUTHORIZATION, value);
+    }
+    if let Some(token) = crate::http::fuzzed::cookie(&headers) {
+        assert!(!token.is_empty(), "a cookie without a token signs nobody in");
+        return true;
     }
     let Some(token) = auth::bearer(&headers) else { return false };
     assert!((1..=512).contains(&token.len()) && token.trim() == token, "{token:?}");

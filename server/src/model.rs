@@ -368,6 +368,8 @@ pub struct Update {
     pub num_examples: u64,
     /// The site's own figures.
     pub metrics: Metrics,
+    /// When it was announced.
+    pub begun_at_ms: Millis,
     /// When its site took it back.
     pub withdrawn_at_ms: Option<Millis>,
     /// Where it stands.

@@ -89,6 +89,16 @@ impl Admin {
         Self { agent: agent(Some(certificate)), ..self.clone() }
     }
 
+    /// The same; where it is sent elsewhere, that is the answer.
+    #[must_use]
+    pub fn without_redirects(&self) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(crate::PATIENCE))
+            .max_redirects(0);
+        Self { agent: config.build().into(), ..self.clone() }
+    }
+
     /// One request; any status is an answer.
     ///
     /// # Panics

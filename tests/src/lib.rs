@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod browser;
 mod bucket;
 pub mod checkpoint;
 mod database;
@@ -20,6 +21,7 @@ pub mod stored;
 mod wait;
 
 pub use admin::{Admin, Answer};
+pub use browser::Browser;
 pub use bucket::Bucket;
 pub use database::{Database, postgres_program};
 pub use issuer::{Issuer, IssuerKey, now};

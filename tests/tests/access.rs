@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use fedbasin_proto::v1;
 use fedbasin_server::{
-    auth::access::{OPEN_ROUTES, ROUTES, RPCS},
+    auth::access::{OPEN_PAGES, OPEN_ROUTES, PAGES, ROUTES, RPCS},
     model::Role,
 };
 use fedbasin_tests::{
@@ -116,6 +117,133 @@ async fn each_route_answers_who_the_table_says_and_nobody_else() {
     }
     let sites = admin.get("/v1/sites").json();
     assert_eq!(sites["sites"].as_array().expect("a list").len(), 1, "nothing was enrolled by the way");
+}
+
+/// What a browser sends once its person has signed in with that token.
+fn cookie(token: &str) -> String {
+    format!("fedbasin_session={}", URL_SAFE_NO_PAD.encode(token))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_page_is_shown_to_whom_the_table_says_and_takes_nothing_from_elsewhere() {
+    let server = Server::start(Database::sqlite());
+    let admin = server.admin();
+    let site = admin.enrol("a");
+    let (revoked, id) = person(&admin, Role::Admin);
+    assert_eq!(admin.post(&format!("/v1/tokens/{id}/revoke"), &json!({})).status, 200);
+    let people: Vec<(Role, String)> =
+        Role::ALL.into_iter().map(|role| (role, person(&admin, role).0)).collect();
+    let browser = admin.with_token(None).without_redirects();
+    let own = ("sec-fetch-site", "same-origin");
+    let form = ("content-type", "application/x-www-form-urlencoded");
+
+    for (method, path, least) in PAGES {
+        let path = path
+            .replace("{number}", "1")
+            .replace("{run}", "none")
+            .replace("{site}", "none")
+            .replace("{token}", "none");
+        let ask = |asking: &Admin, headers: &[(&str, &str)]| {
+            asking.request(method, &path, &[&[form, ("connection", "close")], headers].concat(), b"")
+        };
+        for stranger in [None, Some("x"), Some(&site), Some(&revoked)] {
+            let cookie = stranger.map(cookie).unwrap_or_default();
+            let answer = ask(&browser, &[own, ("cookie", &cookie)]);
+            assert_eq!(answer.status, 303, "{method} {path}");
+            assert!(answer.header("location").starts_with("/signin?next="), "{method} {path}");
+        }
+        // The API's token opens no page: nothing that a browser would send by itself is mixed with it.
+        let bearer = admin.without_redirects();
+        assert_eq!(ask(&bearer, &[own]).status, 303, "{method} {path}");
+        for (role, token) in &people {
+            let cookie = cookie(token);
+            let answer = ask(&browser, &[own, ("cookie", &cookie)]);
+            let html = String::from_utf8_lossy(&answer.body).into_owned();
+            if *role < *least {
+                assert_eq!(answer.status, 403, "{method} {path}: {html}");
+                assert!(html.contains(least.name()) && html.contains(role.name()), "{html}");
+            } else {
+                let refused = matches!(answer.status, 401 | 403 | 405 | 500..);
+                assert!(!refused, "{method} {path} as {}: {}: {html}", role.name(), answer.status);
+            }
+            if *method == "POST" {
+                for from in [
+                    ("sec-fetch-site", "cross-site"),
+                    ("sec-fetch-site", "same-site"),
+                    ("origin", "https://evil.example"),
+                    ("x-other", "1"),
+                ] {
+                    let answer = ask(&browser, &[from, ("cookie", &cookie)]);
+                    assert_eq!(answer.status, 403, "{method} {path} {from:?}");
+                }
+            }
+        }
+    }
+    // And no cookie opens the API.
+    let everything = cookie(&people[2].1);
+    for (method, path, _) in ROUTES {
+        let headers = [own, ("cookie", everything.as_str()), ("connection", "close")];
+        let answer = browser.request(method, &path.replace(['{', '}'], "x"), &headers, b"{}");
+        assert_eq!(answer.status, 401, "{method} {path}");
+    }
+    for (method, path) in OPEN_PAGES {
+        let answer = browser.request(method, path, &[own, form, ("connection", "close")], b"token=x");
+        assert!(matches!(answer.status, 200 | 303 | 401 | 404), "{method} {path}: {}", answer.status);
+        if *method == "POST" {
+            let answer = browser.request(method, path, &[form, ("connection", "close")], b"token=x");
+            assert_eq!(answer.status, 403, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_signs_in_until_it_is_revoked_and_every_page_says_what_it_may_load() {
+    let server = Server::start(Database::sqlite());
+    let admin = server.admin();
+    let browser = admin.with_token(None).without_redirects();
+    let (token, id) = person(&admin, Role::Viewer);
+    let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
+    let sign_in = |token: &str, next: &str| {
+        browser.request("POST", "/signin", &headers, format!("token={token}&next={next}").as_bytes())
+    };
+    let refused = sign_in("fba_none", "/");
+    assert_eq!((refused.status, refused.header("set-cookie")), (401, ""));
+    for (next, to) in
+        [("%2Fsites", "/sites"), ("https%3A%2F%2Fevil.example", "/"), ("%2F%2Fevil.example", "/")]
+    {
+        let let_in = sign_in(&token, next);
+        assert_eq!((let_in.status, let_in.header("location")), (303, to));
+        let set = let_in.header("set-cookie");
+        for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+            assert!(set.contains(part), "{set}");
+        }
+        assert!(set.starts_with(&cookie(&token)) && !set.contains("Secure"), "{set}");
+    }
+    let cookie = cookie(&token);
+    let shown = browser.request("GET", "/sites", &[("cookie", &cookie)], b"");
+    assert_eq!(shown.status, 200);
+    for (name, part) in [
+        ("content-security-policy", "default-src 'none'"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "same-origin"),
+        ("cache-control", "no-store"),
+    ] {
+        assert!(shown.header(name).contains(part), "{name}: {}", shown.header(name));
+    }
+    // What has not changed is not sent again.
+    let part = [("cookie", cookie.as_str()), ("x-fragment", "main")];
+    let first = browser.request("GET", "/audit", &part, b"");
+    let html = String::from_utf8_lossy(&first.body).into_owned();
+    assert!(html.starts_with("<main") && !html.contains("<html"), "{html}");
+    let again = [&part[..], &[("if-none-match", first.header("etag"))]].concat();
+    let again = browser.request("GET", "/audit", &again, b"");
+    assert_eq!((again.status, again.body.len()), (304, 0));
+
+    assert_eq!(admin.post(&format!("/v1/tokens/{id}/revoke"), &json!({})).status, 200);
+    let ended = browser.request("GET", "/sites", &[("cookie", &cookie)], b"");
+    assert_eq!(ended.status, 303);
+    assert!(ended.header("set-cookie").contains("Max-Age=0"), "the browser forgets it");
+    assert_eq!(browser.request("GET", "/sites", &part, b"").status, 401, "a part of a page leads nowhere");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -62,6 +62,34 @@ pub const OPEN_ROUTES: &[(&str, &str)] = &[
     ("GET", "/docs/style.css"),
 ];
 
+/// The dashboard's pages, for people in a browser: method, path, and the least role that may. Who calls is told by a cookie, and by
+/// nothing else; what changes something comes from a page of this server's own.
+pub const PAGES: &[(&str, &str, Role)] = &[
+    ("GET", "/", Role::Viewer),
+    ("GET", "/runs/{run}", Role::Viewer),
+    ("GET", "/runs/{run}/rounds/{number}", Role::Viewer),
+    ("GET", "/sites", Role::Viewer),
+    ("GET", "/sites/{site}", Role::Viewer),
+    ("GET", "/audit", Role::Viewer),
+    ("GET", "/audit/export", Role::Viewer),
+    ("POST", "/audit/verify", Role::Operator),
+    ("GET", "/runs/{run}/rounds/{number}/model", Role::Operator),
+    ("GET", "/runs/{run}/rounds/{number}/model/signature", Role::Operator),
+    ("GET", "/runs/{run}/cancel", Role::Operator),
+    ("POST", "/runs/{run}/cancel", Role::Operator),
+    ("GET", "/runs/{run}/pause", Role::Operator),
+    ("POST", "/runs/{run}/pause", Role::Operator),
+    ("GET", "/runs/{run}/resume", Role::Operator),
+    ("POST", "/runs/{run}/resume", Role::Operator),
+    ("POST", "/sites/{site}/tokens", Role::Admin),
+    ("GET", "/sites/{site}/tokens/{token}/revoke", Role::Admin),
+    ("POST", "/sites/{site}/tokens/{token}/revoke", Role::Admin),
+];
+
+/// Those of its pages that need no cookie: to sign in and out, and what pages are drawn with.
+pub const OPEN_PAGES: &[(&str, &str)] =
+    &[("GET", "/signin"), ("POST", "/signin"), ("POST", "/signout"), ("GET", "/assets/{name}")];
+
 /// The rpcs that a site may call. No person may call one, and no site a route.
 pub const RPCS: &[&str] = &[
     "/fedbasin.v1.FedBasin/ListRuns",
@@ -82,7 +110,7 @@ pub const RPCS: &[&str] = &[
 #[must_use]
 pub fn least_role(method: &str, route: &str) -> Option<Role> {
     let method = if method == "HEAD" { "GET" } else { method };
-    let found = ROUTES.iter().find(|(known, path, _)| *known == method && *path == route);
+    let found = ROUTES.iter().chain(PAGES).find(|(known, path, _)| *known == method && *path == route);
     found.map(|(_, _, role)| *role)
 }
 

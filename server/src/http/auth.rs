@@ -60,11 +60,22 @@ impl FromRequestParts<Api> for Acting {
 
 pub(super) async fn require_role(State(api): State<Api>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let admitted = admit(&api, &parts).await;
-    let (caller, reason) = match admitted.and_then(|caller| Ok((caller, reason::of(&parts)?))) {
-        Ok(known) => known,
-        Err(error) => return turned_away(&parts, error),
-    };
+    match enter(&api, &mut parts).await {
+        Ok(end) => match go_on(&api, end, Request::from_parts(parts, body), next).await {
+            Ok(response) => response,
+            Err(error) => Problem::from(error).into_response(),
+        },
+        Err(error) => turned_away(&parts, error),
+    }
+}
+
+/// Lets a call in on behalf of whoever holds its token: notes in it who acts and in which role, and tells when that ends.
+///
+/// # Errors
+/// The token opens nothing, or not this; or more calls than the limits let in.
+pub(super) async fn enter(api: &Api, parts: &mut Parts) -> Result<End> {
+    let caller = admit(api, parts).await?;
+    let reason = reason::of(parts)?;
     let who = Who {
         kind: "person".into(),
         name: Some(caller.role.name().to_owned()),
@@ -73,16 +84,22 @@ pub(super) async fn require_role(State(api): State<Api>, request: Request, next:
     let known = parts.extensions.get::<requests::Request>().map(requests::Request::id);
     parts.extensions.insert(caller.role);
     parts.extensions.insert(Actor { who, request: known, reason, once: None });
-    let answer = next.run(Request::from_parts(parts, body));
+    Ok(caller.end)
+}
+
+/// Answers a call that was let in, until what it came with ends.
+///
+/// # Errors
+/// It ended before there was an answer.
+pub(super) async fn go_on(api: &Api, end: End, request: Request, next: Next) -> Result<Response> {
     // A body may take as long as it likes; who sends it must still be let in when it is here.
     let mut response = tokio::select! {
         biased;
-        () = caller.end.comes() => return Problem::from(sessions::ended()).into_response(),
-        response = answer => response,
+        () = end.comes() => return Err(sessions::ended()),
+        response = next.run(request) => response,
     };
     api.signer.send_head(response.headers_mut());
-    let end = caller.end;
-    response.map(|body| until(body, async move { end.comes().await }))
+    Ok(response.map(|body| until(body, async move { end.comes().await })))
 }
 
 /// The answer to a call whose body nobody reads. On HTTP/1 that ends the connection: the client is told, or its next call over it would
@@ -99,15 +116,15 @@ fn turned_away(request: &Parts, error: Error) -> Response {
 }
 
 /// Who calls.
-struct Caller {
-    role: Role,
+pub(super) struct Caller {
+    pub(super) role: Role,
     /// The id of the token; `admin-token` for the operator's own, `oidc:` and the subject for an identity provider's.
     credential: String,
     end: End,
 }
 
 /// When what a call was opened with opens nothing any more.
-enum End {
+pub(super) enum End {
     Never,
     /// When this is cancelled.
     Told(CancellationToken),
@@ -128,16 +145,17 @@ impl End {
 /// Who calls, where they may.
 async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
     let token = api.people.bearer(&request.headers).ok_or_else(unknown)?;
-    let (address, hash) = (link(&request.extensions)?.address(), auth::hash(token));
-    let person = |caller: &Caller| admission::Caller::Person(caller.credential.clone());
-    let caller = api.admission.identify(address, &hash, caller(api, token, &hash), person).await?;
+    let caller = identify(api, &request.extensions, token).await?;
     let route = request.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let limits = api.admission.limits();
     let bytes = match (request.method.as_str(), route) {
         ("POST" | "PUT" | "DELETE", _) => limits.bytes_of_request(),
-        (_, "/v1/runs/{run}/rounds/{number}/model" | "/v1/models/{digest}/content") => {
-            limits.bytes_of_download()
-        }
+        (
+            _,
+            "/v1/runs/{run}/rounds/{number}/model"
+            | "/v1/models/{digest}/content"
+            | "/runs/{run}/rounds/{number}/model",
+        ) => limits.bytes_of_download(),
         _ => 0,
     };
     // Counted before it is known whether it may be made.
@@ -157,6 +175,19 @@ async fn admit(api: &Api, request: &Parts) -> Result<Caller> {
         )),
         None => Err(Error::new(Code::Forbidden, "nobody may call this")),
     }
+}
+
+fn person(caller: &Caller) -> admission::Caller {
+    admission::Caller::Person(caller.credential.clone())
+}
+
+/// Whose token that is. What opens nothing counts against the address that it came from.
+///
+/// # Errors
+/// It opens nothing, or too much that came from there did not.
+pub(super) async fn identify(api: &Api, extensions: &Extensions, token: &str) -> Result<Caller> {
+    let (address, hash) = (link(extensions)?.address(), auth::hash(token));
+    api.admission.identify(address, &hash, caller(api, token, &hash), person).await
 }
 
 fn unknown() -> Error {

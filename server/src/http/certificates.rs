@@ -21,18 +21,18 @@ use crate::{
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Certificate {
     /// SHA-256 of its signed part, hex.
-    fingerprint: String,
+    pub(super) fingerprint: String,
     /// Whom it names; absent where it was revoked before it was seen.
-    site: Option<String>,
+    pub(super) site: Option<String>,
     /// `alive`, `expired` or `revoked`.
-    state: &'static str,
-    expires_at: Option<String>,
+    pub(super) state: &'static str,
+    pub(super) expires_at: Option<String>,
     /// Whole days until it expires; below 0 once it has.
-    days_left: Option<i64>,
-    first_seen_at: String,
+    pub(super) days_left: Option<i64>,
+    pub(super) first_seen_at: String,
     /// To about half a minute.
-    last_used_at: Option<String>,
-    revoked_at: Option<String>,
+    pub(super) last_used_at: Option<String>,
+    pub(super) revoked_at: Option<String>,
 }
 
 /// The server's own certificate, or its authority's.

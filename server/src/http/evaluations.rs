@@ -14,41 +14,41 @@ use crate::{
 #[derive(Clone, Default, Serialize, utoipa::ToSchema)]
 pub(super) struct Evaluations {
     /// Of what the round published, over all sites.
-    global: Option<MeanOfSites>,
+    pub(super) global: Option<MeanOfSites>,
     /// Of the mean of its updates as they came, without alignment, over all sites; none is made so far.
-    naive: Option<MeanOfSites>,
+    pub(super) naive: Option<MeanOfSites>,
     /// Of what each site has by itself, over all sites.
-    own: Option<MeanOfSites>,
+    pub(super) own: Option<MeanOfSites>,
     /// What each site reported, by model and site; absent in lists.
-    sites: Option<Vec<SiteEvaluation>>,
+    pub(super) sites: Option<Vec<SiteEvaluation>>,
 }
 
 /// Means over the sites that reported, weighted by their examples.
 #[derive(Clone, Serialize, utoipa::ToSchema)]
-struct MeanOfSites {
+pub(super) struct MeanOfSites {
     /// How many sites.
-    sites: u32,
+    pub(super) sites: u32,
     /// How many examples in all.
-    num_examples: u64,
+    pub(super) num_examples: u64,
     /// Mean loss, over the examples of the sites that told one.
-    loss: Option<f64>,
+    pub(super) loss: Option<f64>,
     /// Fraction that was right, over the examples of the sites that told it.
-    accuracy: Option<f64>,
+    pub(super) accuracy: Option<f64>,
 }
 
 /// What a site reported of a model, last.
 #[derive(Clone, Serialize, utoipa::ToSchema)]
-struct SiteEvaluation {
-    site: String,
-    model: Evaluated,
+pub(super) struct SiteEvaluation {
+    pub(super) site: String,
+    pub(super) model: Evaluated,
     /// SHA-256 of the model; of an own one the site's word.
-    digest: String,
-    num_examples: u64,
+    pub(super) digest: String,
+    pub(super) num_examples: u64,
     /// Mean loss.
-    loss: Option<f64>,
+    pub(super) loss: Option<f64>,
     /// Fraction that was right.
-    accuracy: Option<f64>,
-    reported_at: String,
+    pub(super) accuracy: Option<f64>,
+    pub(super) reported_at: String,
 }
 
 impl From<MeanEvaluation> for MeanOfSites {

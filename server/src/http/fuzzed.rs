@@ -124,6 +124,11 @@ fn named(uri: Uri) -> bool {
     status == StatusCode::NO_CONTENT
 }
 
+/// The token that the dashboard reads from what a browser sends.
+pub(crate) fn cookie(headers: &HeaderMap) -> Option<String> {
+    super::dashboard::session::token(headers)
+}
+
 /// A `range` header, of a model whose size the first two bytes say.
 ///
 /// # Panics

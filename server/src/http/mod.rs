@@ -1,10 +1,11 @@
-//! The HTTP edge, for operators: JSON, `application/problem+json` errors, OpenAPI at `/openapi.json`.
+//! The HTTP edge, for operators: JSON, `application/problem+json` errors, OpenAPI at `/openapi.json`; and the dashboard's pages.
 
 mod audit;
 mod auth;
 mod certificates;
 mod checkpoints;
 mod content;
+mod dashboard;
 mod docs;
 mod evaluations;
 mod events;
@@ -213,9 +214,11 @@ fn router(api: Api) -> Result<Router> {
     // Never refused: whoever asks it decides who is sent here.
     let (open, _) = open_routes().split_for_parts();
     let (guarded, _) = guarded.split_for_parts();
+    let dashboard = dashboard::router(&api);
     Ok(open
         .merge(document)
         .merge(guarded)
+        .merge(dashboard)
         .route_layer(axum::middleware::from_fn(named))
         .fallback(|| async {
             Problem::from(Error::not_found("there is no such page; the API is described at /docs"))

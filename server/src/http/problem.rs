@@ -25,11 +25,11 @@ pub(super) struct Problem {
     /// The status in words.
     title: &'static str,
     /// The HTTP status.
-    status: u16,
+    pub(super) status: u16,
     /// Stable string, the same as on the gRPC edge.
     code: &'static str,
     /// What was wrong, with what, and what to do.
-    detail: String,
+    pub(super) detail: String,
     /// Which places of a JSON body are at fault, where that is known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]

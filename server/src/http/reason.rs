@@ -15,7 +15,7 @@ const NAME: &str = "reason";
 /// The methods by which persons change things.
 const CHANGING: [Method; 3] = [Method::POST, Method::PUT, Method::DELETE];
 /// In characters.
-const MOST: usize = 500;
+pub(super) const MOST: usize = 500;
 
 #[derive(Deserialize)]
 struct Asked {
@@ -33,6 +33,14 @@ pub(super) fn of(request: &Parts) -> Result<Option<String>> {
     let asked = Query::<Asked>::try_from_uri(&request.uri);
     let Query(Asked { reason }) =
         asked.map_err(|rejection| Error::invalid(format!("query: {}", rejection.body_text())))?;
+    checked(reason)
+}
+
+/// A reason, where it can be one.
+///
+/// # Errors
+/// It is empty, too long, or holds control characters.
+pub(super) fn checked(reason: Option<String>) -> Result<Option<String>> {
     match reason {
         Some(reason) if !is_one(&reason) => {
             Err(Error::invalid(format!("{NAME}: 1 to {MOST} characters, without control characters")))

@@ -30,85 +30,88 @@ use crate::{
 /// A round.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Round {
-    number: u32,
+    pub(super) number: u32,
     /// `collecting`, `merging`, `published`, `failed` or `cancelled`.
-    state: &'static str,
+    pub(super) state: &'static str,
     /// Why it failed.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// What its updates are aligned to; absent while a founding round collects.
-    reference_digest: Option<String>,
+    pub(super) reference_digest: Option<String>,
     /// The model that it published.
-    global_digest: Option<String>,
+    pub(super) global_digest: Option<String>,
     /// Size of that model in bytes; absent once it is no longer kept.
-    global_size: Option<u64>,
+    pub(super) global_size: Option<u64>,
     /// Since when the model is no longer kept, by the run's policy.
-    model_retired_at: Option<String>,
+    pub(super) model_retired_at: Option<String>,
     /// The round that this one merges again, without the updates that were withdrawn of it.
-    remerge_of: Option<u32>,
+    pub(super) remerge_of: Option<u32>,
     /// Whether its model is the best of the run so far, by the mean loss that sites reported.
-    best: bool,
+    pub(super) best: bool,
     /// How good its models are, by what sites reported.
-    evaluations: Evaluations,
+    pub(super) evaluations: Evaluations,
     /// Fewest updates that may be merged.
-    quorum: u32,
-    opened_at: String,
+    pub(super) quorum: u32,
+    pub(super) opened_at: String,
     /// From when on the quorum is enough to close it; absent: at the deadline.
-    quorum_closes_at: Option<String>,
-    deadline_at: String,
-    closed_at: Option<String>,
+    pub(super) quorum_closes_at: Option<String>,
+    pub(super) deadline_at: String,
+    pub(super) closed_at: Option<String>,
     /// Every site of the cohort, by id.
-    sites: Vec<RoundSite>,
+    pub(super) sites: Vec<RoundSite>,
 }
 
 /// A site in a round: its update that is held, else its newest, or silence.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct RoundSite {
-    site: String,
+    pub(super) site: String,
     /// `silent`, `receiving`, `accepted`, `aligned`, `rejected` or `declined`.
-    state: &'static str,
+    pub(super) state: &'static str,
     /// Why its update was rejected or declined.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// When the site last called, to about half a minute: what is silent is silent since then. Absent: never.
-    last_seen_at: Option<String>,
-    update_id: Option<String>,
-    digest: Option<String>,
+    pub(super) last_seen_at: Option<String>,
+    pub(super) update_id: Option<String>,
+    pub(super) digest: Option<String>,
     /// Size of its checkpoint in bytes.
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
     /// How many bytes have arrived, while receiving.
-    received_bytes: Option<u64>,
-    num_examples: Option<u64>,
+    pub(super) received_bytes: Option<u64>,
+    /// When its update was announced.
+    #[serde(skip)]
+    pub(super) begun_at_ms: Option<Millis>,
+    pub(super) num_examples: Option<u64>,
     /// Its part of the mean, once the updates of the round are final.
-    share: Option<f64>,
+    pub(super) share: Option<f64>,
     /// The site's own figures.
-    metrics: Option<Metrics>,
-    accepted_at: Option<String>,
+    pub(super) metrics: Option<Metrics>,
+    pub(super) accepted_at: Option<String>,
     /// When the site took its update back; the model of a round that was published before holds what it gave.
-    withdrawn_at: Option<String>,
+    pub(super) withdrawn_at: Option<String>,
     /// How its update was brought into the reference's frame: figures in all and for each of `groups`, with `margins` where a search
     /// matched units: the fraction that have the `best` partner there is for them, and their `p5` and `median` margin over the second-best,
     /// as fractions of the mean gain.
     #[schema(value_type = Option<Object>)]
-    alignment: Option<AlignReport>,
+    pub(super) alignment: Option<AlignReport>,
     /// How its update stood beside the others, once the round was merged, or the update was rejected for that.
-    plausibility: Option<UpdatePlausibility>,
+    pub(super) plausibility: Option<UpdatePlausibility>,
 }
 
 /// How an update stood beside the reference and the other updates of its round, all aligned. Over the averaged tensors; BatchNorm's
 /// statistics have a figure of their own.
 #[derive(Serialize, utoipa::ToSchema)]
-struct UpdatePlausibility {
+pub(super) struct UpdatePlausibility {
     /// Euclidean distance to the reference.
-    distance: f64,
+    pub(super) distance: f64,
     /// That, divided by the median of the others'. Absent where no other went anywhere.
-    distance_ratio: Option<f64>,
+    pub(super) distance_ratio: Option<f64>,
     /// Cosine of the difference to the reference with the mean of the others', by their shares. Absent where one of the two is nothing.
-    cosine: Option<f64>,
+    pub(super) cosine: Option<f64>,
     /// As the ratio, over BatchNorm's statistics.
-    statistics_ratio: Option<f64>,
+    pub(super) statistics_ratio: Option<f64>,
     /// How many others it is compared with: those that are not the reference itself.
-    others: u32,
+    pub(super) others: u32,
     /// What lies beyond the policy's thresholds, in sentences for a person.
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 impl From<&Judged> for UpdatePlausibility {
@@ -290,14 +293,14 @@ pub(super) async fn signature(
     Ok(([(header::CONTENT_TYPE, "application/json")], bundle).into_response())
 }
 
-async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> {
+pub(super) async fn find(api: &Api, run: &model::Run, number: &str) -> Result<RoundRecord> {
     let unknown = || Error::not_found(format!("run {}: there is no such round", run.id));
     let number: u32 = number.parse().map_err(|_| unknown())?;
     api.store.round(&run.id, number).await?.ok_or_else(unknown)
 }
 
 /// `last_seen` tells when each site last called, `known` how good the round's models are.
-async fn describe(
+pub(super) async fn describe(
     api: &Api,
     run: &model::Run,
     last_seen: &HashMap<String, Millis>,
@@ -370,6 +373,7 @@ fn describe_site(
         digest: update.map(|update| update.digest.to_string()),
         size: update.map(|update| update.size),
         received_bytes,
+        begun_at_ms: update.map(|update| update.begun_at_ms),
         num_examples: update.map(|update| update.num_examples),
         share: share.map(|(update, total)| update.num_examples as f64 / total as f64),
         metrics: update.map(|update| update.metrics.clone()),

@@ -59,28 +59,28 @@ pub(super) struct NewSiteToken {
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct MadeToken {
     /// What its holder authenticates with. Only its hash is kept here.
-    token: String,
+    pub(super) token: String,
     #[serde(flatten)]
-    listed: Token,
+    pub(super) listed: Token,
 }
 
 /// A token as it is listed.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct Token {
     /// By which it is revoked.
-    id: String,
+    pub(super) id: String,
     /// Whose it is, if a site's.
-    site: Option<String>,
+    pub(super) site: Option<String>,
     /// What its holder may do, if a person's.
-    role: Option<Role>,
-    label: String,
+    pub(super) role: Option<Role>,
+    pub(super) label: String,
     /// `alive`, `expired` or `revoked`.
-    state: &'static str,
-    created_at: String,
-    expires_at: String,
-    revoked_at: Option<String>,
+    pub(super) state: &'static str,
+    pub(super) created_at: String,
+    pub(super) expires_at: String,
+    pub(super) revoked_at: Option<String>,
     /// To about half a minute.
-    last_used_at: Option<String>,
+    pub(super) last_used_at: Option<String>,
 }
 
 /// All tokens, the newest first.
@@ -127,7 +127,7 @@ pub(super) fn life(days: Option<u32>) -> Result<Millis> {
     }
 }
 
-/// How long a token of that label is to open something.
+/// How long a token of that label is to open something, in milliseconds, if it can be made.
 pub(super) fn checked_life(label: &str, days: Option<u32>) -> Result<Millis> {
     if label.chars().count() > MOST_LABEL || label.chars().any(char::is_control) {
         return Err(Error::invalid(format!(
@@ -151,7 +151,13 @@ impl NewSiteToken {
     }
 }
 
-async fn make(api: &Api, prefix: &str, holder: Holder, label: &str, life: Millis) -> Result<MadeToken> {
+pub(super) async fn make(
+    api: &Api,
+    prefix: &str,
+    holder: Holder,
+    label: &str,
+    life: Millis,
+) -> Result<MadeToken> {
     let secret = auth::new_token(prefix)?;
     let made = api.store.create_token(&auth::hash(secret.expose()), &holder, label, life).await?;
     tracing::info!(token.id = made.id, token.holder = ?made.holder, "token made");

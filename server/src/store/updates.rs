@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) const UPDATE_COLUMNS: &str =
     "SELECT u.id, u.run_id, u.round, u.site_id, u.digest, u.size, u.num_examples, u.metrics,
-    u.state, u.reason, u.accepted_at_ms, u.withdrawn_at_ms, u.report, u.plausibility FROM updates u";
+    u.state, u.reason, u.begun_at_ms, u.accepted_at_ms, u.withdrawn_at_ms, u.report, u.plausibility FROM updates u";
 
 /// Most updates of one site and round that are under way: what a site sends, and what it sends instead.
 const MAX_UNDER_WAY: i64 = 2;
@@ -190,6 +190,20 @@ impl Store {
             .bind(i64::from(round))
             .fetch_all(&self.pool)
             .await?;
+        rows.iter().map(update_from).collect()
+    }
+
+    /// A site's updates of all rounds, the newest first, at most so many.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn newest_updates_of(&self, site_id: &str, limit: u32) -> Result<Vec<Update>> {
+        let query = format!(
+            "{UPDATE_COLUMNS} JOIN run_sites s ON s.run_id = u.run_id AND s.site_id = u.site_id
+             WHERE s.site_id = $1 ORDER BY u.begun_at_ms DESC, u.id DESC LIMIT $2"
+        );
+        let query = sqlx::query(sqlx::AssertSqlSafe(query)).bind(site_id).bind(i64::from(limit));
+        let rows = query.fetch_all(&self.pool).await?;
         rows.iter().map(update_from).collect()
     }
 
@@ -490,6 +504,7 @@ pub(super) fn update_from(row: &AnyRow) -> Result<Update> {
         }
     };
     Ok(Update {
+        begun_at_ms: row.try_get("begun_at_ms")?,
         withdrawn_at_ms: row.try_get("withdrawn_at_ms")?,
         run_id: row.try_get("run_id")?,
         round: unsigned(row, "round")?,

@@ -1,0 +1,41 @@
+use super::{POLICY, charts, page, text};
+
+/// What no name may bring into a page.
+const HOSTILE: &str = "<script>alert(1)</script>\"'&";
+
+#[test]
+fn whatever_is_named_is_shown_as_text() {
+    let shown = [
+        text::state(HOSTILE).into_string(),
+        text::digest(HOSTILE).into_string(),
+        super::run::confirmation(HOSTILE, HOSTILE, (HOSTILE, HOSTILE), true).into_string(),
+    ];
+    for html in shown {
+        assert!(
+            !html.contains("<script") && !html.contains("\"'&") && html.contains("&lt;script&gt;"),
+            "{html}"
+        );
+    }
+    assert_eq!(charts::MOST_LINES, 8, "the style sheet has a colour for each");
+}
+
+#[test]
+fn pages_style_and_script_nothing_in_place() {
+    assert!(!POLICY.contains("unsafe") && !POLICY.contains('*'));
+    let files = [
+        include_str!("page.rs"),
+        include_str!("overview.rs"),
+        include_str!("run.rs"),
+        include_str!("round.rs"),
+        include_str!("site.rs"),
+        include_str!("audit.rs"),
+        include_str!("session.rs"),
+        include_str!("charts.rs"),
+    ];
+    for source in files {
+        for forbidden in [" style=", " onclick=", "http://", "https://"] {
+            assert!(!source.contains(forbidden), "{forbidden} in {}", &source[..80]);
+        }
+    }
+    assert!(!page::is_part(&http::HeaderMap::new()));
+}

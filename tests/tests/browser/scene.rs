@@ -1,0 +1,83 @@
+//! What a browser is shown.
+
+use fedbasin_proto::v1::{self, BeginUpdateRequest};
+use fedbasin_tests::{
+    Admin, Server, Site,
+    checkpoint::{Mlp, mlp},
+    chunks, digest,
+};
+use serde_json::json;
+use tonic::Status;
+
+/// Creates a run of perceptrons that founds itself.
+pub(crate) fn create(server: &Server, name: &str, sites: &[&str]) -> String {
+    server.admin().create_run(&json!({
+        "id": name, "spec": Mlp::spec(), "strategy": "aligned", "cohort": sites,
+        "policy": { "rounds": 4, "quorum": sites.len(), "deadline_seconds": 3600 },
+    }))
+}
+
+/// What a site says of an update before it sends it: a loss that falls from round to round.
+pub(crate) fn announcement(
+    run: &str,
+    round: u32,
+    checkpoint: &[u8],
+    num_examples: u64,
+) -> BeginUpdateRequest {
+    let loss = 0.9 / f64::from(round) + 30.0 / num_examples as f64;
+    BeginUpdateRequest {
+        run_id: run.to_owned(),
+        round,
+        digest: digest(checkpoint),
+        size: checkpoint.len() as u64,
+        num_examples,
+        metrics: [("loss".to_owned(), loss), ("accuracy".to_owned(), 1.0 - loss / 2.0)].into(),
+    }
+}
+
+/// Announces, sends and ends an update.
+pub(crate) async fn upload(
+    site: &Site,
+    run: &str,
+    round: u32,
+    checkpoint: &[u8],
+    num_examples: u64,
+) -> Result<v1::Receipt, Status> {
+    let begun = site.begin_as(announcement(run, round, checkpoint, num_examples)).await?;
+    site.send(chunks(&begun.update_id, checkpoint, begun.offset)).await?;
+    site.finish(&begun.update_id).await
+}
+
+/// Signs in without a browser; gives the cookie.
+pub(crate) fn sign_in(admin: &Admin, token: &str) -> String {
+    let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
+    let body = format!("token={token}&next=%2F");
+    let answer = admin.without_redirects().request("POST", "/signin", &headers, body.as_bytes());
+    assert_eq!(answer.status, 303, "{}", String::from_utf8_lossy(&answer.body));
+    let set = answer.header("set-cookie").to_owned();
+    assert!(set.contains("HttpOnly") && set.contains("SameSite=Strict"), "{set}");
+    set.split(';').next().expect("a cookie").to_owned()
+}
+
+/// A run of three sites with three rounds that are published and one that collects: an update is here, one is rejected, one site is
+/// silent.
+pub(crate) async fn course(server: &Server) -> String {
+    let sites = [("hospital-north", 900_u64), ("hospital-south", 400), ("clinic-east", 250)];
+    let connected: Vec<(Site, u64)> = sites.iter().map(|(id, count)| (server.site(id), *count)).collect();
+    let run = create(server, "thorax", &sites.map(|(id, _)| id));
+    let orders = [[[0, 1, 2, 3]; 2], [[2, 0, 3, 1], [1, 3, 0, 2]], [[3, 2, 1, 0], [0, 2, 1, 3]]];
+    for round in 1..=3 {
+        server.admin().round_becomes(&run, round, "collecting").await;
+        for (place, (site, count)) in connected.iter().enumerate() {
+            let network = mlp(u64::from(round) * 10 + place as u64);
+            let network = if round == 1 || place == 2 { network.permuted(orders[place]) } else { network };
+            upload(site, &run, round, &network.file(), *count).await.expect("a receipt");
+        }
+        server.admin().round_becomes(&run, round, "published").await;
+    }
+    server.admin().round_becomes(&run, 4, "collecting").await;
+    upload(&connected[0].0, &run, 4, &mlp(41).file(), 900).await.expect("a receipt");
+    let bad = mlp(42).changed(|_| f32::NAN).file();
+    upload(&connected[1].0, &run, 4, &bad, 400).await.expect_err("no number");
+    run
+}
