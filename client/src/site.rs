@@ -120,10 +120,13 @@ async fn take_part(options: SiteOptions, client: Client, screen: &Screen) -> Res
         told,
         passed: None,
         unsettled,
+        most: u64::MAX,
         evaluated: None,
         global: None,
     };
     loop {
+        // Servers before there was that figure sent none.
+        site.most = if status.max_checkpoint_bytes == 0 { u64::MAX } else { status.max_checkpoint_bytes };
         site.tell(&status).await?;
         site.settle().await?;
         if let Some((number, global)) = site.to_evaluate(&status) {
@@ -162,6 +165,8 @@ struct Site {
     passed: Option<u32>,
     /// Rounds in which an earlier process may have been ended between sending and keeping the receipt.
     unsettled: Vec<u32>,
+    /// The largest checkpoint that the server takes, in bytes.
+    most: u64,
     /// The newest round whose models were tried.
     evaluated: Option<u32>,
     /// The global model that is here.

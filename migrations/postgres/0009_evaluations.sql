@@ -11,6 +11,7 @@ CREATE TABLE evaluations (
   loss           DOUBLE PRECISION,           -- mean over the examples
   accuracy       DOUBLE PRECISION,           -- 0 to 1
   reported_at_ms BIGINT NOT NULL,            -- the newest word of the site
+  reports        BIGINT NOT NULL DEFAULT 1,  -- how often it changed its word, and once
   CHECK (loss IS NOT NULL OR accuracy IS NOT NULL),
   FOREIGN KEY (run_id, round) REFERENCES rounds (run_id, number)
 );

@@ -102,6 +102,7 @@ impl Target {
         };
         let typed = chosen.as_ref().filter(|chosen| chosen.typed);
         let by_variable = environment(SERVER_VARIABLE);
+        let named_by_variable = by_variable.is_some() && args.server.is_none() && typed.is_none();
         let (url, origin) = match (&args.server, typed, by_variable, chosen.as_ref()) {
             (Some(url), ..) => (url.clone(), None),
             (None, Some(chosen), ..) | (None, None, None, Some(chosen)) => {
@@ -110,6 +111,7 @@ impl Target {
             (None, None, Some(url), _) => (url, Some(format!("by the variable {SERVER_VARIABLE}"))),
             (None, None, None, None) => (DEFAULT_SERVER.to_owned(), None),
         };
+        let named_by_variable = named_by_variable && origin.is_some();
         let own = chosen.as_ref().filter(|chosen| same_server(&chosen.profile.server, &url));
         let below = profiles.as_ref().map(|profiles| folder_of(&profiles.path)).unwrap_or(Path::new(""));
         let ca =
@@ -121,7 +123,8 @@ impl Target {
         let text = match (&args.token_file, of_profile, by_variable) {
             (Some(path), ..) => read_token(path)?,
             (None, Some(path), None) => read_token(&path)?,
-            (None, Some(path), Some(_)) if typed.is_some() => read_token(&path)?,
+            // The variable's is for another server, unless it or a flag named this one, too.
+            (None, Some(path), Some(_)) if origin.is_some() && !named_by_variable => read_token(&path)?,
             (None, _, Some(text)) => check_token(text.trim(), TOKEN_VARIABLE)?,
             (None, None, None) => return Err(no_token(chosen.as_ref(), own.is_some())),
         };

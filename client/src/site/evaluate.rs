@@ -174,7 +174,7 @@ impl Site {
     pub(super) async fn fetch_global(&mut self, digest: Digest) -> Result<PathBuf> {
         let (path, patience) = (self.dir.global(), self.options.patience);
         let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
-        download(&self.client, digest, &path, u64::MAX, patience, &self.screen, "global model").await?;
+        download(&self.client, digest, &path, self.most, patience, &self.screen, "global model").await?;
         trust::keep_signature(signature.as_deref(), &path)?;
         self.global = Some(digest);
         Ok(path)

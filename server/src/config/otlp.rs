@@ -32,7 +32,8 @@ impl Otlp {
     /// # Errors
     /// A sentence that names the key.
     pub fn address(&self) -> Result<Url, String> {
-        let wrong = |what: &str| Err(format!("otlp.endpoint: {:?} {what}", self.endpoint));
+        // What stands there may hold a key.
+        let wrong = |what: &str| Err(format!("otlp.endpoint: it {what}"));
         let text = format!("{}/v1/traces", self.endpoint.trim_end_matches('/'));
         let Ok(url) = Url::parse(&text) else { return wrong("is no URL") };
         let has_more = url.password().is_some() || url.query().is_some() || url.fragment().is_some();

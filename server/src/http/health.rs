@@ -37,16 +37,25 @@ type Found = (Instant, Vec<Check>);
 
 impl Ready {
     /// Asks, or says again what was found within `fresh`; who comes meanwhile waits for that answer.
-    async fn ask(&self, fresh: Duration, ask: impl Future<Output = Vec<Check>>) -> Vec<Check> {
-        let mut found = self.0.lock().await;
-        match &*found {
-            Some((at, checks)) if at.elapsed() < fresh => checks.clone(),
-            _ => {
-                let checks = ask.await;
-                *found = Some((Instant::now(), checks.clone()));
-                checks
+    async fn ask<F: Future<Output = Vec<Check>> + Send + 'static>(
+        &self,
+        fresh: Duration,
+        ask: impl FnOnce() -> F + Send + 'static,
+    ) -> Vec<Check> {
+        let found = Arc::clone(&self.0);
+        // To its end, also where the caller goes away: else nothing would be known, and the next one would ask again.
+        let asking = tokio::spawn(async move {
+            let mut found = found.lock().await;
+            match &*found {
+                Some((at, checks)) if at.elapsed() < fresh => checks.clone(),
+                _ => {
+                    let checks = ask().await;
+                    *found = Some((Instant::now(), checks.clone()));
+                    checks
+                }
             }
-        }
+        });
+        asking.await.unwrap_or_else(|error| vec![Check::of("database", &Err(Error::internal(error)))])
     }
 }
 
@@ -93,7 +102,8 @@ pub(super) async fn healthz() -> Json<Health> {
 #[utoipa::path(get, path = "/readyz", tag = "health", responses(
     (status = 200, body = Readiness), (status = 503, body = Readiness, description = "Something is missing")))]
 pub(super) async fn readyz(State(api): State<Api>) -> Response {
-    let checks = api.ready.ask(FRESH, look(&api)).await;
+    let asked = api.clone();
+    let checks = api.ready.ask(FRESH, move || look(asked)).await;
     if checks.iter().all(|check| check.ok) {
         return Json(Readiness { status: "ok", checks }).into_response();
     }
@@ -101,7 +111,7 @@ pub(super) async fn readyz(State(api): State<Api>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, wait, Json(Readiness { status: "unready", checks })).into_response()
 }
 
-async fn look(api: &Api) -> Vec<Check> {
+async fn look(api: Api) -> Vec<Check> {
     let before = machine_clock();
     let now = api.store.now().await;
     let after = machine_clock();
@@ -111,12 +121,12 @@ async fn look(api: &Api) -> Vec<Check> {
             &now.as_ref().map(|_| ()).map_err(|error| Error::new(error.code(), error.public_text())),
         ),
         Check::of("objects", &api.store.objects_ready().await),
-        Check::of("disk", &disk(api)),
+        Check::of("disk", &disk(&api)),
     ];
     // The rest is of a database that answers.
     let Ok(now) = now else { return checks };
     checks.push(Check::of("schema", &api.store.check_schema().await));
-    checks.push(Check::of("keys", &keys(api).await));
+    checks.push(Check::of("keys", &keys(&api).await));
     if let Some(tls) = &api.tls {
         let lasts = tls::expires_at(tls).and_then(|expires| match expires > now {
             true => Ok(()),

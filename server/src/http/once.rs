@@ -9,6 +9,7 @@ use axum::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tracing::Instrument as _;
 use utoipa::openapi::{
     ObjectBuilder, Required, Type,
     path::{Parameter, ParameterBuilder, ParameterIn},
@@ -71,15 +72,15 @@ async fn with_key(api: Api, key: String, mut parts: Parts, body: Bytes, next: Ne
     }
     actor.once = Some(once.clone());
     // To its end, also where the caller goes away: who comes again is to be answered.
-    let making = tokio::spawn(async move {
+    let making = async move {
         let response = next.run(Request::from_parts(parts, body.into())).await;
         if response.status().is_success() {
             keep(&api, &credential, &once.key, response).await
         } else {
             Ok(response)
         }
-    });
-    making.await.map_err(Error::internal)?
+    };
+    tokio::spawn(making.in_current_span()).await.map_err(Error::internal)?
 }
 
 /// What a call asks for: two of the same digest ask for the same.

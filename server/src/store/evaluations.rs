@@ -17,6 +17,8 @@ use crate::{
 /// The action of its records.
 const REPORTED: &str = "evaluation.reported";
 
+/// How often a site may say how good a model of a round is, each time something else.
+const MOST_REPORTS: i64 = 20;
 /// So many are compared with their records at once.
 const COMPARED_AT_ONCE: usize = 1000;
 
@@ -85,11 +87,12 @@ impl Store {
              VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 = 1 THEN $9 END, CASE WHEN $10 = 1 THEN $11 END, {now})
              ON CONFLICT (run_id, round, site_id, model)
              DO UPDATE SET digest = excluded.digest, num_examples = excluded.num_examples, loss = excluded.loss,
-                           accuracy = excluded.accuracy, reported_at_ms = excluded.reported_at_ms
+                           accuracy = excluded.accuracy, reported_at_ms = excluded.reported_at_ms,
+                           reports = evaluations.reports + 1
              WHERE evaluations.digest <> excluded.digest OR evaluations.num_examples <> excluded.num_examples
                 OR evaluations.loss IS DISTINCT FROM excluded.loss
                 OR evaluations.accuracy IS DISTINCT FROM excluded.accuracy
-             RETURNING id",
+             RETURNING id, reports",
         ))
         .bind(uuid::Uuid::now_v7().to_string())
         .bind(&of.run_id)
@@ -107,6 +110,17 @@ impl Store {
         .await?;
         // Said before.
         let Some(row) = row else { return Ok(()) };
+        // Each word is a record in the log, which keeps all.
+        if row.try_get::<i64, _>("reports")? > MOST_REPORTS {
+            return Err(Error::new(
+                Code::Conflict,
+                format!(
+                    "round {}: the word on the {} model was changed as often as it may be ({MOST_REPORTS} times in all); the last one stays",
+                    of.round,
+                    new.model.name()
+                ),
+            ));
+        }
         let mut record = Record::of(REPORTED)
             .round(&of.run_id, of.round)
             .site(site_id)

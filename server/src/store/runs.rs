@@ -87,6 +87,9 @@ impl Store {
         {
             return Err(again(seed));
         }
+        if let Some(seed) = &new.seed {
+            refuse_update(&mut tx, seed).await?;
+        }
         for site in &cohort {
             let known =
                 sqlx::query("INSERT INTO run_sites (run_id, site_id) SELECT $1, id FROM sites WHERE id = $2")
@@ -450,4 +453,23 @@ fn spec_from(row: &AnyRow, run_id: &str) -> Result<Option<rebasin::Spec>> {
     spec.map(|json| rebasin::Spec::from_json(&json))
         .transpose()
         .map_err(|error| Error::internal(format_args!("runs.spec of {run_id}: {error}")))
+}
+
+/// Refuses a seed that is nothing but a site's update: other sites would see it, and its site could not have it erased. What a round
+/// published or a person stored may begin a run.
+async fn refuse_update(tx: &mut Tx, seed: &rebasin::Digest) -> Result<()> {
+    let row = sqlx::query(
+        "SELECT u.id FROM updates u WHERE u.digest = $1 AND u.state IN ('accepted', 'aligned')
+           AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.global_digest = $1)
+           AND NOT EXISTS (SELECT 1 FROM audit_records a WHERE a.object = $1 AND a.action = 'checkpoint.stored') LIMIT 1",
+    )
+    .bind(seed.to_string())
+    .fetch_optional(&mut **tx)
+    .await?;
+    match row {
+        None => Ok(()),
+        Some(_) => Err(Error::invalid(format!(
+            "seed_digest: {seed} is a site's update, which is that site's alone; take a published model or upload a checkpoint"
+        ))),
+    }
 }

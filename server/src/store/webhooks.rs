@@ -15,7 +15,7 @@ use crate::{
     round::{Millis, Round, State},
 };
 
-/// Delivered notices are forgotten after so long: longer than a certificate is warned of.
+/// Notices are forgotten after so long: longer than a certificate is warned of.
 const KEPT_MS: Millis = 90 * DAY_MS;
 
 /// Where a notice stands.
@@ -356,17 +356,15 @@ impl Store {
         Ok(queued)
     }
 
-    /// Forgets notices that were delivered long ago.
+    /// Forgets notices of long ago, whatever became of them.
     ///
     /// # Errors
     /// Those of the database.
     pub(crate) async fn sweep_deliveries(&self) -> Result<()> {
-        sqlx::query(self.sql(
-            "DELETE FROM webhook_deliveries WHERE state = 'delivered' AND delivered_at_ms < {now} - $1",
-        ))
-        .bind(KEPT_MS)
-        .execute(&self.pool)
-        .await?;
+        sqlx::query(self.sql("DELETE FROM webhook_deliveries WHERE created_at_ms < {now} - $1"))
+            .bind(KEPT_MS)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 }

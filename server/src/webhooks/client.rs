@@ -82,6 +82,9 @@ impl Client {
     }
 }
 
+/// Why a notice was not taken, at most, in characters.
+const MOST_REASON: usize = 300;
+
 /// Looks names up, and knows no addresses but public ones: what is checked is what is called.
 struct PublicAlone;
 
@@ -101,13 +104,19 @@ async fn public(name: &str) -> std::result::Result<Addrs, Box<dyn std::error::Er
     Ok(Box::new(public.into_iter()))
 }
 
-/// An error with what caused it.
+/// An error with what caused it. What TLS says of a certificate names the receiver, and whatever the receiver likes: that is left out.
 fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
+        let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let within = within.and_then(|within| within.downcast_ref::<rustls::Error>());
+        if error.is::<rustls::Error>() || within.is_some() {
+            text.push_str(": TLS: its certificate or its protocol is not what is taken");
+            break;
+        }
         text = format!("{text}: {error}");
         source = error.source();
     }
-    text
+    text.chars().take(MOST_REASON).collect()
 }

@@ -5,12 +5,19 @@ use crate::error::Code;
 
 #[tokio::test]
 async fn whoever_asks_storage_is_asked_once_while_its_answer_is_fresh() {
-    let (ready, asked) = (Ready::default(), AtomicUsize::new(0));
-    let look = async || {
-        let count = asked.fetch_add(1, Ordering::Relaxed);
-        let found = if count == 0 { Err(Error::new(Code::Unavailable, "away")) } else { Ok(()) };
-        vec![Check::of("database", &found)]
+    let (ready, asked) = (Ready::default(), Arc::new(AtomicUsize::new(0)));
+    let look = || {
+        let asked = Arc::clone(&asked);
+        async move || {
+            let count = asked.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            let found = if count == 0 { Err(Error::new(Code::Unavailable, "away")) } else { Ok(()) };
+            vec![Check::of("database", &found)]
+        }
     };
+    // Who goes away before there is an answer does not make the next one ask again.
+    let gone = ready.ask(Duration::MAX, look());
+    assert!(tokio::time::timeout(Duration::ZERO, gone).await.is_err());
     let all = futures::future::join_all((0..100).map(|_| ready.ask(Duration::MAX, look()))).await;
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     assert!(all.iter().all(|checks| !checks[0].ok && checks[0].detail.as_deref() == Some("away")), "{all:?}");
