@@ -68,6 +68,7 @@ on_both_databases!(
     means_are_weighted_by_examples_and_the_newest_word_counts,
     the_round_with_the_least_mean_loss_is_marked,
     what_is_no_evaluation_of_a_published_model_is_refused,
+    a_site_changes_its_word_only_so_often,
 );
 
 async fn means_are_weighted_by_examples_and_the_newest_word_counts(database: Database) {
@@ -214,4 +215,18 @@ async fn what_is_no_evaluation_of_a_published_model_is_refused(database: Databas
     let mean = scene.server.admin().round(&scene.run, 1)["evaluations"]["global"].clone();
     assert_eq!(mean["num_examples"], json!(2_000_000_000_000_u64));
     assert!((mean["loss"].as_f64().expect("a number") / 1e30 - 1.0).abs() < 1e-12, "{mean}");
+}
+
+async fn a_site_changes_its_word_only_so_often(database: Database) {
+    let scene = Scene::new(database, 1);
+    let global = scene.published(1).await;
+    let says =
+        async |loss: u32| scene.says(0, 1, &[of(EvaluatedModel::Global, &global, 1, loss.into(), 0.5)]).await;
+    for loss in 1..=20 {
+        says(loss).await.expect("taken");
+    }
+    assert_refused(says(21).await, Code::AlreadyExists, "conflict");
+    says(20).await.expect("the same again changes nothing");
+    assert_eq!(scene.records().len(), 20, "the log does not grow with it");
+    assert_eq!(scene.server.admin().round(&scene.run, 1)["evaluations"]["global"]["loss"], 20.0);
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 on_both_databases!(
     a_run_is_extended_by_rounds_and_by_time,
     a_clone_has_the_settings_of_its_run_but_for_what_is_said,
+    no_run_begins_from_what_is_one_sites_alone,
     a_model_is_listed_marked_and_fetched_by_its_digest,
     a_site_is_shown_given_another_token_and_shut_out,
     a_call_with_a_key_is_made_once,
@@ -113,6 +114,27 @@ async fn a_clone_has_the_settings_of_its_run_but_for_what_is_said(database: Data
     assert_points(&clone(json!({ "seed_digest": seed, "from": "seed" })), 422, "invalid-argument", "/from");
     assert_points(&clone(json!({ "policy": { "rounds": 1 } })), 422, "invalid-argument", "/policy");
     admin.post("/v1/runs/none/clone", &json!({})).assert_problem(404, "not-found");
+}
+
+async fn no_run_begins_from_what_is_one_sites_alone(database: Database) {
+    let server = Server::start(database);
+    let (admin, a, b, _c) = (server.admin(), server.site("a"), server.site("b"), server.site("c"));
+    admin.create_run(&new_run("pilot", &["a", "b"], 1));
+    let of_a = one_hot(0, 8);
+    a.upload("pilot", 1, &of_a, 1).await.expect("a receipt");
+    b.upload("pilot", 1, &one_hot(1, 8), 1).await.expect("a receipt");
+    let published = admin.run_becomes("pilot", "complete").await;
+    let from = |seed: &str| {
+        admin.post("/v1/runs/pilot/clone", &json!({ "cohort": ["b", "c"], "seed_digest": seed }))
+    };
+    let refused = from(&digest(&of_a));
+    refused.assert_problem(422, "invalid-argument");
+    assert!(String::from_utf8_lossy(&refused.body).contains("that site's alone"));
+    let mut run = new_run("other", &["b"], 1);
+    run["seed_digest"] = json!(digest(&of_a));
+    admin.post("/v1/runs", &run).assert_problem(422, "invalid-argument");
+    let global = published["global_digest"].as_str().expect("a digest");
+    assert_eq!(from(global).status, 201, "what was published is everybody's");
 }
 
 /// A run whose one site publishes a round with each of these.
