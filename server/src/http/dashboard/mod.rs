@@ -22,9 +22,13 @@ use axum::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use tower::limit::GlobalConcurrencyLimitLayer;
+
 use self::page::Refused;
 use super::{Api, auth, problem::Path, rounds};
 
+/// So many pages are made at a time, of all persons'.
+const MOST_AT_ONCE: usize = 4;
 /// What a form may bring, in bytes: a token of an identity provider is the longest.
 const MOST_FORM_BYTES: usize = 64 << 10;
 
@@ -64,6 +68,8 @@ pub(super) fn router(api: &Api) -> Router<Api> {
         .route("/audit", get(audit::show))
         .route("/audit/export", get(export))
         .route("/audit/verify", post(audit::verify))
+        // The others wait: many open pages leave the database to sites.
+        .layer(GlobalConcurrencyLimitLayer::new(MOST_AT_ONCE))
         .layer(from_fn_with_state(api.clone(), session::guard))
         .merge(open)
         .layer(DefaultBodyLimit::max(MOST_FORM_BYTES))
