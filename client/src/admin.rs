@@ -5,6 +5,7 @@ mod clock;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
 mod held;
+mod once;
 pub mod operate;
 mod problem;
 pub mod types;
@@ -124,7 +125,7 @@ impl Admin {
             id: &'a str,
             token_expires_in_days: Option<u32>,
         }
-        self.post("/v1/sites", &NewSite { id: site, token_expires_in_days: days })
+        self.make("/v1/sites", &NewSite { id: site, token_expires_in_days: days })
     }
 
     /// Makes a token for a person of that role; shown this once.
@@ -138,7 +139,7 @@ impl Admin {
             label: &'a str,
             expires_in_days: Option<u32>,
         }
-        self.post("/v1/tokens", &NewToken { role, label, expires_in_days: days })
+        self.make("/v1/tokens", &NewToken { role, label, expires_in_days: days })
     }
 
     /// Makes a further token for a site; shown this once.
@@ -152,7 +153,7 @@ impl Admin {
             expires_in_days: Option<u32>,
         }
         let place = format!("/v1/sites/{}/tokens", segment(site));
-        self.post(&place, &NewToken { label, expires_in_days: days })
+        self.make(&place, &NewToken { label, expires_in_days: days })
     }
 
     /// All tokens, the newest first.
@@ -198,10 +199,8 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn deliveries(&self, state: Option<&str>, limit: Option<u32>) -> Result<DeliveryList> {
-        let state = state.map(|state| format!("state={}", segment(state)));
-        let asked = [state, limit.map(|limit| format!("limit={limit}"))];
-        let asked: Vec<String> = asked.into_iter().flatten().collect();
-        self.get(&format!("/v1/webhooks/deliveries?{}", asked.join("&")))
+        let limit = limit.map(|limit| limit.to_string());
+        self.get(&asking("/v1/webhooks/deliveries", &[("state", state), ("limit", limit.as_deref())]))
     }
 
     /// Has a notice sent again that was given up.
@@ -220,12 +219,12 @@ impl Admin {
         self.order(&format!("/v1/webhooks/{}/test", segment(name)))
     }
 
-    /// All enrolled sites.
+    /// All enrolled sites, or those in whose id something stands.
     ///
     /// # Errors
     /// As the server says.
-    pub fn sites(&self) -> Result<Vec<Site>> {
-        self.pages("/v1/sites", |list: SiteList| (list.sites, list.next))
+    pub fn sites(&self, part: Option<&str>) -> Result<Vec<Site>> {
+        self.pages(&asking("/v1/sites", &[("q", part)]), |list: SiteList| (list.sites, list.next))
     }
 
     /// Stores a checkpoint file, for instance a run's seed.
@@ -259,15 +258,17 @@ impl Admin {
     /// # Errors
     /// As the server says: an unknown site or seed, a spec that does not fit, a run of that name.
     pub fn create_run(&self, run: &NewRun) -> Result<Run> {
-        self.post("/v1/runs", run)
+        self.make("/v1/runs", run)
     }
 
-    /// All runs.
+    /// All runs, or those of a state, or of a site.
     ///
     /// # Errors
     /// As the server says.
-    pub fn runs(&self) -> Result<Vec<Run>> {
-        self.pages("/v1/runs", |list: RunList| (list.runs, list.next))
+    pub fn runs(&self, state: Option<&str>, site: Option<&str>) -> Result<Vec<Run>> {
+        self.pages(&asking("/v1/runs", &[("state", state), ("site", site)]), |list: RunList| {
+            (list.runs, list.next)
+        })
     }
 
     /// One run.
@@ -278,12 +279,13 @@ impl Admin {
         self.get(&format!("/v1/runs/{}", segment(run)))
     }
 
-    /// All rounds of a run.
+    /// All rounds of a run, or those of a state.
     ///
     /// # Errors
     /// As the server says.
-    pub fn rounds(&self, run: &str) -> Result<Vec<Round>> {
-        self.pages(&format!("/v1/runs/{}/rounds", segment(run)), |list: RoundList| (list.rounds, list.next))
+    pub fn rounds(&self, run: &str, state: Option<&str>) -> Result<Vec<Round>> {
+        let path = asking(&format!("/v1/runs/{}/rounds", segment(run)), &[("state", state)]);
+        self.pages(&path, |list: RoundList| (list.rounds, list.next))
     }
 
     /// One round of a run, with every site of the cohort.
@@ -339,11 +341,33 @@ impl Admin {
     /// # Errors
     /// The round has no model, the transfer broke, other bytes came, or the file cannot be written; then `path` is as it was.
     pub fn model(&self, run: &str, number: u32, path: &Path, screen: &Screen) -> Result<(Digest, u64)> {
-        let url = self.begin(&format!("/v1/runs/{}/rounds/{number}/model", segment(run)))?;
+        self.download(&format!("/v1/runs/{}/rounds/{number}/model", segment(run)), None, path, screen)
+    }
+
+    /// Downloads a model, whichever round published it, verified against its digest. Returns its size in bytes.
+    ///
+    /// # Errors
+    /// There is none or it is no longer kept, the transfer broke, other bytes came, or the file cannot be written; then `path` is as it
+    /// was.
+    pub fn model_content(&self, digest: Digest, path: &Path, screen: &Screen) -> Result<u64> {
+        let place = format!("/v1/models/{digest}/content");
+        self.download(&place, Some(digest), path, screen).map(|(_, size)| size)
+    }
+
+    /// The bytes that are at `place`, of this digest or else of the one that the server names.
+    fn download(
+        &self,
+        place: &str,
+        digest: Option<Digest>,
+        path: &Path,
+        screen: &Screen,
+    ) -> Result<(Digest, u64)> {
+        let url = self.begin(place)?;
         let request = self.agent.get(&url).header("authorization", self.token.bearer());
         let response = self.accept(&url, request.call())?;
         let promised = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
-        let promised: Option<Digest> = promised.and_then(|tag| tag.trim_matches('"').parse().ok());
+        let named: Option<Digest> = promised.and_then(|tag| tag.trim_matches('"').parse().ok());
+        let promised = digest.or(named);
         let total = response.body().content_length();
         let mut reader = response.into_body().into_with_config().limit(u64::MAX).reader();
         let bar = screen.bytes("receiving", total.unwrap_or(0));
@@ -377,7 +401,7 @@ impl Admin {
     fn begin_change(&self, path: &str) -> Result<String> {
         let url = self.begin(path)?;
         Ok(match &self.reason {
-            Some(reason) => format!("{url}?reason={}", segment(reason)),
+            Some(reason) => asking(&url, &[("reason", Some(reason.as_str()))]),
             None => url,
         })
     }
@@ -392,15 +416,16 @@ impl Admin {
         self.decode(url, request.call())
     }
 
-    /// All entries of a list, page by page; `parts` takes one page apart.
+    /// All entries of a list, whose path may have a query, page by page; `parts` takes one page apart.
     fn pages<L: DeserializeOwned, T>(
         &self,
         path: &str,
         parts: impl Fn(L) -> (Vec<T>, Option<String>),
     ) -> Result<Vec<T>> {
         let (mut all, mut next) = parts(self.get(path)?);
+        let mark = if path.contains('?') { '&' } else { '?' };
         while let Some(after) = next {
-            let page = parts(self.get(&format!("{path}?after={}", segment(&after)))?);
+            let page = parts(self.get(&format!("{path}{mark}after={}", segment(&after)))?);
             all.extend(page.0);
             next = page.1;
         }
@@ -419,7 +444,7 @@ impl Admin {
         answer: Result<http::Response<Body>, ureq::Error>,
     ) -> Result<T> {
         // What a person said of why is not where something went wrong.
-        let place = url.split_once("?reason=").map_or(url, |(place, _)| place);
+        let place = url.split_once('?').map_or(url, |(place, _)| place);
         Self::read(place, self.accept(place, answer)?)
     }
 
@@ -456,6 +481,17 @@ impl Admin {
         let again = again(status.as_u16(), wait);
         Err(error.passing(again).coming_from(self.origin.as_deref()))
     }
+}
+
+/// A path with a query of what was said.
+fn asking(path: &str, asked: &[(&str, Option<&str>)]) -> String {
+    let mut out = path.to_owned();
+    for (name, value) in asked {
+        let Some(value) = value else { continue };
+        out.push(if out.contains('?') { '&' } else { '?' });
+        out.push_str(&format!("{name}={}", segment(value)));
+    }
+    out
 }
 
 /// One segment of a path: whatever a person typed stays one segment.

@@ -238,7 +238,7 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
         let all_data_runs = all_data.check()?;
         // The state first: if it says complete, the rounds read after it are complete too.
         let run = admin.run(RUN)?;
-        let rounds = admin.rounds(RUN)?;
+        let rounds = admin.rounds(RUN, None)?;
         watch.show(&rounds, all_data_runs);
         match run.state.as_str() {
             "complete" => break rounds,

@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 from contract import check, running_server
 
@@ -49,6 +50,14 @@ def drive(part, url, admin):
     check("it is listed", [run.id for run in listed.runs] == ["generated"], listed)
     more = part("api.runs.runs_extend").sync("generated", client=client, body=models.Extension(rounds=2))
     check("it is extended", more.policy.rounds == 3, more)
+    # It opens within a second or so.
+    for _ in range(600):
+        opened = part("api.rounds.rounds_list").sync("generated", client=client).rounds
+        if opened:
+            break
+        time.sleep(0.1)
+    sites = [(site.site, site.state) for round in opened for site in round.sites]
+    check("its round is read, with its site", [round.number for round in opened] == [1] and sites == [("hospital-a", "silent")], opened)
     problem = part("api.runs.runs_show").sync("none", client=client)
     check("an error is a problem with its code", isinstance(problem, models.Problem) and problem.code == "not-found", problem)
 

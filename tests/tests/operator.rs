@@ -9,8 +9,8 @@ use std::{
 
 use fedbasin_tests::{
     Database, Options, Server, Site,
-    checkpoint::{Mlp, mlp},
-    client_binary, eventually, on_both_databases,
+    checkpoint::{Mlp, mlp, one_hot, one_hot_spec},
+    client_binary, digest, eventually, on_both_databases,
 };
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
@@ -173,6 +173,80 @@ async fn why_an_operator_acts_is_said_on_the_command_line_and_shown_with_the_log
     // What to do is said as without a reason.
     let again = error(&act(&["enrol", "a", "-o", "b.token", "--reason", "again"]));
     assert!(again.contains("fedbasin admin sites"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_orders_is_done_and_shown() {
+    let server = Server::start(Database::sqlite());
+    let (api, a) = (server.admin(), server.site("a"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let act = |arguments: &[&str]| -> Value {
+        let output = admin(&server, &server.http, folder.path(), &[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON and nothing else")
+    };
+    let count = |arguments: &[&str], list: &str| act(arguments)[list].as_array().expect("a list").len();
+    api.create_run(&json!({
+        "id": "pilot", "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a"],
+        "policy": { "rounds": 1, "quorum": 1, "deadline_seconds": 600, "keep_models": 3, "max_magnitude_factor": 9.0 },
+    }));
+    let policy = |run: &str| api.get(&format!("/v1/runs/{run}")).json()["policy"].clone();
+    act(&["extend", "pilot", "--rounds", "1"]);
+    assert_eq!(policy("pilot")["rounds"], 2);
+    act(&["clone", "pilot", "--as", "second", "--rounds", "1", "--deadline-seconds", "500"]);
+    let mut expected = policy("pilot");
+    (expected["rounds"], expected["deadline_seconds"]) = (json!(1), json!(500));
+    assert_eq!(policy("second"), expected, "all else as the run has it");
+
+    // Both runs publish the same bytes.
+    for run in ["pilot", "second"] {
+        api.round_becomes(run, 1, "collecting").await;
+        a.upload(run, 1, &one_hot(0, 8), 1).await.expect("a receipt");
+        api.round_becomes(run, 1, "published").await;
+    }
+    let model = api.round("second", 1)["global_digest"].as_str().expect("a digest").to_owned();
+    assert_eq!(api.round("pilot", 1)["global_digest"], model.as_str());
+    let unsaid = error(&admin(&server, &server.http, folder.path(), &["models", "promote", &model]));
+    assert!(unsaid.contains("pilot") && unsaid.contains("second"), "{unsaid}");
+    let why = ["--run", "second", "--reason", "study 7"];
+    act(&[&["models", "promote", model.as_str()], &why[..]].concat());
+    for published in api.get(&format!("/v1/models/{model}")).json()["published"].as_array().expect("a list") {
+        assert_eq!(published["promoted"], published["run"] == "second", "{published}");
+    }
+    act(&["models", "tag", &model, "best"]);
+    assert_eq!(count(&["models", "list", "--tag", "best"], "models"), 1);
+    act(&["models", "untag", &model, "best"]);
+    assert_eq!(count(&["models", "list", "--tag", "best"], "models"), 0);
+    act(&["models", "download", &model, "-o", "m.safetensors"]);
+    assert_eq!(digest(&fs::read(folder.path().join("m.safetensors")).expect("the model")), model);
+
+    assert_eq!(
+        count(&["updates", "pilot", "--round", "1", "--site", "a", "--state", "aligned"], "updates"),
+        1
+    );
+    assert_eq!(count(&["updates", "pilot", "--state", "rejected"], "updates"), 0);
+    api.run_becomes("second", "complete").await;
+    assert_eq!(act(&["runs", "--state", "complete", "--site", "a"])["runs"][0]["id"], "second");
+    assert_eq!(count(&["rounds", "pilot", "--state", "published"], "rounds"), 1);
+    assert_eq!(
+        (count(&["sites", "--matching", "a"], "sites"), count(&["sites", "--matching", "b"], "sites")),
+        (1, 0)
+    );
+
+    let states = || {
+        let tokens = api.get("/v1/sites/a").json()["tokens"].clone();
+        let mut states: Vec<String> = Vec::new();
+        for token in tokens.as_array().expect("a list") {
+            states.push(token["state"].as_str().expect("a state").to_owned());
+        }
+        states
+    };
+    assert_eq!(states(), ["alive"]);
+    act(&["site", "rotate", "a", "--old-tokens-seconds", "0"]);
+    assert_eq!(states().iter().filter(|state| *state == "alive").count(), 1, "{:?}", states());
+    assert_eq!(states().len(), 2);
+    act(&["site", "revoke", "a"]);
+    assert!(states().iter().all(|state| state != "alive"), "{:?}", states());
 }
 
 on_both_databases!(how_surely_units_are_matched_is_told_of_each_group_to_operators_and_to_the_site);

@@ -48,9 +48,14 @@ struct Watching {
 
 impl Watching {
     fn start(server: &Server, arguments: &[&str]) -> Self {
+        Self::of(server, &[&["watch"], arguments].concat())
+    }
+
+    /// Any command that goes on.
+    fn of(server: &Server, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = |name: &str| File::create(folder.path().join(name)).expect("a file");
-        let child = program(server, &[&["watch"], arguments].concat())
+        let child = program(server, arguments)
             .stdout(file("out"))
             .stderr(file("err"))
             .spawn()
@@ -262,8 +267,22 @@ async fn every_call_of_an_operator_answers_as_text_and_in_json() {
     let site = server.site("a");
     let id = run(&server, &[&site], &json!({}));
     site.upload(&id, 1, &one_hot(0, 2), 1).await.expect("a receipt");
-    server.admin().round_becomes(&id, 1, "published").await;
-    let calls: [&[&str]; 11] = [
+    let model = server.admin().round_becomes(&id, 1, "published").await["global_digest"].clone();
+    let model = model.as_str().expect("a digest");
+    let open = run(&server, &[&site], &json!({ "rounds": 2 }));
+    let calls: [&[&str]; 23] = [
+        &["extend", &open, "--rounds", "1"],
+        &["clone", &id, "--rounds", "3"],
+        &["updates", &id],
+        &["models", "list"],
+        &["models", "show", model],
+        &["models", "tag", model, "best"],
+        &["models", "promote", model],
+        &["models", "untag", model, "best"],
+        &["site", "show", "a"],
+        &["webhooks", "list"],
+        &["runs", "--state", "open", "--site", "a"],
+        &["rounds", &id, "--state", "published"],
         &["sites"],
         &["tokens"],
         &["certificates"],
@@ -286,4 +305,11 @@ async fn every_call_of_an_operator_answers_as_text_and_in_json() {
         let values: Vec<Value> = values.collect::<Result<_, _>>().expect("JSON and nothing else");
         assert!(!values.is_empty() && values.iter().all(Value::is_object), "{call:?}: {values:?}");
     }
+
+    // It goes on until it is ended.
+    let told = Watching::of(&server, &["events", "--after", "0"]);
+    let line = eventually("an event as text", || told.read("out").lines().next().map(str::to_owned)).await;
+    assert!(serde_json::from_str::<Value>(&line).is_err(), "{line}: a text for people");
+    let told = Watching::of(&server, &["events", "--after", "0", "--json"]);
+    told.says("the round's event", |line| line["event"] == "round.published").await;
 }

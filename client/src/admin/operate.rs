@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Admin, segment,
+    Admin, asking, segment,
     types::{MadeToken, Run, Site, SiteCertificate, TokenRecord},
 };
 use crate::error::{Error, Result};
@@ -29,6 +29,44 @@ pub struct CloneRun {
     /// A stored checkpoint to start from instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed_digest: Option<String>,
+    /// What of its policy is not as the run's.
+    #[serde(skip)]
+    pub policy: OtherPolicy,
+}
+
+/// What of a policy is not as another's; absent: as that one's. Each as in [`Policy`](super::types::Policy).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "documented where the policy is")]
+pub struct OtherPolicy {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_updates: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_rounds_allowed: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_open_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_models: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_updates: Option<u32>,
+}
+
+impl OtherPolicy {
+    /// A run's policy, as the server wrote it, with what is other here: what this program does not know of it stays.
+    fn over(&self, policy: &Value) -> Result<Value> {
+        let other =
+            serde_json::to_value(self).map_err(|error| Error::failed(error, "the policy", "report it"))?;
+        let mut all = policy.clone();
+        for (name, value) in other.as_object().into_iter().flatten() {
+            all[name] = value.clone();
+        }
+        Ok(all)
+    }
 }
 
 /// A model: bytes that a round published.
@@ -61,6 +99,39 @@ pub struct Published {
     pub promoted: bool,
     /// Where its signature is.
     pub signature: Option<String>,
+}
+
+/// What a site sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Update {
+    /// Its id.
+    pub id: String,
+    /// Its round's number.
+    pub round: u32,
+    /// Who sent it.
+    pub site: String,
+    /// `receiving`, `accepted`, `aligned`, `rejected` or `declined`.
+    pub state: String,
+    /// Why it was rejected or declined.
+    pub reason: Option<String>,
+    /// Of its checkpoint.
+    pub digest: String,
+    /// In bytes.
+    pub size: u64,
+    /// How many examples it was trained on.
+    pub num_examples: u64,
+    /// The site's own figures.
+    pub metrics: BTreeMap<String, f64>,
+    /// When it was accepted, ISO 8601 UTC.
+    pub accepted_at: Option<String>,
+    /// When its site took it back.
+    pub withdrawn_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct UpdateList {
+    updates: Vec<Update>,
+    next: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -134,7 +205,12 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn clone_run(&self, run: &str, new: &CloneRun) -> Result<Run> {
-        self.post(&format!("/v1/runs/{}/clone", segment(run)), new)
+        let mut body = serde_json::json!(new);
+        if new.policy != OtherPolicy::default() {
+            let run: Value = self.get(&format!("/v1/runs/{}", segment(run)))?;
+            body["policy"] = new.policy.over(&run["policy"])?;
+        }
+        self.make(&format!("/v1/runs/{}/clone", segment(run)), &body)
     }
 
     /// The models that rounds published, the newest first: those of a run, with a tag, or all.
@@ -142,22 +218,25 @@ impl Admin {
     /// # Errors
     /// As the server says.
     pub fn models(&self, run: Option<&str>, tag: Option<&str>) -> Result<Vec<Model>> {
-        let asked: Vec<String> = [("run", run), ("tag", tag)]
-            .into_iter()
-            .filter_map(|(name, value)| value.map(|value| format!("{name}={}", segment(value))))
-            .collect();
-        let (mut all, mut after) = (Vec::new(), None);
-        loop {
-            let mut query = asked.clone();
-            query.extend(after.map(|after: String| format!("after={}", segment(&after))));
-            let mark = if query.is_empty() { "" } else { "?" };
-            let page: ModelList = self.get(&format!("/v1/models{mark}{}", query.join("&")))?;
-            all.extend(page.models);
-            after = page.next;
-            if after.is_none() {
-                return Ok(all);
-            }
-        }
+        let path = asking("/v1/models", &[("run", run), ("tag", tag)]);
+        self.pages(&path, |list: ModelList| (list.models, list.next))
+    }
+
+    /// What sites sent for a run, the newest first: for one round, by one site, in one state, or all.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub fn updates(
+        &self,
+        run: &str,
+        round: Option<u32>,
+        site: Option<&str>,
+        state: Option<&str>,
+    ) -> Result<Vec<Update>> {
+        let round = round.map(|round| round.to_string());
+        let asked = [("round", round.as_deref()), ("site", site), ("state", state)];
+        let path = asking(&format!("/v1/runs/{}/updates", segment(run)), &asked);
+        self.pages(&path, |list: UpdateList| (list.updates, list.next))
     }
 
     /// One model.
@@ -168,12 +247,12 @@ impl Admin {
         self.get(&format!("/v1/models/{}", segment(digest)))
     }
 
-    /// Marks a model as the one of its run that is in use.
+    /// Marks a model as the one of its run that is in use; of which run is to be said where several published it.
     ///
     /// # Errors
-    /// As the server says: it is no longer kept.
-    pub fn promote(&self, digest: &str) -> Result<Model> {
-        self.order(&format!("/v1/models/{}/promote", segment(digest)))
+    /// As the server says: it is no longer kept, several runs published it.
+    pub fn promote(&self, digest: &str, run: Option<&str>) -> Result<Model> {
+        self.order(&asking(&format!("/v1/models/{}/promote", segment(digest)), &[("run", run)]))
     }
 
     /// Gives a model a tag, or takes it away.
@@ -210,7 +289,7 @@ impl Admin {
     ) -> Result<MadeToken> {
         let body =
             serde_json::json!({ "label": label, "expires_in_days": days, "old_tokens_seconds": old_seconds });
-        self.post(&format!("/v1/sites/{}/rotate", segment(site)), &body)
+        self.make(&format!("/v1/sites/{}/rotate", segment(site)), &body)
     }
 
     /// Shuts a site out: its tokens and its certificates as far as they were seen.

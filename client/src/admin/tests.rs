@@ -35,6 +35,13 @@ fn a_name_stays_one_segment_of_a_path() {
 }
 
 #[test]
+fn what_is_asked_of_a_list_stays_one_value() {
+    let asked = [("state", Some("open")), ("site", None), ("q", Some("a&b=c"))];
+    assert_eq!(asking("/v1/runs", &asked), "/v1/runs?state=open&q=a%26b%3Dc");
+    assert_eq!(asking("/v1/runs", &[("state", None)]), "/v1/runs");
+}
+
+#[test]
 fn a_run_of_a_newer_server_is_still_read() {
     let text = r#"{"id":"r","state":"open","strategy":"mean","cohort":["a"],"policy":{"rounds":1,"quorum":1,"deadline_seconds":9,"new":1},
         "rounds_published":0,"created_at":"2024-01-01T00:00:00Z","future":true}"#;
@@ -49,7 +56,7 @@ fn a_peer_that_says_nothing_to_tls_is_not_waited_for_without_end() {
     // The system takes the connection; nobody ever answers.
     let address = Address { url, ca: None, insecure: false, identity: None };
     let admin = Admin::connecting_within(Duration::from_millis(200), address, Token::new("fba_x")).unwrap();
-    let error = admin.taken_from(Some("by profile p of FILE".into())).runs().unwrap_err();
+    let error = admin.taken_from(Some("by profile p of FILE".into())).runs(None, None).unwrap_err();
     assert_eq!(error.again(), crate::retry::Again::Soon);
     let text = error.to_string();
     assert!(text.contains("no connection came about within 10 s, TLS included"), "{text}");

@@ -48,8 +48,8 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let token = admin.because(because.reason).revoke_token(&id)?;
             screen.answer(&token, || format!("token {}: revoked", token.id))
         }
-        AdminCommand::Sites => {
-            let sites = admin.sites()?;
+        AdminCommand::Sites { matching } => {
+            let sites = admin.sites(matching.as_deref())?;
             screen.answer(&json!({ "sites": sites }), || sites_table(&sites))
         }
         AdminCommand::Certificates => {
@@ -72,13 +72,13 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
             let admin = admin.because(args.because.reason.take());
             show_run(&create_run(&admin, args)?, screen)
         }
-        AdminCommand::Runs => {
-            let runs = admin.runs()?;
+        AdminCommand::Runs { state, site } => {
+            let runs = admin.runs(state.as_deref(), site.as_deref())?;
             screen.answer(&json!({ "runs": runs }), || runs_table(&runs))
         }
         AdminCommand::Run { id } => show_run(&admin.run(&id)?, screen),
-        AdminCommand::Rounds { id } => {
-            let rounds = admin.rounds(&id)?;
+        AdminCommand::Rounds { id, state } => {
+            let rounds = admin.rounds(&id, state.as_deref())?;
             screen.answer(&json!({ "rounds": rounds }), || rounds_table(&rounds))
         }
         AdminCommand::Round { id, number, groups } => {

@@ -12,7 +12,9 @@ pub(super) use admin::{
     AdminArgs, AdminCommand, CreateRunArgs, Implausible, NoticeState, ProfileCommand, Role, Strategy,
     TokenArgs, Until, WatchArgs, WebhooksCommand,
 };
-pub(super) use operate::{CloneFrom, ModelsCommand, OperateCommand, SiteCommand as AdminSiteCommand};
+pub(super) use operate::{
+    CloneFrom, ModelsCommand, OperateCommand, PolicyArgs, SiteCommand as AdminSiteCommand,
+};
 
 /// Federated learning for models that never shared a starting point.
 #[derive(Debug, Parser)]

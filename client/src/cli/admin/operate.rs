@@ -1,17 +1,21 @@
 //! `fedbasin admin extend`, `clone`, `models`, `site`, `events`.
 
-use std::{fmt::Write as _, thread, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    thread,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
 use super::{
-    super::args::{AdminSiteCommand as SiteCommand, CloneFrom, ModelsCommand, OperateCommand},
+    super::args::{AdminSiteCommand as SiteCommand, CloneFrom, ModelsCommand, OperateCommand, PolicyArgs},
     show::{show_run, table, tokens_table},
 };
 use crate::{
     admin::{
         Admin,
-        operate::{CloneRun, Event, Model, SiteDetails},
+        operate::{CloneRun, Event, Model, OtherPolicy, SiteDetails, Update},
     },
     error::Result,
     files::SecretFile,
@@ -26,18 +30,54 @@ pub(super) fn dispatch(admin: Admin, command: OperateCommand, screen: &Screen) -
         OperateCommand::Extend { id, rounds, deadline_seconds, because } => {
             show_run(&admin.because(because.reason).extend(&id, rounds, deadline_seconds)?, screen)
         }
-        OperateCommand::Clone { id, new_id, cohort, from, seed, because } => {
+        OperateCommand::Clone { id, new_id, cohort, from, seed, policy, because } => {
             let from = from.map(|from| match from {
                 CloneFrom::Seed => "seed".to_owned(),
                 CloneFrom::Newest => "newest".to_owned(),
             });
-            let new = CloneRun { id: new_id, cohort, from, seed_digest: seed };
+            let new = CloneRun { id: new_id, cohort, from, seed_digest: seed, policy: other(&policy) };
             show_run(&admin.because(because.reason).clone_run(&id, &new)?, screen)
+        }
+        OperateCommand::Updates { id, round, site, state } => {
+            let updates = admin.updates(&id, round, site.as_deref(), state.as_deref())?;
+            screen.answer(&json!({ "updates": updates }), || updates_table(&updates))
         }
         OperateCommand::Models { command } => models(admin, command, screen),
         OperateCommand::Site { command } => site(admin, command, screen),
         OperateCommand::Events { run, after } => events(&admin, run.as_deref(), after, screen),
     }
+}
+
+fn other(policy: &PolicyArgs) -> OtherPolicy {
+    OtherPolicy {
+        rounds: policy.rounds,
+        quorum: policy.quorum,
+        deadline_seconds: policy.deadline_seconds,
+        max_updates: policy.max_updates,
+        failed_rounds_allowed: policy.failed_rounds_allowed,
+        min_open_seconds: policy.min_open_seconds,
+        keep_models: policy.keep_models,
+        keep_updates: policy.keep_updates,
+    }
+}
+
+fn updates_table(updates: &[Update]) -> String {
+    let mut table =
+        table(&["update", "round", "site", "state", "size", "examples", "accepted", "withdrawn", "reason"]);
+    for update in updates {
+        table.add_row([
+            &update.id,
+            &update.round.to_string(),
+            &update.site,
+            &update.state,
+            &bytes(update.size),
+            &update.num_examples.to_string(),
+            update.accepted_at.as_deref().unwrap_or_default(),
+            update.withdrawn_at.as_deref().unwrap_or_default(),
+            update.reason.as_deref().unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
 }
 
 fn models(admin: Admin, command: ModelsCommand, screen: &Screen) -> Result<()> {
@@ -47,7 +87,14 @@ fn models(admin: Admin, command: ModelsCommand, screen: &Screen) -> Result<()> {
             return screen.answer(&json!({ "models": models }), || models_table(&models));
         }
         ModelsCommand::Show { digest } => admin.model_by_digest(&digest)?,
-        ModelsCommand::Promote { digest, because } => admin.because(because.reason).promote(&digest)?,
+        ModelsCommand::Download { digest, output } => {
+            let size = admin.model_content(digest, &output, screen)?;
+            let value = json!({ "digest": digest.to_string(), "size": size, "file": output });
+            return screen.answer(&value, || format!("model {digest}: {size} bytes in {}", output.display()));
+        }
+        ModelsCommand::Promote { digest, run, because } => {
+            admin.because(because.reason).promote(&digest, run.as_deref())?
+        }
         ModelsCommand::Tag { digest, tag, because } => {
             admin.because(because.reason).tag(&digest, &tag, true)?
         }
@@ -138,20 +185,22 @@ fn site_text(site: &SiteDetails) -> String {
 /// For ever: a stream that broke off is opened again after the last event that was seen. What the server refuses ends it.
 fn events(admin: &Admin, run: Option<&str>, mut after: Option<u64>, screen: &Screen) -> Result<()> {
     loop {
-        after = admin.events(run, after, |event| screen.answer(&event, || event_line(&event)))?;
+        after = admin.events(run, after, |event| screen.event(&event))?;
         screen.remark("the stream of events ended; it is opened again");
         thread::sleep(PAUSE);
     }
 }
 
-fn event_line(event: &Event) -> String {
-    let mut line = format!("{} {}", event.data["at"].as_str().unwrap_or_default(), event.event);
-    for name in ["run", "round", "site", "object", "digest", "reason"] {
-        match &event.data[name] {
-            Value::Null => {}
-            Value::String(text) => _ = write!(line, " {name}={text}"),
-            value => _ = write!(line, " {name}={value}"),
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.data["at"].as_str().unwrap_or_default(), self.event)?;
+        for name in ["run", "round", "site", "object", "digest", "reason"] {
+            match &self.data[name] {
+                Value::Null => {}
+                Value::String(text) => write!(f, " {name}={text}")?,
+                value => write!(f, " {name}={value}")?,
+            }
         }
+        Ok(())
     }
-    line
 }

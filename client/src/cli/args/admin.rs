@@ -100,7 +100,11 @@ pub(in crate::cli) enum AdminCommand {
         because: Because,
     },
     /// List the enrolled sites
-    Sites,
+    Sites {
+        /// Only those in whose id this stands
+        #[arg(long, value_name = "TEXT")]
+        matching: Option<String>,
+    },
     /// Make a token for a person, or a further one for a site, and print it; it is shown this once
     Token(TokenArgs),
     /// List all tokens, without what would open anything
@@ -142,7 +146,14 @@ pub(in crate::cli) enum AdminCommand {
     /// Create a run; its first round opens within a second or so
     CreateRun(CreateRunArgs),
     /// List the runs
-    Runs,
+    Runs {
+        /// Only those that stand so
+        #[arg(long, value_name = "STATE", value_parser = ["open", "complete", "failed", "cancelled"])]
+        state: Option<String>,
+        /// Only those in which this site takes part
+        #[arg(long, value_name = "SITE")]
+        site: Option<String>,
+    },
     /// Show a run
     Run {
         /// The run
@@ -154,6 +165,9 @@ pub(in crate::cli) enum AdminCommand {
         /// The run
         #[arg(value_name = "ID")]
         id: String,
+        /// Only those that stand so
+        #[arg(long, value_name = "STATE", value_parser = ["collecting", "merging", "published", "failed", "cancelled"])]
+        state: Option<String>,
     },
     /// Show a round with every site of the cohort
     ///

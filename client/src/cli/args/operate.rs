@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
+use rebasin::Digest;
 
 use super::admin::Because;
 
@@ -40,7 +41,24 @@ pub(in crate::cli) enum OperateCommand {
         #[arg(long, value_name = "DIGEST")]
         seed: Option<String>,
         #[command(flatten)]
+        policy: PolicyArgs,
+        #[command(flatten)]
         because: Because,
+    },
+    /// List what sites sent for a run, the newest first
+    Updates {
+        /// The run
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Only those for this round
+        #[arg(long, value_name = "N")]
+        round: Option<u32>,
+        /// Only those of this site
+        #[arg(long, value_name = "SITE")]
+        site: Option<String>,
+        /// Only those that stand so
+        #[arg(long, value_name = "STATE", value_parser = ["receiving", "accepted", "aligned", "rejected", "declined"])]
+        state: Option<String>,
     },
     /// List, show, promote and tag the models that rounds published
     Models {
@@ -61,6 +79,35 @@ pub(in crate::cli) enum OperateCommand {
         #[arg(long, value_name = "N")]
         after: Option<u64>,
     },
+}
+
+/// What of a clone's policy is not as the run's.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PolicyArgs {
+    /// How many rounds are to be published [default, as of all these: as the run has it]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) rounds: Option<u32>,
+    /// Fewest updates that may be merged
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) quorum: Option<u32>,
+    /// How long a round collects
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(in crate::cli) deadline_seconds: Option<u64>,
+    /// Most updates that a round takes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) max_updates: Option<u32>,
+    /// How many rounds may fail before the run does
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) failed_rounds_allowed: Option<u32>,
+    /// Once a round has been open for so long, its quorum is enough for it to close
+    #[arg(long, value_name = "S")]
+    pub(in crate::cli) min_open_seconds: Option<u64>,
+    /// How many of the newest global models are kept
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::cli) keep_models: Option<u32>,
+    /// Of how many of the newest rounds that are over the updates are kept
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) keep_updates: Option<u32>,
 }
 
 /// Where a clone starts.
@@ -89,11 +136,23 @@ pub(in crate::cli) enum ModelsCommand {
         #[arg(value_name = "DIGEST")]
         digest: String,
     },
+    /// Download a model, whichever round published it, verified by its digest
+    Download {
+        /// SHA-256 of its bytes, hex
+        #[arg(value_name = "DIGEST")]
+        digest: Digest,
+        /// Where it goes
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Mark a model as the one of its run that is in use, in the place of any other; it is kept from then on
     Promote {
         /// SHA-256 of its bytes, hex
         #[arg(value_name = "DIGEST")]
         digest: String,
+        /// Of which run, where several published it
+        #[arg(long, value_name = "ID")]
+        run: Option<String>,
         #[command(flatten)]
         because: Because,
     },

@@ -31,7 +31,7 @@ fn args(folder: &tempfile::TempDir) -> AdminArgs {
         profile: None,
         config: Some(folder.path().join("config.toml")),
         state_dir: None,
-        command: crate::cli::args::AdminCommand::Runs,
+        command: crate::cli::args::AdminCommand::Runs { state: None, site: None },
     }
 }
 
