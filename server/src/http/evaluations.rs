@@ -84,8 +84,7 @@ impl Known {
     pub(super) async fn of(api: &Api, run: &str, numbers: impl Iterator<Item = u32>) -> Result<Self> {
         let best = api.store.best_round(run).await?;
         let mut of_rounds: HashMap<u32, Evaluations> = HashMap::new();
-        let (first, last) = numbers.fold((u32::MAX, 0), |(first, last), n| (first.min(n), last.max(n)));
-        for mean in api.store.evaluation_means(run, first..=last).await? {
+        for mean in api.store.evaluation_means(run, range(numbers)).await? {
             let known = of_rounds.entry(mean.round).or_default();
             let place = match mean.model {
                 Evaluated::Global => &mut known.global,
@@ -97,12 +96,26 @@ impl Known {
         Ok(Self { of_rounds, best })
     }
 
-    /// The same of one round, with what each site reported.
-    pub(super) async fn of_one(api: &Api, run: &str, number: u32) -> Result<Self> {
-        let mut known = Self::of(api, run, std::iter::once(number)).await?;
-        let sites = api.store.evaluations(run, number).await?.into_iter().map(SiteEvaluation::from);
-        known.of_rounds.entry(number).or_default().sites = Some(sites.collect());
+    /// The same, with what each site reported.
+    pub(super) async fn with_sites(
+        api: &Api,
+        run: &str,
+        numbers: impl Iterator<Item = u32> + Clone,
+    ) -> Result<Self> {
+        let mut known = Self::of(api, run, numbers.clone()).await?;
+        for number in numbers.clone() {
+            known.of_rounds.entry(number).or_default().sites = Some(Vec::new());
+        }
+        for (number, evaluation) in api.store.evaluations(run, range(numbers)).await? {
+            let sites = known.of_rounds.entry(number).or_default().sites.get_or_insert_default();
+            sites.push(evaluation.into());
+        }
         Ok(known)
+    }
+
+    /// The same of one round.
+    pub(super) async fn of_one(api: &Api, run: &str, number: u32) -> Result<Self> {
+        Self::with_sites(api, run, std::iter::once(number)).await
     }
 
     /// What is known of a round's models.
@@ -114,4 +127,10 @@ impl Known {
     pub(super) fn is_best(&self, number: u32) -> bool {
         self.best == Some(number)
     }
+}
+
+/// From the least to the greatest; of none an empty range.
+fn range(numbers: impl Iterator<Item = u32>) -> std::ops::RangeInclusive<u32> {
+    let (first, last) = numbers.fold((u32::MAX, 0), |(first, last), n| (first.min(n), last.max(n)));
+    first..=last
 }

@@ -122,6 +122,20 @@ impl From<&Judged> for UpdatePlausibility {
     }
 }
 
+impl Round {
+    /// Whether it is not over.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, "collecting" | "merging")
+    }
+}
+
+impl RoundSite {
+    /// Whether its update is held: merged, or to be.
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.state, "accepted" | "aligned")
+    }
+}
+
 /// A run's rounds.
 #[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct RoundList {

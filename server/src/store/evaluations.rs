@@ -131,26 +131,32 @@ impl Store {
         Ok(())
     }
 
-    /// What each site says of the models of a round, by model and site.
+    /// What each site says of the models of some rounds, each with the round's number, by round, model and site.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn evaluations(&self, run_id: &str, round: u32) -> Result<Vec<Evaluation>> {
+    pub async fn evaluations(
+        &self,
+        run_id: &str,
+        rounds: RangeInclusive<u32>,
+    ) -> Result<Vec<(u32, Evaluation)>> {
         let rows = sqlx::query(
-            "SELECT site_id, model, digest, num_examples, loss, accuracy, reported_at_ms FROM evaluations
-             WHERE run_id = $1 AND round = $2 ORDER BY model, site_id",
+            "SELECT round, site_id, model, digest, num_examples, loss, accuracy, reported_at_ms FROM evaluations
+             WHERE run_id = $1 AND round BETWEEN $2 AND $3 ORDER BY round, model, site_id",
         )
         .bind(run_id)
-        .bind(i64::from(round))
+        .bind(i64::from(*rounds.start()))
+        .bind(i64::from(*rounds.end()))
         .fetch_all(&self.pool)
         .await?;
         rows.iter()
             .map(|row| {
-                Ok(Evaluation {
+                let evaluation = Evaluation {
                     site_id: row.try_get("site_id")?,
                     of: said_from(row)?,
                     reported_at_ms: row.try_get("reported_at_ms")?,
-                })
+                };
+                Ok((unsigned(row, "round")?, evaluation))
             })
             .collect()
     }

@@ -9,6 +9,7 @@ mod bytes;
 mod certificates;
 mod checkpoints;
 mod compared;
+mod due;
 mod encryption;
 mod evaluations;
 mod extend;
@@ -59,6 +60,7 @@ pub use self::{
     audit::{Actor, Inclusion, MOST_RECORDS},
     bytes::Object,
     checkpoints::StoredCheckpoint,
+    due::{ExpiringCertificate, QuorumAtRisk, SilentSite},
     figures::{ByName, Figures, OpenRound},
     fsck::Finding,
     graphs::StoredGraph,

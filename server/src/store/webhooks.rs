@@ -2,12 +2,11 @@
 //! is told of one subject once, however many processes see it: the row's key says so.
 
 use fedbasin_proof::Record;
-use fedbasin_proto::CERTIFICATE_WARNING_DAYS;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, Tx, unsigned};
+use super::{QuorumAtRisk, SilentSite, Store, Tx, unsigned};
 use crate::{
     config::{Webhook, WebhookEvent},
     error::{Code, Error, Result},
@@ -161,17 +160,7 @@ impl Store {
     /// Those of the database.
     pub(crate) async fn announce_due(&self) -> Result<()> {
         for webhook in self.webhooks.iter() {
-            let mut due = Vec::new();
-            if webhook.wants(WebhookEvent::QuorumAtRisk, None) {
-                due.extend(self.quorums_at_risk(&webhook.name).await?);
-            }
-            if webhook.wants(WebhookEvent::SiteSilent, None) {
-                due.extend(self.silent_sites(&webhook.name).await?);
-            }
-            if webhook.wants(WebhookEvent::CertificateExpiring, None) {
-                due.extend(self.expiring_certificates(&webhook.name).await?);
-            }
-            due.retain(|(event, run, ..)| webhook.wants(*event, run.as_deref()));
+            let due = self.due(webhook).await?;
             if due.is_empty() {
                 continue;
             }
@@ -184,89 +173,41 @@ impl Store {
         Ok(())
     }
 
-    async fn quorums_at_risk(&self, webhook: &str) -> Result<Vec<Due>> {
-        let rows = sqlx::query(self.sql(
-            "SELECT o.run_id, o.number, o.quorum, o.deadline_at_ms,
-               (SELECT COUNT(*) FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number
-                  AND u.state IN ('accepted', 'aligned')) AS held
-             FROM rounds o
-             WHERE o.state = 'collecting' AND (o.deadline_at_ms - {now}) * 1000 <= (o.deadline_at_ms - o.opened_at_ms) * $2
-               AND (SELECT COUNT(*) FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number
-                  AND u.state IN ('accepted', 'aligned')) < o.quorum
-               AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.webhook = $1 AND d.event = 'round.quorum-at-risk'
-                  AND d.subject = o.run_id || '/' || o.number)",
-        ))
-        .bind(webhook)
-        // A checked fraction: within 0 and 1000.
-        .bind((self.notify.quorum_at_risk_fraction * 1000.0) as i64)
-        .fetch_all(&self.pool)
-        .await?;
-        let mut due = Vec::new();
-        for row in &rows {
-            let (run, number): (String, u32) = (row.try_get("run_id")?, unsigned(row, "number")?);
-            let data = json!({
-                "run": run, "round": number, "updates": unsigned::<u64>(row, "held")?,
-                "quorum": unsigned::<u64>(row, "quorum")?, "deadline_at": iso(row.try_get("deadline_at_ms")?),
-            });
-            due.push((WebhookEvent::QuorumAtRisk, Some(run.clone()), format!("{run}/{number}"), data));
+    async fn due(&self, webhook: &Webhook) -> Result<Vec<Due>> {
+        let (mut due, untold) = (Vec::new(), Some(webhook.name.as_str()));
+        if webhook.wants(WebhookEvent::QuorumAtRisk, None) {
+            for QuorumAtRisk { run_id, round, held, quorum, deadline_at_ms } in
+                self.quorums_at_risk(untold).await?
+            {
+                let data = json!({ "run": run_id, "round": round, "updates": held, "quorum": quorum,
+                                   "deadline_at": iso(deadline_at_ms) });
+                due.push((
+                    WebhookEvent::QuorumAtRisk,
+                    Some(run_id.clone()),
+                    format!("{run_id}/{round}"),
+                    data,
+                ));
+            }
         }
-        Ok(due)
-    }
-
-    /// Of a round that has collected for long: sites of which nothing came, and which have not called for as long.
-    async fn silent_sites(&self, webhook: &str) -> Result<Vec<Due>> {
-        let rows = sqlx::query(self.sql(
-            "SELECT o.run_id, o.number, o.deadline_at_ms, s.site_id, i.last_seen_at_ms
-             FROM rounds o JOIN run_sites s ON s.run_id = o.run_id JOIN sites i ON i.id = s.site_id
-             WHERE o.state = 'collecting' AND o.opened_at_ms <= {now} - $2 AND COALESCE(i.last_seen_at_ms, 0) <= {now} - $2
-               AND NOT EXISTS (SELECT 1 FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number
-                  AND u.site_id = s.site_id AND u.state IN ('accepted', 'aligned'))
-               AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.webhook = $1 AND d.event = 'site.silent'
-                  AND d.subject = o.run_id || '/' || o.number || '/' || s.site_id)",
-        ))
-        .bind(webhook)
-        .bind(i64::try_from(self.notify.site_silent_seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
-        .await?;
-        let mut due = Vec::new();
-        for row in &rows {
-            let (run, number): (String, u32) = (row.try_get("run_id")?, unsigned(row, "number")?);
-            let (site, seen): (String, Option<Millis>) =
-                (row.try_get("site_id")?, row.try_get("last_seen_at_ms")?);
-            let data = json!({
-                "run": run, "round": number, "site": site, "last_seen_at": seen.map(iso),
-                "deadline_at": iso(row.try_get("deadline_at_ms")?),
-            });
-            due.push((WebhookEvent::SiteSilent, Some(run.clone()), format!("{run}/{number}/{site}"), data));
+        if webhook.wants(WebhookEvent::SiteSilent, None) {
+            for SilentSite { run_id, round, site_id, last_seen_at_ms, deadline_at_ms } in
+                self.silent_sites(untold).await?
+            {
+                let data = json!({ "run": run_id, "round": round, "site": site_id,
+                                   "last_seen_at": last_seen_at_ms.map(iso), "deadline_at": iso(deadline_at_ms) });
+                let subject = format!("{run_id}/{round}/{site_id}");
+                due.push((WebhookEvent::SiteSilent, Some(run_id), subject, data));
+            }
         }
-        Ok(due)
-    }
-
-    /// Of each site the certificate that lasts longest: an older one ends while its successor is in use. Of one that has long expired
-    /// enough was said.
-    async fn expiring_certificates(&self, webhook: &str) -> Result<Vec<Due>> {
-        let rows = sqlx::query(self.sql(
-            "SELECT c.fingerprint, c.site_id, c.expires_at_ms, {now} AS now_ms FROM certificates c
-             WHERE c.revoked_at_ms IS NULL AND c.site_id IS NOT NULL
-               AND c.expires_at_ms < {now} + $2 AND c.expires_at_ms > {now} - $2
-               AND NOT EXISTS (SELECT 1 FROM certificates n WHERE n.site_id = c.site_id AND n.revoked_at_ms IS NULL
-                  AND n.expires_at_ms > c.expires_at_ms)
-               AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.webhook = $1 AND d.event = 'certificate.expiring'
-                  AND d.subject = c.fingerprint)",
-        ))
-        .bind(webhook)
-        .bind(CERTIFICATE_WARNING_DAYS * DAY_MS)
-        .fetch_all(&self.pool)
-        .await?;
-        let mut due = Vec::new();
-        for row in &rows {
-            let (fingerprint, site): (String, String) =
-                (row.try_get("fingerprint")?, row.try_get("site_id")?);
-            let (expires, now): (Millis, Millis) = (row.try_get("expires_at_ms")?, row.try_get("now_ms")?);
-            let data = json!({ "holder": "site", "site": site, "fingerprint": fingerprint,
-                               "expires_at": iso(expires), "days_left": days_left(expires, now) });
-            due.push((WebhookEvent::CertificateExpiring, None, fingerprint, data));
+        if webhook.wants(WebhookEvent::CertificateExpiring, None) {
+            for found in self.expiring_certificates(untold).await? {
+                let data = json!({ "holder": "site", "site": found.site_id, "fingerprint": found.fingerprint,
+                                   "expires_at": iso(found.expires_at_ms),
+                                   "days_left": days_left(found.expires_at_ms, found.now_ms) });
+                due.push((WebhookEvent::CertificateExpiring, None, found.fingerprint, data));
+            }
         }
+        due.retain(|(event, run, ..)| webhook.wants(*event, run.as_deref()));
         Ok(due)
     }
 

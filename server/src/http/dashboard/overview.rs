@@ -1,5 +1,7 @@
 //! The first page: what goes wrong, then how each run stands.
 
+use std::collections::BTreeMap;
+
 use axum::{extract::State, response::Response};
 use fedbasin_proto::CERTIFICATE_WARNING_DAYS;
 use maud::{Markup, html};
@@ -18,12 +20,14 @@ use crate::{
     },
     model::{Run, RunState, days_left},
     round::Millis,
+    store::DeliveryState,
 };
 
 /// So many runs are shown, the newest and those that are open first.
 const MOST_RUNS: usize = 100;
-/// A round without a quorum is at risk once less than this part of its time is left.
-const RISKY_PART: i64 = 4;
+/// So many silent sites of a round are named, and so many notices that were given up are looked at.
+const MOST_NAMED: usize = 10;
+const MOST_DEAD: u32 = 100;
 
 /// A run with what its page tells first.
 struct Standing {
@@ -52,7 +56,9 @@ pub(super) async fn show(State(api): State<Api>, viewer: Viewer) -> std::result:
     for run in runs {
         standing.push(stand(&api, run).await?);
     }
-    let mut troubles: Vec<Trouble> = standing.iter().flat_map(|standing| of_run(standing, now)).collect();
+    let mut troubles: Vec<Trouble> = standing.iter().flat_map(of_run).collect();
+    of_rounds(&api, now, &mut troubles).await?;
+    of_notices(&api, &mut troubles).await?;
     of_certificates(&api, now, &mut troubles).await?;
     troubles.sort_by_key(|trouble| !trouble.bad);
     let open = standing.iter().any(|standing| standing.run.state == RunState::Open);
@@ -82,9 +88,7 @@ async fn stand(api: &Api, run: Run) -> Result<Standing> {
     };
     let over = |number: u32, state: &'static str, reason: Option<String>| Some((number, state, reason));
     let last = match &round {
-        Some(round) if !matches!(round.state, "collecting" | "merging") => {
-            over(round.number, round.state, round.reason.clone())
-        }
+        Some(round) if !round.is_open() => over(round.number, round.state, round.reason.clone()),
         _ => match api.store.round(&run.id, number.saturating_sub(1)).await? {
             Some(record) => {
                 let state = &record.round.state;
@@ -102,18 +106,26 @@ async fn stand(api: &Api, run: Run) -> Result<Standing> {
 
 /// How many updates of a round are held.
 pub(super) fn held(round: &Round) -> usize {
-    round.sites.iter().filter(|site| matches!(site.state, "accepted" | "aligned")).count()
+    round.sites.iter().filter(|site| site.is_held()).count()
 }
 
 fn link(run: &Run) -> Markup {
     html! { a href={ "/runs/" (run.id) } { (run.id) } }
 }
 
+fn link_site(site: &str) -> Markup {
+    html! { a href={ "/sites/" (site) } { (site) } }
+}
+
+fn link_round_of(run: &str, number: u32) -> Markup {
+    html! { "Run " a href={ "/runs/" (run) } { (run) } ", " a href={ "/runs/" (run) "/rounds/" (number) } { "round " (number) } }
+}
+
 fn link_round(run: &Run, number: u32) -> Markup {
     html! { a href={ "/runs/" (run.id) "/rounds/" (number) } { "round " (number) } }
 }
 
-fn of_run(standing: &Standing, now: Millis) -> Vec<Trouble> {
+fn of_run(standing: &Standing) -> Vec<Trouble> {
     let Standing { run, round, last } = standing;
     let mut found = Vec::new();
     let mut add = |bad, what| found.push(Trouble { bad, what });
@@ -145,20 +157,49 @@ fn of_run(standing: &Standing, now: Millis) -> Vec<Trouble> {
             );
         }
     }
-    let times = (super::text::millis(&round.opened_at), super::text::millis(&round.deadline_at));
-    if let ("collecting", (Some(opened), Some(deadline))) = (round.state, times) {
-        let quorum = usize::try_from(round.quorum).unwrap_or(usize::MAX);
-        if held(round) < quorum && deadline - now < (deadline - opened) / RISKY_PART {
-            add(
-                false,
-                html! {
-                    "Run " (link(run)) ", " (link_round(run, round.number)) ": the quorum is at risk, "
-                    (held(round)) " of " (quorum) " updates and " (left(deadline, now)) "."
-                },
-            );
-        }
-    }
     found
+}
+
+/// Rounds that may fail, and the sites that they wait for.
+async fn of_rounds(api: &Api, now: Millis, troubles: &mut Vec<Trouble>) -> Result<()> {
+    let mut add = |what| troubles.push(Trouble { bad: false, what });
+    for risky in api.store.quorums_at_risk(None).await? {
+        add(html! {
+            (link_round_of(&risky.run_id, risky.round)) ": the quorum is at risk, "
+            (risky.held) " of " (risky.quorum) " updates and " (left(risky.deadline_at_ms, now)) "."
+        });
+    }
+    let silent = api.store.silent_sites(None).await?;
+    for of_round in silent.chunk_by(|one, other| (&one.run_id, one.round) == (&other.run_id, other.round)) {
+        let Some(first) = of_round.first() else { continue };
+        add(html! {
+            (link_round_of(&first.run_id, first.round)) ": " (plural(of_round.len(), "site is silent: ", "sites are silent: "))
+            @for (place, site) in of_round.iter().take(MOST_NAMED).enumerate() {
+                @if place > 0 { ", " } (link_site(&site.site_id)) " ("
+                @match site.last_seen_at_ms { Some(at) => { "last seen " (ago(at, now)) } None => { "never seen" } } ")"
+            }
+            @if of_round.len() > MOST_NAMED { " and " (of_round.len() - MOST_NAMED) " more" }
+            "."
+        });
+    }
+    Ok(())
+}
+
+/// What webhooks were to be told and did not take.
+async fn of_notices(api: &Api, troubles: &mut Vec<Trouble>) -> Result<()> {
+    let mut dead: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    // The newest come first.
+    for notice in api.store.deliveries(Some(DeliveryState::Dead), None, MOST_DEAD).await? {
+        dead.entry(notice.webhook).or_insert((0, notice.event)).0 += 1;
+    }
+    for (webhook, (count, event)) in dead {
+        let what = html! {
+            "The webhook " (webhook) " did not take " (plural(count, "notice", "notices")) ", the newest " (event)
+            ": they are tried no more unless an operator asks."
+        };
+        troubles.push(Trouble { bad: true, what });
+    }
+    Ok(())
 }
 
 async fn of_certificates(api: &Api, now: Millis, troubles: &mut Vec<Trouble>) -> Result<()> {
@@ -181,16 +222,8 @@ async fn of_certificates(api: &Api, now: Millis, troubles: &mut Vec<Trouble>) ->
     if let Some(until) = authority {
         add(html! { "The certificate of the authority that signs those of sites" }, until);
     }
-    for certificate in api.store.certificates().await? {
-        let (None, Some(site), Some(until)) =
-            (certificate.revoked_at_ms, &certificate.site, certificate.expires_at_ms)
-        else {
-            continue;
-        };
-        // Of one that has long expired enough was said.
-        if days_left(until, now) >= -CERTIFICATE_WARNING_DAYS {
-            add(html! { "A certificate of " a href={ "/sites/" (site) } { (site) } }, until);
-        }
+    for found in api.store.expiring_certificates(None).await? {
+        add(html! { "The certificate of " (link_site(&found.site_id)) }, found.expires_at_ms);
     }
     if api.clear_text {
         troubles.push(Trouble {
@@ -237,7 +270,7 @@ fn table(standing: &[Standing], now: Millis) -> Markup {
 
 fn row(standing: &Standing, now: Millis) -> Markup {
     let Standing { run, round, last } = standing;
-    let open = round.as_ref().filter(|round| matches!(round.state, "collecting" | "merging"));
+    let open = round.as_ref().filter(|round| round.is_open());
     html! {
         tr {
             th scope="row" data-name="Run" { (link(run)) }

@@ -42,7 +42,7 @@ pub(super) async fn show(
     let mut known = Known::of_one(&api, &run.id, record.round.number).await?;
     let round = rounds::describe(&api, &run, &last_seen, &mut known, record).await?;
     let now = api.store.now().await?;
-    let open = matches!(round.state, "collecting" | "merging");
+    let open = round.is_open();
     let signed = !open && api.store.model_signature(&run.id, round.number).await?.is_some();
     let main = html! {
         (head(&run, &round, now))
@@ -58,7 +58,7 @@ pub(super) async fn show(
 }
 
 fn head(run: &Run, round: &Round, now: Millis) -> Markup {
-    let open = matches!(round.state, "collecting" | "merging");
+    let open = round.is_open();
     let path = format!("/runs/{}/rounds/", run.id);
     html! {
         nav.crumbs aria-label="Place" {
@@ -251,7 +251,7 @@ fn alignment(round: &Round) -> Result<Markup> {
                 @if let Some(picture) = picture {
                     (picture)
                     p.hint {
-                        "Similarity of two sets of weights: twice their inner product over the sum of their squares; the cosine, where both have one norm."
+                        "Similarity of two checkpoints: twice their inner product over the sum of their squares; the cosine, where both have one norm."
                         @if aligned.len() > MOST_ROWS { " The first " (MOST_ROWS) " sites are drawn." }
                     }
                 }

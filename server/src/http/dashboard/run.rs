@@ -58,8 +58,9 @@ pub(super) async fn show(
     let first = records.len().saturating_sub(MOST_ROUNDS);
     let last_seen = api.store.cohort_last_seen(&run.id).await?;
     let mut rounds = Vec::new();
+    let mut known =
+        Known::with_sites(&api, &run.id, records[first..].iter().map(|record| record.round.number)).await?;
     for record in records.drain(first..) {
-        let mut known = Known::of_one(&api, &run.id, record.round.number).await?;
         rounds.push(rounds::describe(&api, &run, &last_seen, &mut known, record).await?);
     }
     let older = rounds.first().map(|round| round.number).filter(|number| *number > 1);
@@ -182,8 +183,7 @@ fn by_site(run: &Run, rounds: &[Round], of: impl Fn(&RoundSite) -> Option<f64>) 
     for (place, round) in rounds.iter().enumerate() {
         let (mut sum, mut total) = (0.0, 0.0);
         for site in &round.sites {
-            let counts = matches!(site.state, "accepted" | "aligned");
-            let Some(value) = of(site).filter(|_| counts) else { continue };
+            let Some(value) = of(site).filter(|_| site.is_held()) else { continue };
             if let Some(values) = sites.get_mut(site.site.as_str()) {
                 values[place] = Some(value);
             }
@@ -228,7 +228,7 @@ fn row(run: &Run, round: &Round, now: Millis) -> Markup {
     let moved: Vec<f64> =
         round.sites.iter().filter_map(|site| site.alignment.as_ref()).map(|report| report.moved).collect();
     let most = moved.iter().copied().fold(0.0, f64::max);
-    let open = matches!(round.state, "collecting" | "merging");
+    let open = round.is_open();
     let deadline = millis(&round.deadline_at).unwrap_or(now);
     html! {
         tr {

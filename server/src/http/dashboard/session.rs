@@ -41,10 +41,24 @@ fn decode(value: &str) -> Option<String> {
     String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok().filter(|token| !token.is_empty())
 }
 
-/// The cookie that holds a token, or that ends one. It is the browser's until it is closed; sent to this server alone, and only from its
-/// own pages.
-fn cookie(api: &Api, token: Option<&str>) -> Result<HeaderValue> {
-    let secure = if api.tls.is_some() { "; Secure" } else { "" };
+/// Whether a browser speaks TLS, with this server or, as the call tells, with a proxy before it. Who lies here has but a cookie that
+/// is sent more rarely.
+fn over_tls(api: &Api, headers: &HeaderMap) -> bool {
+    api.tls.is_some() || says_tls(headers)
+}
+
+fn says_tls(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let origin = text("origin").and_then(|origin| origin.split_once("://")).map(|(scheme, _)| scheme);
+    // Of several proxies the first is the one that the browser speaks with.
+    let forwarded = text("x-forwarded-proto").and_then(|schemes| schemes.split(',').next()).map(str::trim);
+    [origin, forwarded].into_iter().flatten().any(|scheme| scheme.eq_ignore_ascii_case("https"))
+}
+
+/// The cookie that holds a token, or that ends one. It is the browser's until it is closed; sent to this server alone, only from its own
+/// pages and, if `over_tls`, only over TLS.
+fn cookie(over_tls: bool, token: Option<&str>) -> Result<HeaderValue> {
+    let secure = if over_tls { "; Secure" } else { "" };
     let (value, end) = match token {
         Some(token) => (encode(token), ""),
         None => (String::new(), "; Max-Age=0"),
@@ -123,7 +137,7 @@ fn to_sign_in(api: &Api, parts: &Parts, ended: bool) -> Response {
         let query = query_of(back, ended);
         Redirect::to(&format!("/signin?{query}")).into_response()
     };
-    if ended && let Ok(value) = cookie(api, None) {
+    if ended && let Ok(value) = cookie(over_tls(api, &parts.headers), None) {
         response.headers_mut().insert(header::SET_COOKIE, value);
     }
     response
@@ -198,6 +212,7 @@ pub(super) struct SignIn {
 pub(super) async fn sign_in(
     State(api): State<Api>,
     extensions: Extensions,
+    headers: HeaderMap,
     form: std::result::Result<Form<SignIn>, FormRejection>,
 ) -> std::result::Result<Response, Refused> {
     let Form(asked) = form.map_err(page::bad_form)?;
@@ -208,7 +223,7 @@ pub(super) async fn sign_in(
     let set = match auth::identify(&api, &extensions, token).await {
         Ok(caller) => {
             tracing::info!(person.role = caller.role.name(), "signed in at the dashboard");
-            cookie(&api, Some(token))
+            cookie(over_tls(&api, &headers), Some(token))
         }
         Err(error) => Err(error),
     };
@@ -226,8 +241,11 @@ pub(super) async fn sign_in(
 }
 
 /// Signs out: the browser forgets the token.
-pub(super) async fn sign_out(State(api): State<Api>) -> std::result::Result<Response, Refused> {
-    let set = cookie(&api, None)?;
+pub(super) async fn sign_out(
+    State(api): State<Api>,
+    headers: HeaderMap,
+) -> std::result::Result<Response, Refused> {
+    let set = cookie(over_tls(&api, &headers), None)?;
     Ok(([(header::SET_COOKIE, set)], Redirect::to("/signin")).into_response())
 }
 

@@ -16,7 +16,17 @@ fn whatever_is_named_is_shown_as_text() {
             "{html}"
         );
     }
-    assert_eq!(charts::MOST_LINES, 8, "the style sheet has a colour for each");
+}
+
+#[test]
+fn the_style_sheet_has_a_colour_for_each_line_of_a_chart() {
+    let sheet = include_str!("style.css");
+    for place in 1..=charts::MOST_LINES {
+        for rule in [format!(".line-{place} {{ color: var(--s{place}); }}"), format!("--s{place}: #")] {
+            assert!(sheet.contains(&rule), "{rule}");
+        }
+    }
+    assert!(!sheet.contains(&format!(".line-{}", charts::MOST_LINES + 1)), "and for no more");
 }
 
 #[test]

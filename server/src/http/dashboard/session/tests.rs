@@ -1,6 +1,6 @@
 use http::{HeaderMap, HeaderValue, Uri};
 
-use super::{COOKIE, encode, is_own, local, query_of, token};
+use super::{COOKIE, cookie, encode, is_own, local, query_of, says_tls, token};
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -71,5 +71,29 @@ fn a_cookie_gives_back_the_token_it_was_made_of_and_of_two_none_counts() {
     assert_eq!(token(&headers(&[("cookie", &format!("{one}; {other}"))])), None);
     for bad in ["", "fedbasin_session=", "fedbasin_session=!!", "fedbasin_session=_w", "x=y"] {
         assert_eq!(token(&headers(&[("cookie", bad)])), None, "{bad}");
+    }
+}
+
+#[test]
+fn a_cookie_that_came_over_tls_goes_over_nothing_else_though_a_proxy_ended_it() {
+    let set = |pairs: &[(&'static str, &str)], token| {
+        let value = cookie(says_tls(&headers(pairs)), token).expect("a cookie");
+        value.to_str().expect("text").split("; ").any(|part| part == "Secure")
+    };
+    for secured in [
+        &[("origin", "https://fed.example")][..],
+        &[("origin", "HTTPS://fed.example:8443")],
+        &[("x-forwarded-proto", "https")],
+        &[("x-forwarded-proto", "https, http"), ("origin", "http://fed.example")],
+    ] {
+        assert!(set(secured, Some("a")) && set(secured, None), "{secured:?}");
+    }
+    for clear in [
+        &[][..],
+        &[("origin", "http://https.example")],
+        &[("origin", "null")],
+        &[("x-forwarded-proto", "http, https")],
+    ] {
+        assert!(!set(clear, Some("a")) && !set(clear, None), "{clear:?}");
     }
 }
