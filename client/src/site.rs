@@ -129,10 +129,10 @@ async fn take_part(options: SiteOptions, client: Client, screen: &Screen) -> Res
         site.most = if status.max_checkpoint_bytes == 0 { u64::MAX } else { status.max_checkpoint_bytes };
         site.tell(&status).await?;
         site.settle().await?;
-        if let Some((number, global)) = site.to_evaluate(&status) {
+        if let Some(published) = site.to_evaluate(&status) {
             // As below: it takes a while, and much may change meanwhile.
             watch.close();
-            site.evaluate(number, global).await?;
+            site.evaluate(published).await?;
             status = watch.next().await?;
             continue;
         }

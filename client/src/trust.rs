@@ -325,9 +325,14 @@ fn hashes(list: &[impl AsRef<[u8]>]) -> Result<Vec<merkle::Hash>, ProofError> {
 /// It cannot be written.
 pub fn keep_signature(bundle: Option<&str>, file: &Path) -> Result<()> {
     let Some(bundle) = bundle else { return Ok(()) };
+    write_bytes(&signature_path(file), bundle.as_bytes())
+}
+
+/// Where the signature of a model's file lies.
+pub(crate) fn signature_path(file: &Path) -> PathBuf {
     let mut path = file.as_os_str().to_owned();
     path.push(".sig");
-    write_bytes(Path::new(&path), bundle.as_bytes())
+    path.into()
 }
 
 /// Verifies a downloaded model's signature, from files alone.

@@ -17,3 +17,8 @@ CREATE TABLE evaluations (
 );
 -- one word of a site on a model of a round
 CREATE UNIQUE INDEX evaluations_one ON evaluations (run_id, round, site_id, model);
+
+-- The mean of a round's updates as they came, without alignment, where its run asks for it: sites may try it for a while.
+ALTER TABLE rounds ADD COLUMN naive_digest TEXT REFERENCES checkpoints (digest);
+ALTER TABLE rounds ADD COLUMN naive_retired_at_ms BIGINT; -- it is kept no longer since then
+CREATE INDEX rounds_by_naive ON rounds (naive_digest);

@@ -150,6 +150,8 @@ pub struct Run {
     pub global: Option<Digest>,
     /// The round that published it.
     pub global_round: Option<u32>,
+    /// The mean of that round's updates as they came, while it is kept.
+    pub naive: Option<Digest>,
     /// How many rounds were published.
     pub rounds_published: u32,
     /// When it was created.
@@ -286,6 +288,8 @@ pub struct RoundRecord {
     pub model_retired_at_ms: Option<Millis>,
     /// The round that this one merges again, without what was withdrawn of it.
     pub remerge_of: Option<u32>,
+    /// The mean of its updates as they came, where the run asks for it; also once it is kept no longer.
+    pub naive: Option<Digest>,
 }
 
 /// Where an update stands, with what is true there.

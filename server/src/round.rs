@@ -57,6 +57,11 @@ pub struct Policy {
     /// each. False: their number, and figures of all together.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub name_participants: bool,
+    /// Whether the mean of each round's updates as they came, by their shares and without alignment, is made too, for sites to try beside
+    /// the global model. It is kept until the next round is published, and for a day once the run is over. Nothing where the strategy is
+    /// `mean`: there it is the global model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evaluate_naive: bool,
     /// An update with a value of a magnitude beyond so many times the root mean square of the reference's same tensor is rejected as
     /// soon as that value arrives; 0: values need only be finite. The median of all the reference's tensors counts where that is more,
     /// for BatchNorm's statistics the factor counts twice, and while there is no reference (a founding round) there is no bound.
@@ -167,7 +172,7 @@ impl Policy {
     /// Whether anything of a run is ever removed.
     #[must_use]
     pub fn lets_go(&self) -> bool {
-        self.keep_models.is_some() || self.keep_updates.is_some()
+        self.keep_models.is_some() || self.keep_updates.is_some() || self.evaluate_naive
     }
 
     /// The window of a round that opens now.

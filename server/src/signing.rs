@@ -155,12 +155,14 @@ impl Signer {
         self.sign_model(&format!("{}-round-{}", work.run.id, work.round), digest, made.provenance(place))
     }
 
-    /// The signature of a stored checkpoint that no round of this server published: that this server gives it out for a run.
+    /// The signature of a stored checkpoint that no round of this server published: that this server gives it out for a run, to go on from,
+    /// or, a naive mean, only to be tried.
     ///
     /// # Errors
     /// Those of the library that signs.
-    pub fn given_out(&self, digest: &Digest) -> Result<String> {
-        self.sign_model("reference", digest, json!({ "kind": "reference", "software": SOFTWARE }))
+    pub fn given_out(&self, digest: &Digest, is_naive: bool) -> Result<String> {
+        let kind = if is_naive { "naive-mean" } else { "reference" };
+        self.sign_model(kind, digest, json!({ "kind": kind, "software": SOFTWARE }))
     }
 
     fn sign_model(&self, name: &str, digest: &Digest, provenance: Value) -> Result<String> {

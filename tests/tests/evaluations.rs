@@ -3,7 +3,7 @@
 use fedbasin_proto::v1::{self, EvaluatedModel};
 use fedbasin_tests::{
     Database, Server, Site, assert_refused,
-    checkpoint::{one_hot, one_hot_spec},
+    checkpoint::{Mlp, mlp, one_hot, one_hot_spec},
     digest, on_both_databases,
 };
 use serde_json::{Value, json};
@@ -69,6 +69,8 @@ on_both_databases!(
     the_round_with_the_least_mean_loss_is_marked,
     what_is_no_evaluation_of_a_published_model_is_refused,
     a_site_changes_its_word_only_so_often,
+    a_run_that_asks_has_the_plain_mean_of_its_newest_round,
+    a_naive_mean_goes_with_an_update_that_is_withdrawn,
 );
 
 async fn means_are_weighted_by_examples_and_the_newest_word_counts(database: Database) {
@@ -229,4 +231,111 @@ async fn a_site_changes_its_word_only_so_often(database: Database) {
     says(20).await.expect("the same again changes nothing");
     assert_eq!(scene.records().len(), 20, "the log does not grow with it");
     assert_eq!(scene.server.admin().round(&scene.run, 1)["evaluations"]["global"]["loss"], 20.0);
+}
+
+impl Scene {
+    /// A run that aligns, from a seed.
+    fn aligned(database: Database, asks: bool) -> Self {
+        let server = Server::start(database);
+        let sites = ["a", "b"].map(|id| server.site(id));
+        let seed = server.admin().upload(&mlp(1).file());
+        let run = server.admin().create_run(&json!({
+            "spec": Mlp::spec(), "strategy": "aligned", "cohort": ["a", "b"], "seed_digest": seed,
+            "policy": { "rounds": 2, "quorum": 2, "deadline_seconds": 600, "evaluate_naive": asks },
+        }));
+        Self { server, run, sites }
+    }
+
+    /// Both sites send, the second of three times as many examples and with its units in another order; gives the digest of what is
+    /// published, that of the naive mean, and the second site's update.
+    async fn published_aligned(&self, round: u32, noise: u64) -> (String, String, String) {
+        let admin = self.server.admin();
+        admin.round_becomes(&self.run, round, "collecting").await;
+        let [a, b] = sent(noise);
+        self.sites[0].upload(&self.run, round, &a.file(), 1).await.expect("a receipt");
+        let receipt = self.sites[1].upload(&self.run, round, &b.file(), 3).await.expect("a receipt");
+        admin.round_becomes(&self.run, round, "published").await;
+        let status = self.sites[0].status(&self.run).await.expect("a status");
+        assert_eq!(status.global_round, round);
+        (status.global_digest, status.naive_digest, receipt.update_id)
+    }
+
+    async fn is_gone(&self, digest: &str) {
+        for _ in 0..200 {
+            if self.sites[0].download(digest, 0).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert_refused(self.sites[0].download(digest, 0).await, Code::NotFound, "not-found");
+    }
+}
+
+fn sent(noise: u64) -> [Mlp; 2] {
+    [mlp(noise), mlp(noise + 1).permuted([[2, 0, 3, 1], [1, 2, 3, 0]])]
+}
+
+async fn a_run_that_asks_has_the_plain_mean_of_its_newest_round(database: Database) {
+    let scene = Scene::aligned(database, true);
+    let (global, naive, _) = scene.published_aligned(1, 2).await;
+    assert_ne!(global, naive, "units were moved");
+    let bytes = scene.sites[1].download(&naive, 0).await.expect("a site may have it");
+    assert_eq!(digest(&bytes), naive);
+    let [a, b] = sent(2);
+    let mean: Vec<f32> = a
+        .values()
+        .into_iter()
+        .zip(b.values())
+        .map(|(a, b)| (0.25 * f64::from(a) + 0.75 * f64::from(b)) as f32)
+        .collect();
+    assert_eq!(Mlp::read(&bytes).values(), mean);
+    let other = scene.server.site("c");
+    assert_refused(other.download(&naive, 0).await, Code::NotFound, "not-found");
+
+    let of_another = scene.says(0, 1, &[of(EvaluatedModel::Naive, &global, 1, 0.5, 0.5)]).await;
+    let why = assert_refused(of_another, Code::InvalidArgument, "invalid-argument");
+    assert!(why.contains("not the round's naive mean"), "{why}");
+    for (i, loss) in [1.0, 2.0].into_iter().enumerate() {
+        scene.says(i, 1, &[of(EvaluatedModel::Naive, &naive, 1, loss, 0.5)]).await.expect("taken");
+    }
+    let found = scene.server.admin().round(&scene.run, 1)["evaluations"].clone();
+    assert_eq!(found["naive"], json!({ "sites": 2, "num_examples": 2, "loss": 1.5, "accuracy": 0.5 }));
+    assert!(found["global"].is_null(), "{found}");
+
+    let (_, next, _) = scene.published_aligned(2, 4).await;
+    assert_ne!(naive, next);
+    scene.is_gone(&naive).await;
+    scene.server.admin().run_becomes(&scene.run, "complete").await;
+    scene.sites[0].download(&next, 0).await.expect("the last one is there yet");
+    let (whole, said) = scene.server.says(&["audit", "verify"]);
+    assert!(whole, "{said}");
+    let (whole, said) = scene.server.says(&["fsck"]);
+    assert!(whole, "{said}");
+}
+
+async fn a_naive_mean_goes_with_an_update_that_is_withdrawn(database: Database) {
+    let scene = Scene::aligned(database, true);
+    let (global, naive, update) = scene.published_aligned(1, 2).await;
+    let request = v1::WithdrawUpdateRequest { update_id: update };
+    scene.sites[1].client.clone().withdraw_update(request).await.expect("withdrawn");
+    assert_refused(scene.sites[0].download(&naive, 0).await, Code::NotFound, "not-found");
+    scene.sites[0].download(&global, 0).await.expect("the model stays");
+    assert_eq!(scene.sites[0].status(&scene.run).await.expect("a status").naive_digest, "");
+    let (whole, said) = scene.server.says(&["audit", "verify"]);
+    assert!(whole, "{said}");
+    let mut rows = scene.server.rows().await;
+    let query = "UPDATE rounds SET naive_retired_at_ms = NULL";
+    sqlx::query(query).execute(&mut rows).await.expect("the row is changed");
+    let (whole, said) = scene.server.says(&["audit", "verify"]);
+    assert!(!whole && said.contains("naive-mean.retired"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_does_not_ask_has_no_naive_mean() {
+    let scene = Scene::aligned(Database::sqlite(), false);
+    let (global, naive, _) = scene.published_aligned(1, 2).await;
+    assert_eq!(naive, "");
+    let refused = scene.says(0, 1, &[of(EvaluatedModel::Naive, &global, 1, 0.5, 0.5)]).await;
+    let why = assert_refused(refused, Code::InvalidArgument, "invalid-argument");
+    assert!(why.contains("does not ask for one"), "{why}");
 }

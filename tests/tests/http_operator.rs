@@ -401,8 +401,31 @@ async fn lists_are_filtered(database: Database) {
         assert_eq!(ids(&format!("/v1/runs/one/updates?{query}"), "updates", "round"), found, "{query}");
     }
     assert_eq!(ids("/v1/sites?q=-b", "sites", "id"), "\"ward-b\"");
-    for bad in ["/v1/runs?state=x", "/v1/runs?site=X", "/v1/runs/one/rounds?state=open", "/v1/sites?limit=0"]
-    {
+    // The audit log: the records are as they were written, their times stand beside them.
+    let actions = |query: &str| ids(&format!("/v1/audit?{query}"), "records", "action");
+    assert_eq!(actions("action=round.published"), "\"round.published\"");
+    assert_eq!(actions("action=round.published&run=two"), "");
+    assert_eq!(actions("action=site.enrolled&site=ward-b"), "\"site.enrolled\"");
+    let first = admin.get("/v1/audit?action=site.enrolled&limit=1").json();
+    let next = first["next"].as_u64().expect("a place to go on from");
+    let second = admin.get(&format!("/v1/audit?action=site.enrolled&from={next}")).json();
+    assert_eq!(
+        (&first["records"][0]["site"], &second["records"][0]["site"]),
+        (&json!("ward-a"), &json!("ward-b"))
+    );
+    assert_eq!((&second["next"], second["at"].as_array().map(Vec::len)), (&json!(null), Some(1)), "{second}");
+    assert!(
+        first["at"][0].as_str().is_some_and(|at| at.ends_with('Z')) && first["records"][0]["at"].is_null()
+    );
+    let site = admin.round_site("one", 1, "ward-a");
+    assert!(site["begun_at"].is_string() && site["bytes_per_second"].is_null(), "{site}");
+    for bad in [
+        "/v1/audit?site=X",
+        "/v1/runs?state=x",
+        "/v1/runs?site=X",
+        "/v1/runs/one/rounds?state=open",
+        "/v1/sites?limit=0",
+    ] {
         admin.get(bad).assert_problem(422, "invalid-argument");
     }
 }

@@ -171,3 +171,26 @@ async fn an_evaluation_that_does_not_end_is_ended_and_the_run_goes_on() {
     assert!(log.contains("the global model is not evaluated: took longer than 1 s and was ended"), "{log}");
     assert!(server.admin().round("pilot", 1)["evaluations"]["global"].is_null());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_tries_the_naive_mean_of_a_run_that_asks_for_it() {
+    let server = Server::start(Database::sqlite());
+    let admin = server.admin();
+    let tokens = ["a", "b"].map(|id| admin.enrol(id));
+    let seed = admin.upload(&mlp(1).file());
+    admin.create_run(&json!({
+        "id": "pilot", "spec": Mlp::spec(), "strategy": "aligned", "cohort": ["a", "b"], "seed_digest": seed,
+        "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600, "evaluate_naive": true },
+    }));
+    let reordered = mlp(2).permuted([[2, 0, 3, 1], [1, 2, 3, 0]]).file();
+    let evaluation = r#"printf '{"num_examples": 1, "loss": %s}' $([ "$FEDBASIN_KIND" = naive ] && echo 2 || echo 1) > "$FEDBASIN_METRICS""#;
+    let more = ["--evaluate", evaluation];
+    let mut a = SiteProgram::start_with(&server.grpc, &tokens[0], &mlp(3).file(), 1, &more);
+    let mut b = SiteProgram::start_with(&server.grpc, &tokens[1], &reordered, 1, &[]);
+    assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
+    let found = admin.round("pilot", 1)["evaluations"].clone();
+    let losses = ["global", "naive", "own"].map(|kind| found[kind]["loss"].clone());
+    assert_eq!(losses, [json!(1.0), json!(2.0), json!(1.0)], "{found}");
+    let left = a.folder.path().join("fedbasin-pilot/round-1/naive.safetensors");
+    assert!(!left.exists(), "nobody goes on from it");
+}

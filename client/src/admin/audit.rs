@@ -5,7 +5,7 @@ use std::{io::Read as _, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Admin, copy, segment};
+use super::{Admin, asking, copy, segment};
 use crate::{
     error::{Error, Result},
     files::write_atomically,
@@ -20,6 +20,9 @@ pub struct Records {
     pub head: Option<String>,
     /// The records.
     pub records: Vec<Value>,
+    /// When each of them was written, ISO 8601 UTC.
+    #[serde(default)]
+    pub at: Vec<String>,
     /// Where the next page begins.
     pub next: Option<u64>,
 }
@@ -36,13 +39,21 @@ pub struct Keys {
 }
 
 impl Admin {
-    /// Records from a place on, the oldest first; those of one run, where one is named.
+    /// Records from a place on, the oldest first; those of one run, one site, one action, where such is named. Of a site's or an action's there
+    /// may be fewer than `limit`, and more in the next page.
     ///
     /// # Errors
     /// As the server says.
-    pub fn audit(&self, from: u64, limit: u32, run: Option<&str>) -> Result<Records> {
-        let of_run = run.map(|run| format!("&run={}", segment(run))).unwrap_or_default();
-        self.get(&format!("/v1/audit?from={from}&limit={limit}{of_run}"))
+    pub fn audit(
+        &self,
+        from: u64,
+        limit: u32,
+        run: Option<&str>,
+        site: Option<&str>,
+        action: Option<&str>,
+    ) -> Result<Records> {
+        let asked = [("run", run), ("site", site), ("action", action)];
+        self.get(&asking(&format!("/v1/audit?from={from}&limit={limit}"), &asked))
     }
 
     /// The server's public keys.

@@ -224,6 +224,9 @@ pub struct Policy {
     /// Whether a global model's signature names the sites that it was made from.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub name_participants: bool,
+    /// Whether the mean of each round's updates as they came is made too, for sites to try.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evaluate_naive: bool,
     /// Most magnitude of an update's values, as a multiple of the reference's; 0: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_magnitude_factor: Option<f64>,
@@ -416,6 +419,12 @@ pub struct RoundSite {
     /// How many bytes were received so far.
     #[serde(default)]
     pub received_bytes: Option<u64>,
+    /// That, divided by the time since it was announced, while it arrives.
+    #[serde(default)]
+    pub bytes_per_second: Option<f64>,
+    /// When its update was announced, ISO 8601 UTC.
+    #[serde(default)]
+    pub begun_at: Option<String>,
     /// When it was accepted, ISO 8601 UTC.
     #[serde(default)]
     pub accepted_at: Option<String>,

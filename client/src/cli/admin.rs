@@ -112,7 +112,10 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
         AdminCommand::Profile { .. } => Ok(()),
         AdminCommand::Webhooks(command) => webhooks::dispatch(admin, command, screen),
         AdminCommand::Keys { output } => audit::keys(&admin, output.as_deref(), screen),
-        AdminCommand::Audit { from, limit, run } => audit::list(&admin, from, limit, run.as_deref(), screen),
+        AdminCommand::Audit { from, limit, run, site, action } => {
+            let records = admin.audit(from, limit, run.as_deref(), site.as_deref(), action.as_deref())?;
+            screen.answer(&records, || audit::table(&records))
+        }
         AdminCommand::AuditExport { output } => audit::export(&admin, &output, screen),
         AdminCommand::Operate(command) => operate::dispatch(admin, command, screen),
     }
@@ -209,6 +212,7 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
             keep_best: args.keep_best,
             keep_updates: args.keep_updates,
             name_participants: args.name_participants,
+            evaluate_naive: args.evaluate_naive,
             max_magnitude_factor: args.max_magnitude_factor,
             plausibility: plausibility(args.implausible, args.max_distance_ratio, args.min_cosine),
         },

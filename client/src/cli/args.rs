@@ -395,8 +395,8 @@ pub(super) enum SiteCommand {
     ///
     /// With --evaluate another command tries the models of each published round and the server is told how good they are here. It
     /// finds: FEDBASIN_RUN and FEDBASIN_ROUND; FEDBASIN_MODEL, the file to try; FEDBASIN_KIND, which is global (what the round
-    /// published) or own (what this site sent in it); FEDBASIN_METRICS, where it must write JSON: {"num_examples": 1000, "loss":
-    /// 0.5, "accuracy": 0.9}, one of the two at least.
+    /// published), own (what this site sent in it) or naive (the mean of what all sent, as it came, if the run asks for it);
+    /// FEDBASIN_METRICS, where it must write JSON: {"num_examples": 1000, "loss": 0.5, "accuracy": 0.9}, one of the two at least.
     Run(SiteRunArgs),
     /// Make a key here and a request for its certificate, so that no key travels
     Request {

@@ -74,11 +74,6 @@ pub(super) fn keys(admin: &Admin, output: Option<&Path>, screen: &Screen) -> Res
     })
 }
 
-pub(super) fn list(admin: &Admin, from: u64, limit: u32, run: Option<&str>, screen: &Screen) -> Result<()> {
-    let records = admin.audit(from, limit, run)?;
-    screen.answer(&records, || table(&records))
-}
-
 pub(super) fn export(admin: &Admin, output: &Path, screen: &Screen) -> Result<()> {
     let size = admin.audit_export(output)?;
     screen.answer(&json!({ "file": output, "size": size }), || {
@@ -116,22 +111,24 @@ pub(super) fn keep_signature(
     Ok(path)
 }
 
-fn table(records: &Records) -> String {
+pub(super) fn table(records: &Records) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
-    table.set_header(["record", "at (ms)", "action", "who", "run", "round", "site", "object", "reason"]);
+    table.set_header(["record", "at", "action", "who", "run", "round", "site", "object", "reason"]);
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
         other => other.to_string(),
     };
-    for record in &records.records {
+    for (place, record) in records.records.iter().enumerate() {
         let who = &record["who"];
         let who = match text(&who["name"]) {
             name if name.is_empty() => text(&who["kind"]),
             name => format!("{} {name}", text(&who["kind"])),
         };
-        let mut row = vec![text(&record["seq"]), text(&record["at_ms"]), text(&record["action"]), who];
+        // A server of before tells milliseconds alone.
+        let at = records.at.get(place).cloned().unwrap_or_else(|| text(&record["at_ms"]));
+        let mut row = vec![text(&record["seq"]), at, text(&record["action"]), who];
         row.extend(["run", "round", "site", "object", "reason"].map(|field| text(&record[field])));
         table.add_row(row);
     }

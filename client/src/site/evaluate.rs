@@ -1,6 +1,11 @@
 //! How good published models are here: the site's own command tries them, and the server is told.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use fedbasin_proto::v1::{EvaluatedModel, Evaluation, ReportEvaluationRequest, RunState, RunStatus};
 use rebasin::Digest;
@@ -83,6 +88,15 @@ impl Figures {
     }
 }
 
+/// What a round published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Published {
+    number: u32,
+    global: Digest,
+    /// The mean of its updates as they came, if its run asks for that.
+    naive: Option<Digest>,
+}
+
 /// A model to try.
 struct Candidate {
     kind: EvaluatedModel,
@@ -101,13 +115,14 @@ impl Candidate {
 }
 
 impl Site {
-    /// The round whose models are to be tried now, and its global model; none where this site tries none, or did already.
-    pub(super) fn to_evaluate(&self, status: &RunStatus) -> Option<(u32, Digest)> {
+    /// What is to be tried now; nothing where this site tries none, or did already.
+    pub(super) fn to_evaluate(&self, status: &RunStatus) -> Option<Published> {
         self.options.evaluate.as_ref()?;
         let goes_on = matches!(status.state(), RunState::Open | RunState::Complete);
         let is_new = self.evaluated.is_none_or(|evaluated| evaluated < status.global_round);
-        let digest = status.global_digest.parse().ok()?;
-        (goes_on && is_new && status.global_round > 0).then_some((status.global_round, digest))
+        let (global, naive) = (status.global_digest.parse().ok()?, status.naive_digest.parse().ok());
+        let published = Published { number: status.global_round, global, naive };
+        (goes_on && is_new && published.number > 0).then_some(published)
     }
 
     /// Tries the models of a published round, and tells the server. What this folder says was tried is not tried again. A command
@@ -115,12 +130,13 @@ impl Site {
     ///
     /// # Errors
     /// The model cannot be had or is not signed, or the folder cannot be read or written.
-    pub(super) async fn evaluate(&mut self, number: u32, global: Digest) -> Result<()> {
+    pub(super) async fn evaluate(&mut self, published: Published) -> Result<()> {
+        let number = published.number;
         let Some(evaluator) = self.options.evaluate.clone() else { return Ok(()) };
         self.evaluated = Some(number);
         let dir = self.dir.round(number)?;
         let mut said = dir.evaluations()?;
-        for candidate in self.candidates(&dir, number, global).await? {
+        for candidate in self.candidates(&dir, published, &said).await? {
             let (name, digest) = (candidate.name(), candidate.digest.to_string());
             if said.get(name).is_none_or(|figures| figures.digest != digest) {
                 match self.try_model(&evaluator, &dir, number, &candidate).await {
@@ -144,11 +160,17 @@ impl Site {
             }
             dir.save_evaluations(&said)?;
         }
-        Ok(())
+        // Nobody goes on from it.
+        dir.remove_naive()
     }
 
     /// The models of a round that are here, or can be had.
-    async fn candidates(&mut self, dir: &RoundDir, number: u32, global: Digest) -> Result<Vec<Candidate>> {
+    async fn candidates(
+        &mut self,
+        dir: &RoundDir,
+        Published { number, global, naive }: Published,
+        said: &Said,
+    ) -> Result<Vec<Candidate>> {
         let mut candidates = Vec::new();
         match self.fetch_global(global).await {
             Ok(path) => candidates.push(Candidate { kind: EvaluatedModel::Global, digest: global, path }),
@@ -164,7 +186,26 @@ impl Site {
             let (hasher, _) = hash_file(&path).map_err(|error| read_error(&path, &error))?;
             candidates.push(Candidate { kind: EvaluatedModel::Own, digest: hasher.finish(), path });
         }
+        let Some(digest) = naive else { return Ok(candidates) };
+        let path = dir.naive();
+        let is_said = said.get("naive").is_some_and(|figures| figures.digest == digest.to_string());
+        let fetched = if is_said { Ok(()) } else { self.fetch(digest, &path, "naive mean").await };
+        match fetched {
+            Ok(()) => candidates.push(Candidate { kind: EvaluatedModel::Naive, digest, path }),
+            // It is kept until the next round is published.
+            Err(error) if error.code() == Some("not-found") => {
+                self.screen.say(format_args!("round {number}: the naive model is not evaluated: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
         Ok(candidates)
+    }
+
+    /// A model's file, downloaded unless it is here; its signature lies beside it.
+    async fn fetch(&self, digest: Digest, path: &Path, label: &str) -> Result<()> {
+        let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
+        download(&self.client, digest, path, self.most, self.options.patience, &self.screen, label).await?;
+        trust::keep_signature(signature.as_deref(), path)
     }
 
     /// The newest global model's file, downloaded unless it is here; its signature lies beside it.
@@ -172,10 +213,8 @@ impl Site {
     /// # Errors
     /// It cannot be had, or is not signed.
     pub(super) async fn fetch_global(&mut self, digest: Digest) -> Result<PathBuf> {
-        let (path, patience) = (self.dir.global(), self.options.patience);
-        let signature = self.trust.model(&self.client, digest, Some(&self.options.run_id)).await?;
-        download(&self.client, digest, &path, self.most, patience, &self.screen, "global model").await?;
-        trust::keep_signature(signature.as_deref(), &path)?;
+        let path = self.dir.global();
+        self.fetch(digest, &path, "global model").await?;
         self.global = Some(digest);
         Ok(path)
     }

@@ -114,6 +114,28 @@ impl RoundDir {
         self.path.join("output.safetensors")
     }
 
+    /// The mean of the round's updates as they came, while it is tried.
+    pub(super) fn naive(&self) -> PathBuf {
+        self.path.join("naive.safetensors")
+    }
+
+    /// Removes that, and its signature.
+    ///
+    /// # Errors
+    /// They cannot be removed.
+    pub(super) fn remove_naive(&self) -> Result<()> {
+        let path = self.naive();
+        for path in [crate::trust::signature_path(&path), path] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(write_error(&path, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn metrics(&self) -> PathBuf {
         self.path.join("metrics.json")
     }

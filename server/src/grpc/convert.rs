@@ -174,5 +174,6 @@ pub(super) fn run_status(
         global_digest: run.global.map(|digest| digest.to_string()).unwrap_or_default(),
         max_checkpoint_bytes,
         global_round: run.global_round.unwrap_or_default(),
+        naive_digest: run.naive.map(|digest| digest.to_string()).unwrap_or_default(),
     }
 }

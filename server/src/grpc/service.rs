@@ -280,7 +280,7 @@ impl v1::fed_basin_server::FedBasin for Sites {
         };
         let bundle = match stored {
             Some(bundle) => bundle,
-            None => self.signer.given_out(&digest)?,
+            None => self.signer.given_out(&digest, self.store.is_naive_alone(&digest).await?)?,
         };
         Ok(Response::new(v1::GetModelSignatureResponse { bundle }))
     }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{
     Api,
     problem::{Problem, Query},
+    time::iso,
 };
 use crate::{
     error::{Error, Result},
@@ -33,7 +34,14 @@ pub(super) struct Page {
     limit: Option<u32>,
     /// Only those of this run.
     run: Option<String>,
+    /// Only those of this site.
+    site: Option<String>,
+    /// Only those of this action, such as `round.published`.
+    action: Option<String>,
 }
+
+/// So often the log is read for one page that is filtered, [`MOST_RECORDS`] at a time.
+const MOST_READS: u32 = 10;
 
 impl Page {
     /// How many records are asked for, of a server that gives no more than `most` entries at once.
@@ -46,8 +54,66 @@ impl Page {
         if let Some(run) = &self.run {
             check_id("run", run)?;
         }
+        if let Some(site) = &self.site {
+            check_id("site", site)?;
+        }
         Ok(limit)
     }
+
+    /// Whether a record is one of those of the site and the action.
+    fn takes(&self, record: &Value) -> bool {
+        let is = |name: &str, asked: &Option<String>| {
+            asked.as_deref().is_none_or(|asked| record[name].as_str() == Some(asked))
+        };
+        is("site", &self.site) && is("action", &self.action)
+    }
+}
+
+/// One record of the audit log: who did what to which objects, when, why.
+#[derive(utoipa::ToSchema)]
+#[expect(
+    dead_code,
+    reason = "records are given as they were written; this tells the description of the API what they hold"
+)]
+struct AuditRecord {
+    /// Its place in the log, from 0 without gaps.
+    seq: u64,
+    /// When, by the database's clock: milliseconds since the Unix epoch.
+    at_ms: i64,
+    /// What: an object and what became of it, such as `round.published`.
+    action: String,
+    who: AuditWho,
+    /// The call that it was done for: all that one call did has one id.
+    request: Option<String>,
+    /// The run, where it is of one.
+    run: Option<String>,
+    /// The round's number, where it is of one.
+    round: Option<u32>,
+    /// The site, where it is of one.
+    site: Option<String>,
+    /// The id of what it is about: an update, a token, a certificate, a checkpoint, a graph.
+    object: Option<String>,
+    /// Digest of the bytes that stood there before, or were to come.
+    before: Option<String>,
+    /// Digest of the bytes that stand there now.
+    after: Option<String>,
+    /// Why, in words.
+    reason: Option<String>,
+    /// What else is to be known.
+    #[schema(value_type = Option<Object>)]
+    details: Option<Value>,
+}
+
+/// Who did something.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "as of the record")]
+struct AuditWho {
+    /// `site`, `person`, or `server` for what the server does by itself.
+    kind: String,
+    /// The site's id, or the person's role. Absent for the server.
+    name: Option<String>,
+    /// The id of the token, or the fingerprint of the certificate, that it was done with.
+    credential: Option<String>,
 }
 
 /// Records of the audit log.
@@ -57,13 +123,16 @@ pub(super) struct RecordList {
     size: u64,
     /// The signed head, a note; absent for some seconds after a start.
     head: Option<String>,
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<AuditRecord>)]
     records: Vec<Value>,
-    /// Where the next page begins; absent on the last one.
+    /// When each of them was written, in the same order, ISO 8601 UTC: beside the records, which are as their hashes cover them.
+    at: Vec<String>,
+    /// Where the next page begins; absent on the last one. A page of some site's or some action's records may hold fewer than were asked for,
+    /// or none, and not be the last one.
     next: Option<u64>,
 }
 
-/// Records of the audit log, the oldest first.
+/// Records of the audit log, the oldest first: all, or those of a run, a site, an action.
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", security(("token" = [])), params(Page), responses(
     (status = 200, body = RecordList),
     (status = 422, body = Problem, content_type = "application/problem+json"),
@@ -75,16 +144,35 @@ pub(super) async fn list(
 ) -> Result<Json<RecordList>, Problem> {
     let limit = page.check(api.admission.limits().max_page_size)?;
     let head = api.store.log_head().await?;
-    let lines = api.store.log_lines(page.from, limit, page.run.as_deref()).await?;
-    let records: Vec<Value> = lines
-        .iter()
-        .map(|line| serde_json::from_str(line).map_err(Error::internal))
-        .collect::<Result<_>>()?;
-    let full = u32::try_from(records.len()).is_ok_and(|count| count == limit);
-    let last = records.last().and_then(|record| record["seq"].as_u64());
-    let next = last.filter(|_| full).map(|seq| seq + 1).filter(|next| *next < head.size);
+    let (records, next) = find(&api, &page, limit).await?;
+    let at = records.iter().filter_map(|record| record["at_ms"].as_i64()).map(iso).collect();
+    let next = next.filter(|next| *next < head.size);
     let signed = api.signer.head().map(|head| head.note().to_owned());
-    Ok(Json(RecordList { size: head.size, head: signed, records, next }))
+    Ok(Json(RecordList { size: head.size, head: signed, records, at, next }))
+}
+
+/// At most `limit` records that are asked for, and the place to go on from where there may be more.
+async fn find(api: &Api, page: &Page, limit: u32) -> Result<(Vec<Value>, Option<u64>)> {
+    let is_filtered = page.site.is_some() || page.action.is_some();
+    let at_once = if is_filtered { MOST_RECORDS } else { limit };
+    let (mut found, mut from) = (Vec::new(), page.from);
+    for _ in 0..MOST_READS {
+        let lines = api.store.log_lines(from, at_once, page.run.as_deref()).await?;
+        for line in &lines {
+            let record: Value = serde_json::from_str(line).map_err(Error::internal)?;
+            from = record["seq"].as_u64().map_or(from, |seq| seq + 1);
+            if page.takes(&record) {
+                found.push(record);
+            }
+            if found.len() == limit as usize {
+                return Ok((found, Some(from)));
+            }
+        }
+        if lines.len() < at_once as usize {
+            return Ok((found, None));
+        }
+    }
+    Ok((found, Some(from)))
 }
 
 /// The whole log as JSON lines: which log it is, each record, the signed head. `fedbasin audit verify` checks it, with nothing else at

@@ -1,5 +1,7 @@
 //! Rounds: list, show with every cohort site, download the model.
 
+mod alignment;
+
 use std::collections::HashMap;
 
 use axum::{
@@ -18,7 +20,7 @@ use super::{
     evaluations::{Evaluations, Known},
     page::Page,
     problem::{Path, Problem, Query},
-    runs,
+    runs, site,
     time::iso,
 };
 use crate::{
@@ -76,7 +78,10 @@ pub(super) struct RoundSite {
     pub(super) size: Option<u64>,
     /// How many bytes have arrived, while receiving.
     pub(super) received_bytes: Option<u64>,
+    /// That, divided by the time since it was announced, while receiving.
+    pub(super) bytes_per_second: Option<f64>,
     /// When its update was announced.
+    pub(super) begun_at: Option<String>,
     #[serde(skip)]
     pub(super) begun_at_ms: Option<Millis>,
     pub(super) num_examples: Option<u64>,
@@ -90,7 +95,7 @@ pub(super) struct RoundSite {
     /// How its update was brought into the reference's frame: figures in all and for each of `groups`, with `margins` where a search
     /// matched units: the fraction that have the `best` partner there is for them, and their `p5` and `median` margin over the second-best,
     /// as fractions of the mean gain.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<alignment::Alignment>)]
     pub(super) alignment: Option<AlignReport>,
     /// How its update stood beside the others, once the round was merged, or the update was rejected for that.
     pub(super) plausibility: Option<UpdatePlausibility>,
@@ -326,15 +331,19 @@ pub(super) async fn describe(
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
     let mut sites = Vec::with_capacity(run.cohort.len());
-    for site in &run.cohort {
-        let update = updates.iter().find(|update| update.site_id == *site);
+    for id in &run.cohort {
+        let update = updates.iter().find(|update| update.site_id == *id);
         let receiving = update.filter(|update| matches!(update.state, UpdateState::Receiving));
-        let received_bytes = match receiving {
-            Some(update) => Some(api.store.received_bytes(&update.id).await?),
+        let arriving = match receiving {
+            Some(update) => {
+                let received_bytes = api.store.received_bytes(&update.id).await?;
+                let for_ms = api.store.now().await? - update.begun_at_ms;
+                Some((received_bytes, site::bytes_per_second(received_bytes, for_ms)))
+            }
             None => None,
         };
-        let last_seen = last_seen.get(site).copied();
-        sites.push(describe_site(site, last_seen, update, total, received_bytes));
+        let last_seen = last_seen.get(id).copied();
+        sites.push(describe_site(id, last_seen, update, total, arriving));
     }
     let (reason, global) = match &round.state {
         RoundState::Failed { reason } => (Some(reason.clone()), None),
@@ -375,7 +384,7 @@ fn describe_site(
     last_seen_at_ms: Option<Millis>,
     update: Option<&Update>,
     total: Option<u64>,
-    received_bytes: Option<u64>,
+    arriving: Option<(u64, f64)>,
 ) -> RoundSite {
     let share = update.filter(|update| held(update)).zip(total);
     RoundSite {
@@ -386,7 +395,9 @@ fn describe_site(
         update_id: update.map(|update| update.id.clone()),
         digest: update.map(|update| update.digest.to_string()),
         size: update.map(|update| update.size),
-        received_bytes,
+        received_bytes: arriving.map(|(bytes, _)| bytes),
+        bytes_per_second: arriving.map(|(_, rate)| rate),
+        begun_at: update.map(|update| iso(update.begun_at_ms)),
         begun_at_ms: update.map(|update| update.begun_at_ms),
         num_examples: update.map(|update| update.num_examples),
         share: share.map(|(update, total)| update.num_examples as f64 / total as f64),

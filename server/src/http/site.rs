@@ -92,7 +92,12 @@ impl Rotation {
     }
 }
 
+/// How fast an update arrives that was announced so many milliseconds ago, over all that time.
 #[expect(clippy::cast_precision_loss, reason = "bytes of a checkpoint and milliseconds: exact in an f64")]
+pub(super) fn bytes_per_second(received_bytes: u64, for_ms: Millis) -> f64 {
+    received_bytes as f64 * 1000.0 / for_ms.max(1) as f64
+}
+
 async fn describe(api: &Api, site: &str, role: Role) -> Result<SiteDetails> {
     let now = api.store.now().await?;
     let found = api.store.site(site).await?;
@@ -100,7 +105,7 @@ async fn describe(api: &Api, site: &str, role: Role) -> Result<SiteDetails> {
     for update in found.arriving {
         let received_bytes = api.store.received_bytes(&update.id).await?;
         arriving.push(Arriving {
-            bytes_per_second: received_bytes as f64 * 1000.0 / update.for_ms.max(1) as f64,
+            bytes_per_second: bytes_per_second(received_bytes, update.for_ms),
             update_id: update.id,
             run: update.run_id,
             round: update.round,

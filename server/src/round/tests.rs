@@ -15,6 +15,7 @@ fn policy() -> Policy {
         keep_best: None,
         keep_updates: None,
         name_participants: false,
+        evaluate_naive: false,
         max_magnitude_factor: default_max_magnitude_factor(),
         plausibility: Plausibility::default(),
     }

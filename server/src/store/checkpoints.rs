@@ -104,8 +104,8 @@ impl Store {
         Ok(Some(StoredCheckpoint { digest: *digest, size: unsigned(&row, "size")?, layout }))
     }
 
-    /// Whether the site may read the checkpoint: it is the seed or a global model of a run of the site's. Every
-    /// reference is one of these, but for a founding round's, which is another site's update and not for download.
+    /// Whether the site may read the checkpoint: it is the seed, a global model or a kept naive mean of a run of the site's. Every
+    /// reference is one of the first two, but for a founding round's, which is another site's update and not for download.
     ///
     /// # Errors
     /// Those of the database.
@@ -114,10 +114,28 @@ impl Store {
             "SELECT 1 FROM run_sites s JOIN runs r ON r.id = s.run_id
              WHERE s.site_id = $1
                AND (r.seed_digest = $2
-                    OR EXISTS (SELECT 1 FROM rounds o WHERE o.run_id = r.id AND o.global_digest = $2))
+                    OR EXISTS (SELECT 1 FROM rounds o WHERE o.run_id = r.id
+                                 AND (o.global_digest = $2 OR (o.naive_digest = $2 AND o.naive_retired_at_ms IS NULL))))
              LIMIT 1",
         )
         .bind(site_id)
+        .bind(digest.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.is_some())
+    }
+
+    /// Whether the checkpoint is a naive mean, and neither a seed nor a global model: nothing that anybody is to go on from.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn is_naive_alone(&self, digest: &Digest) -> Result<bool> {
+        let row = sqlx::query(
+            "SELECT 1 FROM rounds n WHERE n.naive_digest = $1
+               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.seed_digest = $1)
+               AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.global_digest = $1)
+             LIMIT 1",
+        )
         .bind(digest.to_string())
         .fetch_optional(&self.pool)
         .await?;

@@ -24,7 +24,7 @@ macro_rules! erased_for_good {
 }
 
 /// What rows say since `$1`, and no record does.
-const UNRECORDED: [(&str, &str); 6] = [
+const UNRECORDED: [(&str, &str); 8] = [
     (
         "update",
         "SELECT u.id AS id FROM updates u WHERE u.state IN ('accepted', 'aligned') AND u.accepted_at_ms >= $1
@@ -61,6 +61,19 @@ const UNRECORDED: [(&str, &str); 6] = [
              AND a.line LIKE '%\"before\":\"' || o.global_digest || '\"%') LIMIT 1",
     ),
     (
+        "naive mean of run",
+        "SELECT o.run_id AS id FROM rounds o WHERE o.naive_digest IS NOT NULL AND o.closed_at_ms >= $1
+           AND NOT EXISTS (SELECT 1 FROM audit_records a WHERE a.object = o.naive_digest AND a.run_id = o.run_id
+             AND a.action = 'checkpoint.stored' AND a.line LIKE '%\"round\":' || o.number || ',%') LIMIT 1",
+    ),
+    (
+        "retired naive mean of run",
+        "SELECT o.run_id AS id FROM rounds o WHERE o.naive_retired_at_ms >= $1
+           AND NOT EXISTS (SELECT 1 FROM audit_records a WHERE a.run_id = o.run_id
+             AND a.action = 'naive-mean.retired' AND a.line LIKE '%\"round\":' || o.number || ',%'
+             AND a.line LIKE '%\"before\":\"' || o.naive_digest || '\"%') LIMIT 1",
+    ),
+    (
         "erased checkpoint",
         // One that has an object yet is to be erased, and is not.
         concat!(
@@ -73,7 +86,7 @@ const UNRECORDED: [(&str, &str); 6] = [
 ];
 
 /// What records say was let go, and rows do not.
-const HELD: [(&str, &str); 4] = [
+const HELD: [(&str, &str); 5] = [
     (
         "update.withdrawn",
         "SELECT a.object AS id FROM audit_records a WHERE a.action = 'update.withdrawn'
@@ -91,6 +104,13 @@ const HELD: [(&str, &str); 4] = [
            AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.run_id = a.run_id AND o.model_retired_at_ms IS NOT NULL
              AND a.line LIKE '%\"round\":' || o.number || ',%'
              AND a.line LIKE '%\"before\":\"' || o.global_digest || '\"%') LIMIT 1",
+    ),
+    (
+        "naive-mean.retired",
+        "SELECT a.run_id AS id FROM audit_records a WHERE a.action = 'naive-mean.retired'
+           AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.run_id = a.run_id AND o.naive_retired_at_ms IS NOT NULL
+             AND a.line LIKE '%\"round\":' || o.number || ',%'
+             AND a.line LIKE '%\"before\":\"' || o.naive_digest || '\"%') LIMIT 1",
     ),
     (
         "checkpoint.erased",

@@ -66,7 +66,7 @@ impl Store {
         evaluations.sort_by_key(|evaluation| evaluation.model);
         let mut tx = self.begin().await?;
         for evaluation in &evaluations {
-            check_digest(evaluation, &global)?;
+            check_digest(evaluation, &global, round.naive.as_ref())?;
             self.report_one(&mut tx, site_id, new, evaluation).await?;
         }
         let is_news = !tx.records.is_empty();
@@ -307,15 +307,20 @@ fn not_published(record: &RoundRecord) -> Error {
 }
 
 /// Whether what was tried is what the round has.
-fn check_digest(new: &NewEvaluation, global: &Digest) -> Result<()> {
-    match new.model {
-        Evaluated::Global if new.digest != *global => Err(Error::invalid(format!(
-            "digest: {} is not the round's global model, which is {global}; download that and evaluate it",
-            new.digest
-        ))),
+fn check_digest(new: &NewEvaluation, global: &Digest, naive: Option<&Digest>) -> Result<()> {
+    let (name, has) = match new.model {
+        Evaluated::Own => return Ok(()),
+        Evaluated::Global => ("global model", global),
         Evaluated::Naive => {
-            Err(Error::invalid("model: this server makes no naive mean; send the global model or your own"))
+            let why = "model: the round has no naive mean, for its run does not ask for one (evaluate_naive)";
+            ("naive mean", naive.ok_or_else(|| Error::invalid(why))?)
         }
-        Evaluated::Global | Evaluated::Own => Ok(()),
+    };
+    if new.digest == *has {
+        return Ok(());
     }
+    Err(Error::invalid(format!(
+        "digest: {} is not the round's {name}, which is {has}; download that and evaluate it",
+        new.digest
+    )))
 }

@@ -1,4 +1,4 @@
-//! What runs keep no longer: global models and updates beyond what a run's policy asks for. Their rows stay, with digests,
+//! What runs keep no longer: global models and updates beyond what a run's policy asks for, and naive means that were to be tried. Their rows stay, with digests,
 //! receipts and alignments; their bytes go, unless somebody else needs them.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use sqlx::Row as _;
 use super::{Actor, Dialect, Store, Tx, document, parsed, unsigned};
 use crate::{
     error::Result,
-    model::Metrics,
+    model::{DAY_MS, Metrics},
     round::{Goal, KeepBest, Policy},
 };
 
@@ -37,6 +37,7 @@ macro_rules! not_needed {
         concat!("NOT ", marked!("c.digest"), "
          AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.seed_digest = c.digest OR r.global_digest = c.digest)
          AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.global_digest = c.digest AND o.model_retired_at_ms IS NULL)
+         AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.naive_digest = c.digest AND o.naive_retired_at_ms IS NULL)
          AND NOT EXISTS (SELECT 1 FROM rounds o WHERE o.reference_digest = c.digest
                            AND o.state IN ('collecting', 'merging'))
          AND NOT EXISTS (SELECT 1 FROM updates u WHERE u.digest = c.digest AND u.retired_at_ms IS NULL
@@ -50,8 +51,10 @@ impl Store {
     /// # Errors
     /// Those of the database and the object store.
     pub async fn retire(&self) -> Result<()> {
-        let rows = sqlx::query("SELECT id, policy FROM runs WHERE policy LIKE '%\"keep_%' ORDER BY id")
-            .fetch_all(&self.pool);
+        let rows = sqlx::query(
+            "SELECT id, policy FROM runs WHERE policy LIKE '%\"keep_%' OR policy LIKE '%\"evaluate_naive\":true%' ORDER BY id",
+        )
+        .fetch_all(&self.pool);
         for row in rows.await? {
             if let Some(policy) = document::<Policy>(&row, "policy")? {
                 self.retire_run(&row.try_get::<String, _>("id")?, &policy).await?;
@@ -97,7 +100,7 @@ impl Store {
     async fn retire_rows(&self, run_id: &str, policy: &Policy) -> Result<()> {
         let mut tx = self.begin().await?;
         // No round is published meanwhile.
-        self.lock_run(&mut tx, run_id).await?;
+        let run = self.lock_run(&mut tx, run_id).await?;
         if let Some(newest) = policy.keep_models {
             let best = match &policy.keep_best {
                 Some(best) => self.best_by_metric(&mut tx, run_id, best).await?,
@@ -123,6 +126,9 @@ impl Store {
                 tx.record(record.digests(row.try_get("global_digest")?, None));
             }
         }
+        if policy.evaluate_naive {
+            self.retire_naive(&mut tx, run_id, run.state != "open").await?;
+        }
         if let Some(newest) = policy.keep_updates {
             let rows = sqlx::query(self.sql(
                 "UPDATE updates SET retired_at_ms = {now}
@@ -145,6 +151,28 @@ impl Store {
             }
         }
         self.commit_quietly(tx).await
+    }
+
+    /// Marks the naive means of a run that are no longer there to be tried: all but that of the newest published round, and that too, a day
+    /// after it was published, if the run is over.
+    async fn retire_naive(&self, tx: &mut Tx, run_id: &str, is_over: bool) -> Result<()> {
+        let rows = sqlx::query(self.sql(
+            "UPDATE rounds SET naive_retired_at_ms = {now}
+             WHERE run_id = $1 AND naive_digest IS NOT NULL AND naive_retired_at_ms IS NULL
+               AND (($2 = 1 AND closed_at_ms < {now} - $3)
+                 OR number <> (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = $1 AND o.state = 'published'))
+             RETURNING number, naive_digest",
+        ))
+        .bind(run_id)
+        .bind(i64::from(is_over))
+        .bind(DAY_MS)
+        .fetch_all(&mut **tx)
+        .await?;
+        for row in rows {
+            let record = Record::of("naive-mean.retired").round(run_id, unsigned(&row, "number")?);
+            tx.record(record.digests(row.try_get("naive_digest")?, None));
+        }
+        Ok(())
     }
 
     /// Of the rounds whose models are kept: the one whose sites reported the best figure, by their number of examples; the earliest
@@ -185,6 +213,7 @@ impl Store {
         let rows = sqlx::query(concat!(
             "SELECT c.digest FROM checkpoints c WHERE c.removed_at_ms IS NULL
                AND (c.digest IN (SELECT global_digest FROM rounds WHERE run_id = $1 AND model_retired_at_ms IS NOT NULL)
+                 OR c.digest IN (SELECT naive_digest FROM rounds WHERE run_id = $1 AND naive_retired_at_ms IS NOT NULL)
                  OR c.digest IN (SELECT digest FROM updates WHERE run_id = $1 AND retired_at_ms IS NOT NULL))
                AND ",
             not_needed!(),

@@ -19,7 +19,7 @@ macro_rules! round_query {
         concat!(
             "SELECT o.run_id, o.number, o.state, o.reason, o.reference_digest, o.global_digest, o.quorum, o.full_at,
                     o.opened_at_ms, o.quorum_closes_at_ms, o.deadline_at_ms, o.closed_at_ms, o.attempts,
-                    o.model_retired_at_ms, o.remerge_of,
+                    o.model_retired_at_ms, o.remerge_of, o.naive_digest,
                     (SELECT COUNT(*) FROM updates u WHERE u.run_id = o.run_id AND u.round = o.number
                        AND u.state IN ('accepted', 'aligned')) AS accepted
              FROM rounds o ",
@@ -425,6 +425,7 @@ fn record_from(row: &AnyRow) -> Result<RoundRecord> {
         closed_at_ms: row.try_get("closed_at_ms")?,
         model_retired_at_ms: row.try_get("model_retired_at_ms")?,
         remerge_of: super::withdrawals::remerge_of(row)?,
+        naive: parsed_optional(row, "naive_digest")?,
         run_id,
     })
 }

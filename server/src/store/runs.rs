@@ -18,7 +18,9 @@ const RUN_COLUMNS: &str =
     "SELECT r.id, r.state, r.reason, r.strategy, r.spec, r.graph_digest, r.layout, r.policy,
     r.seed_digest, r.global_digest, r.rounds_published, r.created_at_ms, r.paused_at_ms,
     (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id) AS current_round,
-    (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id AND o.global_digest = r.global_digest) AS global_round
+    (SELECT MAX(o.number) FROM rounds o WHERE o.run_id = r.id AND o.global_digest = r.global_digest) AS global_round,
+    (SELECT o.naive_digest FROM rounds o WHERE o.run_id = r.id AND o.global_digest = r.global_digest
+       AND o.naive_retired_at_ms IS NULL ORDER BY o.number DESC LIMIT 1) AS naive_digest
     FROM runs r";
 
 /// What a run's locked row says.
@@ -259,6 +261,7 @@ impl Store {
             seed: parsed_optional(row, "seed_digest")?,
             global: parsed_optional(row, "global_digest")?,
             global_round: number("global_round")?,
+            naive: parsed_optional(row, "naive_digest")?,
             rounds_published: unsigned(row, "rounds_published")?,
             created_at_ms: row.try_get("created_at_ms")?,
             paused_at_ms: row.try_get("paused_at_ms")?,

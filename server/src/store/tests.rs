@@ -198,7 +198,7 @@ impl World {
         let lease = self.store.lease_merge(LEASE).await.expect("leased").expect("a round to merge");
         let model = self.sealed("model", value);
         self.store
-            .finish_merge(&lease, &model, &[], &[], no_signature)
+            .finish_merge(&lease, &model, None, &[], &[], no_signature)
             .await
             .expect("published")
             .expect("the lease is held")
@@ -248,6 +248,7 @@ fn policy(rounds: u32, quorum: u32) -> Policy {
         keep_best: None,
         keep_updates: None,
         name_participants: false,
+        evaluate_naive: false,
         max_magnitude_factor: crate::round::default_max_magnitude_factor(),
         plausibility: Plausibility::default(),
     }

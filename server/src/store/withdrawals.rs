@@ -46,11 +46,32 @@ impl Store {
             .execute(&mut *tx)
             .await?;
             tx.record(of_update("update.withdrawn", &update).digests(Some(update.digest.to_string()), None));
+            if matches!(update.state, UpdateState::Accepted { .. } | UpdateState::Aligned { .. }) {
+                self.withdraw_naive(&mut tx, &update).await?;
+            }
         }
         self.settle(tx).await?;
         self.discard_upload(update_id).await;
         self.erase_retired(&found.run_id).await?;
         self.update_of_site(site_id, update_id).await
+    }
+
+    /// Lets go of the naive mean that an update is in: nothing is made from it, and who has the others finds the update in it.
+    async fn withdraw_naive(&self, tx: &mut Tx, update: &Update) -> Result<()> {
+        let row = sqlx::query(self.sql(
+            "UPDATE rounds SET naive_retired_at_ms = {now}
+             WHERE run_id = $1 AND number = $2 AND naive_digest IS NOT NULL AND naive_retired_at_ms IS NULL
+             RETURNING naive_digest",
+        ))
+        .bind(&update.run_id)
+        .bind(i64::from(update.round))
+        .fetch_optional(&mut **tx)
+        .await?;
+        if let Some(row) = row {
+            let record = Record::of("naive-mean.retired").round(&update.run_id, update.round);
+            tx.record(record.digests(row.try_get("naive_digest")?, None).because(WITHDRAWN));
+        }
+        Ok(())
     }
 
     /// The rows of what a site sent, as it came and as it was carried over, that are not withdrawn; by round.

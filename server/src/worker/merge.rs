@@ -67,11 +67,13 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
             let held = store.reject_implausible(&lease, &rejected).await?;
             return Ok::<_, Error>(held.then_some(Done::Rejected(rejected.len())));
         }
+        let naive = naive_mean(&store, &lease.work).await?;
         let span = store.traces().within(Step::publish.name(), trace);
         let _span = span.map(|span| span.tell("run.id", &run_id).tell("model.digest", &model.sealed.digest));
         let made = Made { work: &lease.work, refined: &model.refined, reference_norm: model.reference_norm };
         let sign = |place| signer.model(&made, &model.sealed.digest, place);
-        let global = store.finish_merge(&lease, &model.sealed, &model.refined, &kept, sign).await?;
+        let plain = naive.as_ref().map(|(sealed, _)| sealed);
+        let global = store.finish_merge(&lease, &model.sealed, plain, &model.refined, &kept, sign).await?;
         store.telemetry().step(Step::publish, merged.elapsed());
         Ok(global.map(Done::Published))
     };
@@ -156,13 +158,7 @@ fn judge(work: &MergeWork, differences: &Differences) -> Vec<(String, Judged, bo
 }
 
 async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merged> {
-    let counts: Vec<u64> = work.inputs.iter().map(|input| input.num_examples).collect();
-    let shares = rebasin::shares(&counts).map_err(Error::internal)?;
-    let reference = store.source(&work.reference).await?;
-    let mut sources = Vec::with_capacity(work.inputs.len());
-    for input in &work.inputs {
-        sources.push(store.source(&input.digest).await?);
-    }
+    let (shares, reference, sources) = opened(store, work).await?;
     failpoint!("merge.opened");
     let spec = match work.run.strategy {
         Strategy::Mean => None,
@@ -201,6 +197,37 @@ async fn merge(store: &Store, settings: &Work, work: &MergeWork) -> Result<Merge
         Ok(Merged { sealed, refined, differences, reference_norm, _file: scratch })
     })
     .await?
+}
+
+/// The mean of a round's updates as they came, where the run asks for it and aligns; its file is there as long as the second part lives.
+async fn naive_mean(store: &Store, work: &MergeWork) -> Result<Option<(Sealed, Scratch)>> {
+    if !work.run.policy.evaluate_naive || !work.run.strategy.aligns() {
+        return Ok(None);
+    }
+    let (shares, reference, sources) = opened(store, work).await?;
+    let (scratch, layout, store) = (store.scratch(Kind::Merge), work.run.layout.clone(), store.clone());
+    cpu::run(move |_| {
+        let inputs: Vec<Input<'_>> = sources
+            .iter()
+            .zip(&shares)
+            .map(|(source, share)| Input { source, alignment: None, share: *share })
+            .collect();
+        let (sealed, _) = write_model(&store, &scratch, None, &inputs, &reference, layout)?;
+        Ok(Some((sealed, scratch)))
+    })
+    .await?
+}
+
+/// What a round is merged from: the shares of its updates, its reference, and the updates.
+async fn opened(store: &Store, work: &MergeWork) -> Result<(Vec<f64>, StoredSource, Vec<StoredSource>)> {
+    let counts: Vec<u64> = work.inputs.iter().map(|input| input.num_examples).collect();
+    let shares = rebasin::shares(&counts).map_err(Error::internal)?;
+    let reference = store.source(&work.reference).await?;
+    let mut sources = Vec::with_capacity(work.inputs.len());
+    for input in &work.inputs {
+        sources.push(store.source(&input.digest).await?);
+    }
+    Ok((shares, reference, sources))
 }
 
 /// Writes the merged model through the same gate as an upload, hashed, scanned and measured on its way: what is published is a valid

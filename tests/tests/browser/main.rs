@@ -4,7 +4,7 @@ mod pictures;
 mod scene;
 
 use fedbasin_server::model::Role;
-use fedbasin_tests::{Browser, Database, Server, checkpoint::mlp, digest};
+use fedbasin_tests::{Browser, Database, Options, Server, checkpoint::mlp, digest, eventually};
 use serde_json::json;
 
 use self::scene::{create, sign_in, upload};
@@ -26,9 +26,12 @@ fn pages(run: &str) -> Vec<String> {
     .to_vec()
 }
 
-/// The console said nothing, but for an answer that was meant to be refused.
+/// The console said nothing, but of an answer that was meant to be refused, and that it did say.
 fn is_quiet(browser: &Browser, meant: Option<&str>) {
     let mut complaints = browser.complaints();
+    if let Some(meant) = meant {
+        assert!(complaints.iter().any(|complaint| complaint.contains(meant)), "{meant}: {complaints:?}");
+    }
     complaints.retain(|complaint| meant.is_none_or(|meant| !complaint.contains(meant)));
     assert_eq!(complaints, Vec::<String>::new(), "{}", browser.url());
 }
@@ -36,6 +39,17 @@ fn is_quiet(browser: &Browser, meant: Option<&str>) {
 fn has_no_barriers(browser: &Browser, page: &str) {
     assert_eq!(browser.barriers(), Vec::<String>::new(), "{page}");
     // What axe itself tries meanwhile, and the page's policy refuses it, is no page's fault.
+    _ = browser.complaints();
+}
+
+/// What looks for barriers finds one: an image that says nothing to who does not see it.
+fn finds_a_planted_barrier(browser: &Browser) {
+    let plant = "const image = document.createElement('img'); image.id = 'planted'; image.src = document.querySelector('link[rel=icon]').href;
+                 document.getElementById('main').append(image); return 0";
+    _ = browser.run(plant);
+    let found = browser.barriers();
+    assert!(found.iter().any(|barrier| barrier.starts_with("image-alt: ")), "{found:?}");
+    _ = browser.run("document.getElementById('planted').remove(); return 0");
     _ = browser.complaints();
 }
 
@@ -53,6 +67,7 @@ async fn a_person_watches_a_round_takes_its_model_and_cancels_the_run() {
     assert!(browser.url().contains("/signin?next="), "{}", browser.url());
     is_quiet(&browser, None);
     has_no_barriers(&browser, "/signin");
+    finds_a_planted_barrier(&browser);
     browser.write("#token", "fba_wrong");
     browser.click("form button");
     browser.says("opens nothing here");
@@ -120,11 +135,12 @@ async fn a_person_watches_a_round_takes_its_model_and_cancels_the_run() {
     browser.go(&at("/"));
     assert!(browser.url().contains("/signin"), "{}", browser.url());
     is_quiet(&browser, None);
-    let foreign: Vec<String> = browser
-        .requests()
-        .into_iter()
-        .filter(|url| url.starts_with("http") && !url.starts_with(&server.http))
-        .collect();
+    let (own, others): (Vec<String>, Vec<String>) =
+        browser.requests().into_iter().partition(|url| url.starts_with(&server.http));
+    for page in ["/signin", "/audit"] {
+        assert!(own.iter().any(|url| url.contains(page)), "{page} is not among what was asked for: {own:?}");
+    }
+    let foreign: Vec<String> = others.into_iter().filter(|url| url.starts_with("http")).collect();
     assert_eq!(foreign, Vec::<String>::new(), "no request leaves the host");
 }
 
@@ -142,6 +158,15 @@ async fn who_may_only_look_is_offered_nothing_else_and_a_name_is_never_run() {
     let token = made["token"].as_str().expect("a token").to_owned();
     let admin = server.admin().with_token(None);
     let cookie = sign_in(&admin, &token);
+    // A proxy ended TLS before it: the browser is to send the cookie over nothing else.
+    let over = |scheme| {
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        let headers = [form, ("sec-fetch-site", "same-origin"), ("x-forwarded-proto", scheme)];
+        let body = format!("token={token}");
+        admin.without_redirects().request("POST", "/signin", &headers, body.as_bytes())
+    };
+    assert!(over("https").header("set-cookie").contains("; Secure"));
+    assert!(!over("http").header("set-cookie").contains("; Secure"));
     for page in ["/", "/runs/shown", "/runs/shown/rounds/1", "/sites/a", "/audit"] {
         let answer = admin.request("GET", page, &[("cookie", &cookie)], &[]);
         let html = String::from_utf8(answer.body).expect("text");
@@ -151,4 +176,36 @@ async fn who_may_only_look_is_offered_nothing_else_and_a_name_is_never_run() {
             assert!(!html.contains(offered), "{offered} on {page}: {html}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_page_names_silent_sites_quorums_at_risk_and_webhooks_that_took_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").expect("a file");
+    // Nobody listens there.
+    let config = format!(
+        "[notify]\nfirst_retry_ms = 50\nmax_attempts = 1\nsite_silent_seconds = 1\nquorum_at_risk_fraction = 1.0\n\
+         [work]\npoll_ms = 100\n[[webhooks]]\nname = \"ops\"\nurl = \"http://127.0.0.1:1/hook\"\nsecret_file = {secret:?}\n\
+         allow_private_addresses = true\nevents = [\"round.failed\"]\n"
+    );
+    let server = Server::start_with(Database::sqlite(), Options { config, ..Options::default() });
+    let (a, _b) = (server.site("a"), server.site("b"));
+    let run = create(&server, "waiting", &["a", "b"]);
+    upload(&a, &run, 1, &mlp(1).file(), 30).await.expect("a receipt");
+    let asked = server.admin().post("/v1/webhooks/ops/test", &json!({}));
+    assert_eq!(asked.status, 202, "{}", String::from_utf8_lossy(&asked.body));
+    let admin = server.admin().with_token(None);
+    let cookie = sign_in(&admin, &server.admin_token());
+    let told = [
+        "<a href=\"/sites/b\">b</a> (never seen)",
+        "the quorum is at risk, 1 of 2 updates",
+        "The webhook ops did not take 1 notice, the newest test",
+    ];
+    let page = eventually("all is told", || {
+        let html = String::from_utf8(admin.request("GET", "/", &[("cookie", &cookie)], &[]).body).ok()?;
+        told.iter().all(|told| html.contains(told)).then_some(html)
+    })
+    .await;
+    assert!(!page.contains("href=\"/sites/a\""), "its update is here: {page}");
 }

@@ -122,6 +122,8 @@ fn run_text(run: &Run) -> String {
         "a model's signature",
         if policy.name_participants { "names its sites" } else { "counts its sites" }.to_owned(),
     );
+    let naive = if policy.evaluate_naive { "made too, for sites to try" } else { "" };
+    row("naive mean", naive.to_owned());
     row("values at most", some(policy.max_magnitude_factor.map(magnitudes)));
     if let Some(PlausibilityPolicy { max_distance_ratio: Some(ratio), min_cosine: Some(cosine), action }) =
         &policy.plausibility

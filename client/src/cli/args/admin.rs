@@ -263,6 +263,12 @@ pub(in crate::cli) enum AdminCommand {
         /// Only those of this run
         #[arg(long, value_name = "ID")]
         run: Option<String>,
+        /// Only those of this site
+        #[arg(long, value_name = "SITE")]
+        site: Option<String>,
+        /// Only those of this action, such as round.published
+        #[arg(long, value_name = "ACTION")]
+        action: Option<String>,
     },
     /// Write the whole audit log to a file, which `fedbasin audit verify` checks
     AuditExport {
@@ -442,6 +448,10 @@ pub(in crate::cli) struct CreateRunArgs {
     /// their number
     #[arg(long)]
     pub(in crate::cli) name_participants: bool,
+    /// Make the mean of each round's updates as they came too, without alignment, for sites to try beside the global model (`site run
+    /// --evaluate`)
+    #[arg(long)]
+    pub(in crate::cli) evaluate_naive: bool,
     /// Most magnitude of an update's values, as a multiple of the root mean square of the reference's same tensor; 0: any finite
     /// number [default: 10000]
     #[arg(long, value_name = "X")]

@@ -23,7 +23,7 @@ fn a_lease_is_exclusive_until_it_expires_and_an_old_fence_cannot_write() {
         let held = world.store.lease_merge(LEASE).await.expect("asked").expect("it had expired");
         let (late, model) = (world.sealed("zombie", 7.0), world.sealed("model", 1.0));
         let finish = async |lease, model| {
-            world.store.finish_merge(lease, model, &[], &[], no_signature).await.expect("asked")
+            world.store.finish_merge(lease, model, None, &[], &[], no_signature).await.expect("asked")
         };
         assert_eq!(finish(&lost, &late).await, None, "an old fence");
         assert!(!world.store.fail_merge(&lost, "late").await.expect("asked"), "nor does its failure count");
@@ -59,7 +59,7 @@ fn two_processes_on_one_database_do_each_piece_of_work_once() {
                     let model = world.sealed("model", 3.0);
                     assert!(
                         store
-                            .finish_merge(&lease, &model, &[], &[], no_signature)
+                            .finish_merge(&lease, &model, None, &[], &[], no_signature)
                             .await
                             .expect("finished")
                             .is_some()

@@ -41,7 +41,7 @@ fn a_reference_is_measured_as_it_is_stored_or_when_it_is_first_needed() {
         let model = staging.seal(None).expect("whole");
         world
             .store
-            .finish_merge(&lease, &model, &[], &[], no_signature)
+            .finish_merge(&lease, &model, None, &[], &[], no_signature)
             .await
             .expect("published")
             .expect("held");
@@ -126,7 +126,8 @@ fn a_round_is_merged_again_at_once_without_what_was_rejected() {
         assert!(world.store.reject_implausible(&lease, &out).await.expect("rejected"));
         assert!(!world.store.reject_implausible(&lease, &out).await.expect("asked"), "the lease is over");
         let model = world.sealed("late", 9.0);
-        let late = world.store.finish_merge(&lease, &model, &[], &[], no_signature).await.expect("asked");
+        let late =
+            world.store.finish_merge(&lease, &model, None, &[], &[], no_signature).await.expect("asked");
         assert_eq!(late, None, "what was merged with it is not published");
         let update = world.store.update_of_site("b", &out[0].0).await.expect("read");
         assert!(update.state.reason().is_some_and(|reason| reason.contains("too far")), "{update:?}");
@@ -139,8 +140,11 @@ fn a_round_is_merged_again_at_once_without_what_was_rejected() {
         let kept: Vec<(String, Judged)> =
             again.work.inputs.iter().map(|input| (input.update_id.clone(), judged(&[]))).collect();
         let model = world.sealed("model", 2.0);
-        let global =
-            world.store.finish_merge(&again, &model, &[], &kept, no_signature).await.expect("published");
+        let global = world
+            .store
+            .finish_merge(&again, &model, None, &[], &kept, no_signature)
+            .await
+            .expect("published");
         assert_eq!(global, Some(model.digest));
         let updates = world.store.updates_that_count("run", 1).await.expect("read");
         let told: Vec<(&str, bool)> =

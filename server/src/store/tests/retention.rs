@@ -380,7 +380,8 @@ fn a_worker_that_merges_with_what_is_withdrawn_meanwhile_publishes_nothing() {
         let of_c = &receipts[2].update_id;
         world.store.withdraw_update("c", of_c).await.expect("withdrawn");
         let model = world.sealed("model", 9.0);
-        let late = world.store.finish_merge(&lease, &model, &[], &[], no_signature).await.expect("asked");
+        let late =
+            world.store.finish_merge(&lease, &model, None, &[], &[], no_signature).await.expect("asked");
         assert_eq!(late, None, "its lease is no longer one");
         assert_eq!(world.objects(), 2, "a model that nobody publishes is not kept");
         let again = world.store.lease_merge(LEASE).await.expect("leased").expect("at once");

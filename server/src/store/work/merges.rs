@@ -164,9 +164,9 @@ impl Store {
         Ok(inputs)
     }
 
-    /// Publishes a merged model: its bytes are stored, then one transaction records the model, refined alignments
-    /// (if any), how each update stood beside the others, the round, the run, and the model's signature, which `sign` makes once it is
-    /// known which record of the audit log says that the round is published. Nothing if the lease was lost: no row is written then.
+    /// Publishes a merged model, and keeps the `naive` mean beside it, if there is one: their bytes are stored, then one transaction records
+    /// both, refined alignments (if any), how each update stood beside the others, the round, the run, and the model's signature, which `sign`
+    /// makes once it is known which record of the audit log says that the round is published. Nothing if the lease was lost: no row is written then.
     ///
     /// # Errors
     /// Those of the database and the object store.
@@ -174,18 +174,26 @@ impl Store {
         &self,
         lease: &Lease<MergeWork>,
         model: &Sealed,
+        naive: Option<&Sealed>,
         refined: &[(String, Alignment, AlignReport)],
         judged: &[(String, Judged)],
         sign: impl FnOnce(u64) -> Result<String>,
     ) -> Result<Option<Digest>> {
         let stored = self.put_object(model).await?;
+        let plain = match naive {
+            // Where nothing was moved it is the model, to the byte.
+            Some(naive) if naive.digest != model.digest => Some((naive, self.put_object(naive).await?)),
+            _ => None,
+        };
         failpoint!("publish.stored");
         let mut tx = self.begin().await?;
         self.lock_run(&mut tx, &lease.work.run.id).await?;
         let before = self.lock_round(&mut tx, &lease.work.run.id, lease.work.round).await?;
         if !self.release_round(&mut tx, lease).await? {
             tx.rollback().await?;
-            if !stored.found {
+            for stored in
+                plain.iter().map(|(_, stored)| stored).chain([&stored]).filter(|stored| !stored.found)
+            {
                 // Nobody's model: it may be an update that is withdrawn meanwhile, and lies plain.
                 self.remove_object(&stored.place.object).await?;
             }
@@ -193,25 +201,14 @@ impl Store {
         }
         failpoint!("publish.released");
         self.insert_checkpoint(&mut tx, model, &stored).await?;
-        failpoint!("publish.checkpoint-recorded");
-        for (update_id, alignment, report) in refined {
-            let result = sqlx::query(
-                "UPDATE updates SET alignment = $2, report = $3 WHERE id = $1 AND state = 'aligned'",
-            )
-            .bind(update_id)
-            .bind(to_json(alignment)?)
-            .bind(to_json(report)?)
-            .execute(&mut *tx)
-            .await?;
-            one_row(&result, "refining an alignment")?;
-            let site = lease.work.inputs.iter().find(|input| input.update_id == *update_id);
-            let record = Record::of("update.refined").round(&lease.work.run.id, lease.work.round);
-            let record = record.object(update_id).detail("moved", report.moved);
-            tx.record(match site {
-                Some(input) => record.site(&input.site_id).digests(None, Some(input.digest.to_string())),
-                None => record,
-            });
+        if let Some((naive, stored)) = &plain {
+            self.insert_checkpoint(&mut tx, naive, stored).await?;
         }
+        if let Some(naive) = naive {
+            keep_naive(&mut tx, &lease.work, &naive.digest).await?;
+        }
+        failpoint!("publish.checkpoint-recorded");
+        save_refined(&mut tx, &lease.work, refined).await?;
         self.save_judged(&mut tx, judged).await?;
         let now = self.now_in(&mut tx).await?;
         let after = before.round.clone().apply(Event::Merged { global: model.digest }, now)?;
@@ -305,6 +302,48 @@ impl Store {
         .await?;
         Ok(result.rows_affected() == 1)
     }
+}
+
+/// Records the mean of a round's updates as they came. Where the same bytes were let go before, they came again.
+async fn keep_naive(tx: &mut Tx, work: &MergeWork, naive: &Digest) -> Result<()> {
+    let digest = naive.to_string();
+    let result = sqlx::query("UPDATE rounds SET naive_digest = $3 WHERE run_id = $1 AND number = $2")
+        .bind(&work.run.id)
+        .bind(i64::from(work.round))
+        .bind(&digest)
+        .execute(&mut **tx)
+        .await?;
+    one_row(&result, "keeping a naive mean")?;
+    let record = Record::of("checkpoint.stored").round(&work.run.id, work.round).object(&digest);
+    tx.record(
+        record.digests(None, Some(digest.clone())).because("the mean of the round's updates as they came"),
+    );
+    Ok(())
+}
+
+async fn save_refined(
+    tx: &mut Tx,
+    work: &MergeWork,
+    refined: &[(String, Alignment, AlignReport)],
+) -> Result<()> {
+    for (update_id, alignment, report) in refined {
+        let result =
+            sqlx::query("UPDATE updates SET alignment = $2, report = $3 WHERE id = $1 AND state = 'aligned'")
+                .bind(update_id)
+                .bind(to_json(alignment)?)
+                .bind(to_json(report)?)
+                .execute(&mut **tx)
+                .await?;
+        one_row(&result, "refining an alignment")?;
+        let site = work.inputs.iter().find(|input| input.update_id == *update_id);
+        let record = Record::of("update.refined").round(&work.run.id, work.round);
+        let record = record.object(update_id).detail("moved", report.moved);
+        tx.record(match site {
+            Some(input) => record.site(&input.site_id).digests(None, Some(input.digest.to_string())),
+            None => record,
+        });
+    }
+    Ok(())
 }
 
 /// What the audit log says of what a round's model was made from.

@@ -78,7 +78,7 @@ impl Place {
         store.reconcile_run(&run).await?;
         let lease = store.lease_merge(LEASE).await?.expect("a round to merge");
         let scratch = store.scratch(Kind::Merge);
-        store.finish_merge(&lease, &sealed(scratch.name())?, &[], &[], no_signature).await?;
+        store.finish_merge(&lease, &sealed(scratch.name())?, None, &[], &[], no_signature).await?;
         store.reconcile_run(&run).await?;
         Ok(())
     }

@@ -218,7 +218,7 @@ async fn publish(store: Store, lease: Lease<MergeWork>, bytes: Vec<u8>) -> Resul
     let mut staging = store.staging(scratch.name(), bytes.len() as u64, Some(layout()))?;
     staging.append(&bytes)?;
     let model = staging.seal(None)?;
-    let published = store.finish_merge(&lease, &model, &[], &[], no_signature).await?;
+    let published = store.finish_merge(&lease, &model, None, &[], &[], no_signature).await?;
     assert!(published.is_none_or(|digest| digest == model.digest));
     Ok(published.is_some())
 }
