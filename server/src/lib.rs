@@ -8,6 +8,7 @@ mod failpoint;
 mod addresses;
 mod admission;
 pub mod auth;
+mod authorities;
 pub mod cli;
 pub mod config;
 mod connections;

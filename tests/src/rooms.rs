@@ -232,6 +232,7 @@ pub const RULES: &[Rule] = &[
         room: "server/src/",
         // The identity provider, the webhooks and the collector of traces that the settings name; the server itself, asked whether it is well.
         except: &[
+            "server/src/authorities.rs",
             "server/src/auth/oidc/",
             "server/src/config/oidc.rs",
             "server/src/config/webhooks.rs",

@@ -96,35 +96,39 @@ impl Target {
         if let (Some(name), None) = (&args.profile, &chosen) {
             return Err(unknown(name, "no file of profiles"));
         }
-        let origin = |chosen: &Chosen<'_>| {
-            let file = profiles.as_ref().map(|profiles| profiles.path.display().to_string());
-            format!("by profile {} of {}", chosen.name, file.unwrap_or_default())
-        };
         let typed = chosen.as_ref().filter(|chosen| chosen.typed);
         let by_variable = environment(SERVER_VARIABLE);
-        let named_by_variable = by_variable.is_some() && args.server.is_none() && typed.is_none();
-        let (url, origin) = match (&args.server, typed, by_variable, chosen.as_ref()) {
+        let (url, of_profile) = match (&args.server, typed, &by_variable, &chosen) {
             (Some(url), ..) => (url.clone(), None),
             (None, Some(chosen), ..) | (None, None, None, Some(chosen)) => {
-                (chosen.profile.server.clone(), Some(origin(chosen)))
+                (chosen.profile.server.clone(), Some(chosen))
             }
-            (None, None, Some(url), _) => (url, Some(format!("by the variable {SERVER_VARIABLE}"))),
+            (None, None, Some(url), _) => (url.clone(), None),
             (None, None, None, None) => (DEFAULT_SERVER.to_owned(), None),
         };
-        let named_by_variable = named_by_variable && origin.is_some();
+        let origin = match of_profile {
+            Some(chosen) => {
+                let file = profiles.as_ref().map(|profiles| profiles.path.display().to_string());
+                Some(format!("by profile {} of {}", chosen.name, file.unwrap_or_default()))
+            }
+            None if args.server.is_none() => {
+                by_variable.map(|_| format!("by the variable {SERVER_VARIABLE}"))
+            }
+            None => None,
+        };
         let own = chosen.as_ref().filter(|chosen| same_server(&chosen.profile.server, &url));
         let below = profiles.as_ref().map(|profiles| folder_of(&profiles.path)).unwrap_or(Path::new(""));
         let ca =
             args.ca.clone().or_else(|| own.and_then(|own| own.profile.ca.as_ref()).map(|ca| below.join(ca)));
         let address = Address { url, ca, insecure: args.insecure, identity: None };
         address.check().map_err(|error| error.coming_from(origin.as_deref()))?;
-        let of_profile = own.and_then(|own| own.profile.token_file.as_ref()).map(|file| below.join(file));
+        let token_file = own.and_then(|own| own.profile.token_file.as_ref()).map(|file| below.join(file));
         let by_variable = environment(TOKEN_VARIABLE);
-        let text = match (&args.token_file, of_profile, by_variable) {
+        let text = match (&args.token_file, token_file, by_variable) {
             (Some(path), ..) => read_token(path)?,
             (None, Some(path), None) => read_token(&path)?,
-            // The variable's is for another server, unless it or a flag named this one, too.
-            (None, Some(path), Some(_)) if origin.is_some() && !named_by_variable => read_token(&path)?,
+            // The variable's is for another server, unless a flag or a variable named this one, too.
+            (None, Some(path), Some(_)) if of_profile.is_some() => read_token(&path)?,
             (None, _, Some(text)) => check_token(text.trim(), TOKEN_VARIABLE)?,
             (None, None, None) => return Err(no_token(chosen.as_ref(), own.is_some())),
         };

@@ -74,6 +74,7 @@ impl From<Evaluation> for SiteEvaluation {
 }
 
 /// What is known of some rounds' models.
+#[derive(Default)]
 pub(super) struct Known {
     of_rounds: HashMap<u32, Evaluations>,
     best: Option<u32>,

@@ -82,8 +82,6 @@ pub(super) struct RoundSite {
     pub(super) bytes_per_second: Option<f64>,
     /// When its update was announced.
     pub(super) begun_at: Option<String>,
-    #[serde(skip)]
-    pub(super) begun_at_ms: Option<Millis>,
     pub(super) num_examples: Option<u64>,
     /// Its part of the mean, once the updates of the round are final.
     pub(super) share: Option<f64>,
@@ -331,13 +329,19 @@ pub(super) async fn describe(
     let total: u64 = updates.iter().filter(|update| held(update)).map(|update| update.num_examples).sum();
     let total = (round.state != RoundState::Collecting && total > 0).then_some(total);
     let mut sites = Vec::with_capacity(run.cohort.len());
+    // Asked for where an update arrives, and once.
+    let mut now = None;
     for id in &run.cohort {
         let update = updates.iter().find(|update| update.site_id == *id);
         let receiving = update.filter(|update| matches!(update.state, UpdateState::Receiving));
         let arriving = match receiving {
             Some(update) => {
                 let received_bytes = api.store.received_bytes(&update.id).await?;
-                let for_ms = api.store.now().await? - update.begun_at_ms;
+                let now = match now {
+                    Some(now) => now,
+                    None => *now.insert(api.store.now().await?),
+                };
+                let for_ms = now - update.begun_at_ms;
                 Some((received_bytes, site::bytes_per_second(received_bytes, for_ms)))
             }
             None => None,
@@ -398,7 +402,6 @@ fn describe_site(
         received_bytes: arriving.map(|(bytes, _)| bytes),
         bytes_per_second: arriving.map(|(_, rate)| rate),
         begun_at: update.map(|update| iso(update.begun_at_ms)),
-        begun_at_ms: update.map(|update| update.begun_at_ms),
         num_examples: update.map(|update| update.num_examples),
         share: share.map(|(update, total)| update.num_examples as f64 / total as f64),
         metrics: update.map(|update| update.metrics.clone()),

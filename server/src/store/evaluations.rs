@@ -20,7 +20,7 @@ const REPORTED: &str = "evaluation.reported";
 /// How often a site may say how good a model of a round is, each time something else.
 const MOST_REPORTS: i64 = 20;
 /// So many are compared with their records at once.
-const COMPARED_AT_ONCE: usize = 1000;
+const COMPARED_AT_ONCE: u16 = 1000;
 
 /// The mean of a figure of the evaluations `e` of a group, by their examples; null where none tells it.
 macro_rules! mean {
@@ -216,7 +216,7 @@ impl Store {
             .bind(since)
             .bind(&after)
             .bind(REPORTED)
-            .bind(signed(COMPARED_AT_ONCE as u64)?)
+            .bind(i64::from(COMPARED_AT_ONCE))
             .fetch_all(&self.pool)
             .await?;
             for row in &rows {
@@ -225,7 +225,7 @@ impl Store {
                     return Ok(Some(after));
                 }
             }
-            if rows.len() < COMPARED_AT_ONCE {
+            if rows.len() < usize::from(COMPARED_AT_ONCE) {
                 return Ok(None);
             }
         }

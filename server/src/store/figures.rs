@@ -110,12 +110,7 @@ impl Store {
             rounds: self.counted("SELECT state AS name, COUNT(*) AS n FROM rounds GROUP BY state").await?,
             updates: self.counted("SELECT state AS name, COUNT(*) AS n FROM updates GROUP BY state").await?,
             accepted_bytes: unsigned(&row, "bytes")?,
-            runs_of_sites: self
-                .counted(
-                    "SELECT s.site_id AS name, COUNT(*) AS n FROM run_sites s JOIN runs r ON r.id = s.run_id
-                     WHERE r.state = 'open' GROUP BY s.site_id",
-                )
-                .await?,
+            runs_of_sites: self.open_runs_of_sites().await?,
             open: self.open_rounds().await?,
             evaluated: self.newest_means().await?,
             to_align: unsigned(&waiting, "waiting")?,
@@ -129,6 +124,18 @@ impl Store {
             connections: self.pool.size(),
             idle_connections: u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX),
         })
+    }
+
+    /// In how many open runs each site takes part.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn open_runs_of_sites(&self) -> Result<ByName> {
+        self.counted(
+            "SELECT s.site_id AS name, COUNT(*) AS n FROM run_sites s JOIN runs r ON r.id = s.run_id
+             WHERE r.state = 'open' GROUP BY s.site_id",
+        )
+        .await
     }
 
     async fn counted(&self, query: &'static str) -> Result<ByName> {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message as _;
-use reqwest::{Certificate, Client, Url, redirect};
+use reqwest::{Client, Url, redirect};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::wire;
 use crate::{
+    authorities,
     config::Otlp,
     error::{Error, Result},
 };
@@ -43,12 +44,9 @@ impl Exporter {
             .default_headers(headers(otlp)?)
             .user_agent(concat!("fedbasin-server/", env!("CARGO_PKG_VERSION")));
         if let Some(path) = &otlp.ca_file {
-            let unusable = |what: &dyn std::fmt::Display| {
-                Error::invalid(format!("otlp.ca_file: {}: {what}", path.display()))
-            };
-            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
-            client =
-                client.tls_certs_only(Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?);
+            let found =
+                authorities::read(path).map_err(|what| Error::invalid(format!("otlp.ca_file: {what}")))?;
+            client = client.tls_certs_only(found);
         } else if url.scheme() == "http" {
             client = client.tls_certs_only([]);
         }

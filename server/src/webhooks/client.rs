@@ -4,13 +4,14 @@
 use std::{error::Error as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use reqwest::{
-    Certificate, Url,
+    Url,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect,
 };
 
 use crate::{
     addresses::is_public,
+    authorities,
     config::Webhook,
     error::{Error, Result},
 };
@@ -42,14 +43,8 @@ impl Client {
             client = client.dns_resolver(Arc::new(PublicAlone));
         }
         if let Some(path) = &webhook.ca_file {
-            let unusable =
-                |what: &dyn std::fmt::Display| failed("ca_file", &format!("{}: {what}", path.display()));
-            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
-            let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&error))?;
-            if authorities.is_empty() {
-                return Err(unusable(&"holds no certificate (PEM)"));
-            }
-            client = client.tls_certs_only(authorities);
+            let found = authorities::read(path).map_err(|what| failed("ca_file", &what))?;
+            client = client.tls_certs_only(found);
         } else if url.scheme() == "http" {
             // Nobody is vouched for, and a machine without a list of authorities will do.
             client = client.tls_certs_only([]);

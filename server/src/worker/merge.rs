@@ -14,8 +14,8 @@ use crate::{
     error::{Code, Error, Result},
     model::Strategy,
     round::Judged,
-    signing::Made,
-    store::{Kind, MergeWork, Scratch, Sealed, Staging, Store, StoredSource},
+    signing::{Made, Signer},
+    store::{Kind, Lease, MergeWork, Scratch, Sealed, Staging, Store, StoredSource},
     telemetry::{Leased, Outcome, Step},
 };
 
@@ -38,45 +38,7 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
     let (store, signer) = (worker.store.clone(), worker.signer.clone());
     let (run_id, round, count) = (lease.work.run.id.clone(), lease.work.round, lease.work.inputs.len());
     let started = tokio::time::Instant::now();
-    let (trace, of_updates) = store.traces_of_round(&run_id, round).await;
-    let trace = trace.or(of_updates.first().copied());
-    let work = async {
-        let span = store.traces().within(Step::merge.name(), trace);
-        let mut span = span.map(|span| span.tell("run.id", &run_id).tell("round.number", &round));
-        if let Some(span) = &mut span {
-            // Its own trace is that of one of them.
-            of_updates
-                .iter()
-                .filter(|of| trace.is_some_and(|own| own.id != of.id))
-                .for_each(|of| span.link(*of));
-        }
-        let model = merge(&store, &worker.settings, &lease.work).await;
-        if let (Some(span), Err(error)) = (&mut span, &model) {
-            span.fail(error.public_text());
-        }
-        drop(span);
-        let model = model?;
-        store.telemetry().step(Step::merge, started.elapsed());
-        let merged = tokio::time::Instant::now();
-        let judged = judge(&lease.work, &model.differences);
-        let (mut kept, mut rejected) = (Vec::new(), Vec::new());
-        for (update_id, judged, is_rejected) in judged {
-            if is_rejected { &mut rejected } else { &mut kept }.push((update_id, judged));
-        }
-        if !rejected.is_empty() {
-            let held = store.reject_implausible(&lease, &rejected).await?;
-            return Ok::<_, Error>(held.then_some(Done::Rejected(rejected.len())));
-        }
-        let naive = naive_mean(&store, &lease.work).await?;
-        let span = store.traces().within(Step::publish.name(), trace);
-        let _span = span.map(|span| span.tell("run.id", &run_id).tell("model.digest", &model.sealed.digest));
-        let made = Made { work: &lease.work, refined: &model.refined, reference_norm: model.reference_norm };
-        let sign = |place| signer.model(&made, &model.sealed.digest, place);
-        let plain = naive.as_ref().map(|(sealed, _)| sealed);
-        let global = store.finish_merge(&lease, &model.sealed, plain, &model.refined, &kept, sign).await?;
-        store.telemetry().step(Step::publish, merged.elapsed());
-        Ok(global.map(Done::Published))
-    };
+    let work = attempt(&store, &signer, &worker.settings, &lease, started);
     let Some(outcome) = worker.while_renewing(lease.token(), work).await else {
         worker.telemetry().leased(Leased::merge, Outcome::returned);
         worker.give_back(lease.token(), Duration::ZERO).await;
@@ -126,6 +88,51 @@ pub(super) async fn step(worker: &mut Worker) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Merges a leased round and publishes it, each in a span of its trace; nothing where the lease was lost meanwhile.
+async fn attempt(
+    store: &Store,
+    signer: &Signer,
+    settings: &Work,
+    lease: &Lease<MergeWork>,
+    started: tokio::time::Instant,
+) -> Result<Option<Done>> {
+    let (run_id, round) = (&lease.work.run.id, lease.work.round);
+    let (trace, of_updates) = store.traces_of_round(run_id, round).await;
+    let trace = trace.or(of_updates.first().copied());
+    let span = store.traces().within(Step::merge.name(), trace);
+    let mut span = span.map(|span| span.tell("run.id", run_id).tell("round.number", &round));
+    if let Some(span) = &mut span {
+        // Its own trace is that of one of them.
+        of_updates.iter().filter(|of| trace.is_some_and(|own| own.id != of.id)).for_each(|of| span.link(*of));
+    }
+    let model = merge(store, settings, &lease.work).await;
+    if let (Some(span), Err(error)) = (&mut span, &model) {
+        span.fail(error.public_text());
+    }
+    drop(span);
+    let model = model?;
+    store.telemetry().step(Step::merge, started.elapsed());
+    let merged = tokio::time::Instant::now();
+    let judged = judge(&lease.work, &model.differences);
+    let (mut kept, mut rejected) = (Vec::new(), Vec::new());
+    for (update_id, judged, is_rejected) in judged {
+        if is_rejected { &mut rejected } else { &mut kept }.push((update_id, judged));
+    }
+    if !rejected.is_empty() {
+        let held = store.reject_implausible(lease, &rejected).await?;
+        return Ok(held.then_some(Done::Rejected(rejected.len())));
+    }
+    let naive = naive_mean(store, &lease.work).await?;
+    let span = store.traces().within(Step::publish.name(), trace);
+    let _span = span.map(|span| span.tell("run.id", run_id).tell("model.digest", &model.sealed.digest));
+    let made = Made { work: &lease.work, refined: &model.refined, reference_norm: model.reference_norm };
+    let sign = |place| signer.model(&made, &model.sealed.digest, place);
+    let plain = naive.as_ref().map(|(sealed, _)| sealed);
+    let global = store.finish_merge(lease, &model.sealed, plain, &model.refined, &kept, sign).await?;
+    store.telemetry().step(Step::publish, merged.elapsed());
+    Ok(global.map(Done::Published))
 }
 
 /// What came of a merge.

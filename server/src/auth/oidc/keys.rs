@@ -9,11 +9,12 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
-use reqwest::{Certificate, Client, redirect};
+use reqwest::{Client, redirect};
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
+    authorities,
     config::{self, allowed},
     error::{Error, Result},
 };
@@ -69,15 +70,9 @@ impl Keys {
             .redirect(redirect::Policy::none())
             .user_agent("fedbasin-server");
         if let Some(path) = &settings.ca_file {
-            let failed = |what: &dyn std::fmt::Display| {
-                Error::invalid(format!("oidc.ca_file: {}: {what}", path.display()))
-            };
-            let pem = std::fs::read(path).map_err(|error| failed(&error))?;
-            let authorities = Certificate::from_pem_bundle(&pem).map_err(|error| failed(&error))?;
-            if authorities.is_empty() {
-                return Err(failed(&"holds no certificate (PEM)"));
-            }
-            client = client.tls_certs_only(authorities);
+            let found =
+                authorities::read(path).map_err(|what| Error::invalid(format!("oidc.ca_file: {what}")))?;
+            client = client.tls_certs_only(found);
         }
         let client = client.build().map_err(|error| {
             Error::invalid(format!(

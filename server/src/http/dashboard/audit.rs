@@ -7,6 +7,10 @@ use serde::Deserialize;
 
 use super::{
     page::{Refused, Viewer},
+    table::{
+        Column::{Number, Text},
+        table,
+    },
     text::{digest, when},
 };
 use crate::{
@@ -110,7 +114,7 @@ async fn records(api: &Api, asked: &Asked, viewer: &Viewer, outcome: Option<&Mar
                 button type="submit" { "Filter" }
                 a href="/audit" { "All, the newest" }
             }
-            @if records.is_empty() { p { "There are none." } } @else { (table(&records)) }
+            @if records.is_empty() { p { "There are none." } } @else { (of_records(&records)) }
             nav.crumbs aria-label="Pages" {
                 @if from > 0 && run.is_none() { a href=(query(from.saturating_sub(PAGE.into()))) { "Older" } }
                 @if let Some(next) = next { a href=(query(next)) { "Newer" } }
@@ -143,19 +147,13 @@ fn standing(api: &Api, origin: &str, size: u64) -> Markup {
     }
 }
 
-fn table(records: &[Record]) -> Markup {
-    html! {
-        div.scroll tabindex="0" role="region" aria-label="Records, a table" {
-            table.stack {
-                caption.unseen { "Records, the newest first" }
-                thead { tr {
-                    th.number scope="col" { "Place" } th scope="col" { "When" } th scope="col" { "What" } th scope="col" { "Who" }
-                    th scope="col" { "Of" } th scope="col" { "Why and what else" }
-                } }
-                tbody { @for record in records.iter().rev() { (row(record)) } }
-            }
-        }
-    }
+fn of_records(records: &[Record]) -> Markup {
+    table(
+        "Records",
+        "Records, the newest first",
+        &[Number("Place"), Text("When"), Text("What"), Text("Who"), Text("Of"), Text("Why and what else")],
+        &html! { @for record in records.iter().rev() { (row(record)) } },
+    )
 }
 
 fn row(record: &Record) -> Markup {

@@ -75,30 +75,42 @@ pub(super) fn lines(chart: &Lines<'_>) -> Result<Option<Markup>> {
                 }
                 @if drawn < chart.lines.len() { li.more { "and " (chart.lines.len() - drawn) " more in the table" } }
             }
-            details {
-                summary { "Numbers" }
-                div.scroll tabindex="0" role="region" aria-label={ (chart.title) ", numbers" } {
-                    table {
-                        caption.unseen { (chart.title) ", a row a round" }
-                        thead { tr {
-                            th scope="col" { "Round" }
-                            @for line in &chart.lines { th.number scope="col" { (line.name) } }
-                        } }
-                        tbody {
-                            @for (place, round) in chart.rounds.iter().enumerate() {
-                                tr {
-                                    th scope="row" { (round) }
-                                    @for line in &chart.lines {
-                                        td.number { (shown(line.values.get(place).copied().flatten())) }
-                                    }
-                                }
+            (numbers(
+                chart.title,
+                "a row a round",
+                &html! {
+                    th scope="col" { "Round" }
+                    @for line in &chart.lines { th.number scope="col" { (line.name) } }
+                },
+                &html! {
+                    @for (place, round) in chart.rounds.iter().enumerate() {
+                        tr {
+                            th scope="row" { (round) }
+                            @for line in &chart.lines {
+                                td.number { (shown(line.values.get(place).copied().flatten())) }
                             }
                         }
                     }
+                },
+            ))
+        }
+    }))
+}
+
+/// A picture's numbers as a table, opened by whoever wants them; `what` says what a row is.
+fn numbers(title: &str, what: &str, columns: &Markup, rows: &Markup) -> Markup {
+    html! {
+        details {
+            summary { "Numbers" }
+            div.scroll tabindex="0" role="region" aria-label={ (title) ", numbers" } {
+                table {
+                    caption.unseen { (title) ", " (what) }
+                    thead { tr { (columns) } }
+                    tbody { (rows) }
                 }
             }
         }
-    }))
+    }
 }
 
 /// Whether a value can be drawn: beyond this the distance of two may be no number. The table has it all the same.
@@ -190,28 +202,24 @@ pub(super) fn heat(chart: &Heat<'_>) -> Result<Option<Markup>> {
                 (labelled(&svg))
             }
             p.scale { span { "0" } @for step in 0..9 { i class={ "step-" (step) } {} } span { "1" } }
-            details {
-                summary { "Numbers" }
-                div.scroll tabindex="0" role="region" aria-label={ (chart.title) ", numbers" } {
-                    table {
-                        caption.unseen { (chart.title) ", a row a site and group" }
-                        thead { tr {
-                            th scope="col" { "Site" } th scope="col" { "Group" } th.number scope="col" { (also) }
-                            th.number scope="col" { "Before" } th.number scope="col" { "After" }
-                        } }
-                        tbody {
-                            @for ((row, cells), words) in chart.rows.iter().zip(&chart.cells).zip(words) {
-                                @for ((column, (before, after)), word) in chart.columns.iter().zip(cells).zip(words) {
-                                    tr {
-                                        th scope="row" { (row) } td { (column) } td.number { (word) }
-                                        td.number { (number(*before)) } td.number { (number(*after)) }
-                                    }
-                                }
+            (numbers(
+                chart.title,
+                "a row a site and group",
+                &html! {
+                    th scope="col" { "Site" } th scope="col" { "Group" } th.number scope="col" { (also) }
+                    th.number scope="col" { "Before" } th.number scope="col" { "After" }
+                },
+                &html! {
+                    @for ((row, cells), words) in chart.rows.iter().zip(&chart.cells).zip(words) {
+                        @for ((column, (before, after)), word) in chart.columns.iter().zip(cells).zip(words) {
+                            tr {
+                                th scope="row" { (row) } td { (column) } td.number { (word) }
+                                td.number { (number(*before)) } td.number { (number(*after)) }
                             }
                         }
                     }
-                }
-            }
+                },
+            ))
         }
     }))
 }

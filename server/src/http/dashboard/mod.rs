@@ -11,6 +11,7 @@ mod round;
 mod run;
 pub(super) mod session;
 mod site;
+mod table;
 mod text;
 
 use axum::{

@@ -8,6 +8,7 @@ use maud::{Markup, html};
 
 use super::{
     page::{Refused, Viewer},
+    table::{Column::Text, table},
     text::{ago, left, plural, span, state, when},
 };
 use crate::{
@@ -70,7 +71,7 @@ pub(super) async fn show(State(api): State<Api>, viewer: Viewer) -> std::result:
             @if standing.is_empty() {
                 p.card { "There is no run yet. " code { "fedbasin admin create-run" } " makes one." }
             } @else {
-                (table(&standing, now))
+                (of_runs(&standing, now))
             }
             @if count > MOST_RUNS { p.hint { "The first " (MOST_RUNS) " of " (count) " runs; the API lists all." } }
         }
@@ -81,7 +82,8 @@ pub(super) async fn show(State(api): State<Api>, viewer: Viewer) -> std::result:
 async fn stand(api: &Api, run: Run) -> Result<Standing> {
     let Some(number) = run.current_round else { return Ok(Standing { run, round: None, last: None }) };
     let last_seen = api.store.cohort_last_seen(&run.id).await?;
-    let mut known = Known::of(api, &run.id, std::iter::once(number)).await?;
+    // What sites say of models stands on the run's page.
+    let mut known = Known::default();
     let round = match api.store.round(&run.id, number).await? {
         Some(record) => Some(rounds::describe(api, &run, &last_seen, &mut known, record).await?),
         None => None,
@@ -253,19 +255,13 @@ fn problems(troubles: &[Trouble]) -> Markup {
     }
 }
 
-fn table(standing: &[Standing], now: Millis) -> Markup {
-    html! {
-        div.scroll tabindex="0" role="region" aria-label="Runs, a table" {
-            table.stack {
-                caption.unseen { "Runs, those that are open first" }
-                thead { tr {
-                    th scope="col" { "Run" } th scope="col" { "State" } th scope="col" { "Round" }
-                    th scope="col" { "Updates" } th scope="col" { "Time" } th scope="col" { "Last result" }
-                } }
-                tbody { @for standing in standing { (row(standing, now)) } }
-            }
-        }
-    }
+fn of_runs(standing: &[Standing], now: Millis) -> Markup {
+    table(
+        "Runs",
+        "Runs, those that are open first",
+        &[Text("Run"), Text("State"), Text("Round"), Text("Updates"), Text("Time"), Text("Last result")],
+        &html! { @for standing in standing { (row(standing, now)) } },
+    )
 }
 
 fn row(standing: &Standing, now: Millis) -> Markup {

@@ -8,6 +8,10 @@ use super::{
     charts::{Heat, heat},
     overview::presence,
     page::{Refused, Viewer},
+    table::{
+        Column::{Number, Text},
+        table,
+    },
     text::{ago, bytes, digest, left, millis, number, percent, plural, span, state, when_said},
 };
 use crate::{
@@ -102,17 +106,13 @@ fn sites(round: &Round, now: Millis) -> Markup {
     html! {
         section aria-labelledby="sites" {
             h2 #sites { "Sites" }
-            div.scroll tabindex="0" role="region" aria-label="Sites, a table" {
-                table.stack {
-                    caption.unseen { "Every site of the cohort" }
-                    thead { tr {
-                        th scope="col" { "Site" } th scope="col" { "State" } th scope="col" { "Since, or why" }
-                        th scope="col" { "Update" } th.number scope="col" { "Examples" } th.number scope="col" { "Share" }
-                        th scope="col" { "Its own figures" }
-                    } }
-                    tbody { @for site in &round.sites { (row(site, now)) } }
-                }
-            }
+            (table(
+                "Sites",
+                "Every site of the cohort",
+                &[Text("Site"), Text("State"), Text("Since, or why"), Text("Update"), Number("Examples"),
+                  Number("Share"), Text("Its own figures")],
+                &html! { @for site in &round.sites { (row(site, now)) } },
+            ))
         }
     }
 }
@@ -174,8 +174,8 @@ fn how(site: &RoundSite, now: Millis) -> Markup {
 fn progress(site: &RoundSite, now: Millis) -> Markup {
     let (received, size) = (site.received_bytes.unwrap_or(0), site.size.unwrap_or(0).max(1));
     let fraction = received as f64 / size as f64;
-    let took = site.begun_at_ms.map_or(0, |begun| (now - begun).max(0));
-    let rate = if took > 0 { received as f64 * 1000.0 / took as f64 } else { 0.0 };
+    let rate = site.bytes_per_second.unwrap_or(0.0);
+    let took = site.begun_at.as_deref().and_then(millis).map_or(0, |begun| now - begun);
     html! {
         progress max=(size) value=(received) aria-label={ "Upload of " (site.site) } { (percent(fraction)) }
         " " (percent(fraction)) ", " (bytes(received)) " of " (bytes(size)) ", "
@@ -237,17 +237,13 @@ fn alignment(round: &Round) -> Result<Markup> {
         @if !aligned.is_empty() {
             section aria-labelledby="alignment" {
                 h2 #alignment { "Alignment" }
-                div.scroll tabindex="0" role="region" aria-label="Alignment, a table" {
-                    table.stack {
-                        caption.unseen { "What alignment did to each update" }
-                        thead { tr {
-                            th scope="col" { "Site" } th scope="col" { "Units moved" }
-                            th.number scope="col" { "Similarity before" } th.number scope="col" { "after" }
-                            th.number scope="col" { "Distance before" } th.number scope="col" { "after" }
-                        } }
-                        tbody { @for (site, report) in &aligned { (aligned_row(site, report)) } }
-                    }
-                }
+                (table(
+                    "Alignment",
+                    "What alignment did to each update",
+                    &[Text("Site"), Text("Units moved"), Number("Similarity before"), Number("after"),
+                      Number("Distance before"), Number("after")],
+                    &html! { @for (site, report) in &aligned { (aligned_row(site, report)) } },
+                ))
                 @if let Some(picture) = picture {
                     (picture)
                     p.hint {
@@ -290,29 +286,25 @@ fn evaluations(round: &Round) -> Markup {
         @if !sites.is_empty() {
             section aria-labelledby="evaluations" {
                 h2 #evaluations { "Evaluations by sites" }
-                div.scroll tabindex="0" role="region" aria-label="Evaluations, a table" {
-                    table.stack {
-                        caption.unseen { "How good sites find the round's models" }
-                        thead { tr {
-                            th scope="col" { "Model" } th scope="col" { "Site" } th.number scope="col" { "Examples" }
-                            th.number scope="col" { "Loss" } th.number scope="col" { "Accuracy" }
-                        } }
-                        tbody {
-                            @for (name, mean) in means {
-                                @if let Some(mean) = mean { (mean_row(name, mean)) }
-                            }
-                            @for said in sites {
-                                tr {
-                                    th scope="row" data-name="Model" { (said.model.name()) }
-                                    td data-name="Site" { a href={ "/sites/" (said.site) } { (said.site) } }
-                                    td.number data-name="Examples" { (said.num_examples) }
-                                    td.number data-name="Loss" { (or_dash(said.loss, number)) }
-                                    td.number data-name="Accuracy" { (or_dash(said.accuracy, percent)) }
-                                }
+                (table(
+                    "Evaluations",
+                    "How good sites find the round's models",
+                    &[Text("Model"), Text("Site"), Number("Examples"), Number("Loss"), Number("Accuracy")],
+                    &html! {
+                        @for (name, mean) in means {
+                            @if let Some(mean) = mean { (mean_row(name, mean)) }
+                        }
+                        @for said in sites {
+                            tr {
+                                th scope="row" data-name="Model" { (said.model.name()) }
+                                td data-name="Site" { a href={ "/sites/" (said.site) } { (said.site) } }
+                                td.number data-name="Examples" { (said.num_examples) }
+                                td.number data-name="Loss" { (or_dash(said.loss, number)) }
+                                td.number data-name="Accuracy" { (or_dash(said.accuracy, percent)) }
                             }
                         }
-                    }
-                }
+                    },
+                ))
             }
         }
     }

@@ -14,6 +14,7 @@ use super::{
     charts::{Line, Lines, lines},
     overview::{held, presence},
     page::{self, Refused, Viewer},
+    table::{Column::Text, table},
     text::{digest, left, millis, percent, plural, state, when, when_said},
 };
 use crate::{
@@ -67,7 +68,7 @@ pub(super) async fn show(
     let main = html! {
         (head(&run, &viewer, now))
         (course(&run, &rounds)?)
-        (table(&run, &rounds, now))
+        (of_rounds(&run, &rounds, now))
         @if let Some(number) = older { p { a href={ "/runs/" (run.id) "?before=" (number) } { "Older rounds" } } }
         (facts(&run))
     };
@@ -202,23 +203,19 @@ fn examples(site: &RoundSite) -> f64 {
     site.num_examples.unwrap_or(0) as f64
 }
 
-fn table(run: &Run, rounds: &[Round], now: Millis) -> Markup {
+fn of_rounds(run: &Run, rounds: &[Round], now: Millis) -> Markup {
     html! {
         section aria-labelledby="rounds" {
             h2 #rounds { "Rounds" }
             @if rounds.is_empty() {
                 p { "No round has opened yet." }
             } @else {
-                div.scroll tabindex="0" role="region" aria-label="Rounds, a table" {
-                    table.stack {
-                        caption.unseen { "Rounds, the newest first" }
-                        thead { tr {
-                            th scope="col" { "Round" } th scope="col" { "State" } th scope="col" { "Updates" }
-                            th scope="col" { "Moved" } th scope="col" { "Time" } th scope="col" { "Model" }
-                        } }
-                        tbody { @for round in rounds.iter().rev() { (row(run, round, now)) } }
-                    }
-                }
+                (table(
+                    "Rounds",
+                    "Rounds, the newest first",
+                    &[Text("Round"), Text("State"), Text("Updates"), Text("Moved"), Text("Time"), Text("Model")],
+                    &html! { @for round in rounds.iter().rev() { (row(run, round, now)) } },
+                ))
             }
         }
     }

@@ -12,6 +12,10 @@ use super::{
     overview::since,
     page::{self, Refused, Viewer},
     run::{Confirmed, confirmation},
+    table::{
+        Column::{Number, Text, Unseen},
+        table,
+    },
     text::{ago, bytes, digest, number, plural, state, when, when_said},
 };
 use crate::{
@@ -23,7 +27,7 @@ use crate::{
         problem::Path,
         tokens::{self, MadeToken, Token},
     },
-    model::{self, Holder, Role, Run, Site, Update},
+    model::{self, Holder, Role, Run, Site, SiteDetails, Update},
     round::Millis,
     store::Actor,
 };
@@ -34,31 +38,27 @@ const MOST_UPDATES: u32 = 50;
 /// All sites.
 pub(super) async fn list(State(api): State<Api>, viewer: Viewer) -> std::result::Result<Response, Refused> {
     let (now, sites) = (api.store.now().await?, api.store.sites().await?);
-    let runs = api.store.figures().await?.runs_of_sites;
+    let runs = api.store.open_runs_of_sites().await?;
     let main = html! {
         h1 { "Sites" }
         @if sites.is_empty() {
             p.card { "No site is enrolled yet. " code { "fedbasin admin enrol" } " enrols one." }
         } @else {
-            div.scroll tabindex="0" role="region" aria-label="Sites, a table" {
-                table.stack {
-                    caption.unseen { "Sites, by id" }
-                    thead { tr {
-                        th scope="col" { "Site" } th scope="col" { "Last seen" } th.number scope="col" { "Open runs" }
-                        th scope="col" { "Enrolled" }
-                    } }
-                    tbody {
-                        @for site in &sites {
-                            tr {
-                                th scope="row" data-name="Site" { a href={ "/sites/" (site.id) } { (site.id) } }
-                                td data-name="Last seen" { (seen(site, now)) }
-                                td.number data-name="Open runs" { (runs.get(&site.id).copied().unwrap_or(0)) }
-                                td data-name="Enrolled" { (when(site.created_at_ms)) }
-                            }
+            (table(
+                "Sites",
+                "Sites, by id",
+                &[Text("Site"), Text("Last seen"), Number("Open runs"), Text("Enrolled")],
+                &html! {
+                    @for site in &sites {
+                        tr {
+                            th scope="row" data-name="Site" { a href={ "/sites/" (site.id) } { (site.id) } }
+                            td data-name="Last seen" { (seen(site, now)) }
+                            td.number data-name="Open runs" { (runs.get(&site.id).copied().unwrap_or(0)) }
+                            td data-name="Enrolled" { (when(site.created_at_ms)) }
                         }
                     }
-                }
-            }
+                },
+            ))
         }
     };
     Ok(viewer.page("Sites", Some(5), &main)?)
@@ -68,10 +68,9 @@ fn seen(site: &Site, now: Millis) -> Markup {
     html! { @match site.last_seen_at_ms { Some(at) => { (ago(at, now)) } None => { "never" } } }
 }
 
-async fn find(api: &Api, id: &str) -> Result<Site> {
-    let unknown = || Error::not_found("there is no site of that id");
-    model::check_id("site", id).map_err(|_| unknown())?;
-    api.store.sites().await?.into_iter().find(|site| site.id == id).ok_or_else(unknown)
+async fn find(api: &Api, id: &str) -> Result<SiteDetails> {
+    model::check_id("site", id).map_err(|error| Error::not_found(error.message()))?;
+    api.store.site(id).await
 }
 
 /// One site.
@@ -80,27 +79,26 @@ pub(super) async fn show(
     Path(site): Path<String>,
     viewer: Viewer,
 ) -> std::result::Result<Response, Refused> {
-    let site = find(&api, &site).await?;
-    let main = the_site(&api, &site, &viewer, None).await?;
-    Ok(viewer.page(&format!("Site {}", site.id), None, &main)?)
+    let found = find(&api, &site).await?;
+    let main = the_site(&api, found, &viewer, None).await?;
+    Ok(viewer.page(&format!("Site {site}"), None, &main)?)
 }
 
-async fn the_site(api: &Api, site: &Site, viewer: &Viewer, made: Option<&MadeToken>) -> Result<Markup> {
+async fn the_site(
+    api: &Api,
+    found: SiteDetails,
+    viewer: &Viewer,
+    made: Option<&MadeToken>,
+) -> Result<Markup> {
+    let SiteDetails { site, certificates, tokens, .. } = found;
     let now = api.store.now().await?;
     let runs = api.store.runs_of_site(&site.id).await?;
     let updates = api.store.newest_updates_of(&site.id, MOST_UPDATES).await?;
-    let mut certificates = api.store.certificates().await?;
-    certificates.retain(|certificate| certificate.site.as_deref() == Some(&site.id));
     let certificates: Vec<Certificate> =
         certificates.into_iter().map(|certificate| Certificate::of(certificate, now)).collect();
-    let tokens: Option<Vec<Token>> = match viewer.may(Role::Admin) {
-        true => {
-            let mut tokens = api.store.tokens().await?;
-            tokens.retain(|token| matches!(&token.holder, Holder::Site(holder) if *holder == site.id));
-            Some(tokens.into_iter().map(|token| Token::of(token, now)).collect())
-        }
-        false => None,
-    };
+    let tokens = viewer
+        .may(Role::Admin)
+        .then(|| tokens.into_iter().map(|token| Token::of(token, now)).collect::<Vec<_>>());
     Ok(html! {
         h1 { "Site " (site.id) }
         dl.facts {
@@ -115,7 +113,7 @@ async fn the_site(api: &Api, site: &Site, viewer: &Viewer, made: Option<&MadeTok
         (participation(&runs))
         (history(&updates))
         (of_certificates(&certificates))
-        @if let Some(tokens) = &tokens { (of_tokens(site, tokens)) }
+        @if let Some(tokens) = &tokens { (of_tokens(&site, tokens)) }
     })
 }
 
@@ -165,14 +163,13 @@ fn history(updates: &[Update]) -> Markup {
         section aria-labelledby="history" {
             h2 #history { "Updates" }
             @if updates.is_empty() { p { "It has sent none." } } @else {
-                div.scroll tabindex="0" role="region" aria-label="Updates, a table" {
-                    table.stack {
-                        caption.unseen { "Its updates, the newest first" }
-                        thead { tr {
-                            th scope="col" { "Round" } th scope="col" { "State" } th scope="col" { "Announced" }
-                            th scope="col" { "Update" } th.number scope="col" { "Examples" } th scope="col" { "Its own figures" }
-                        } }
-                        tbody { @for update in updates {
+                (table(
+                    "Updates",
+                    "Its updates, the newest first",
+                    &[Text("Round"), Text("State"), Text("Announced"), Text("Update"), Number("Examples"),
+                      Text("Its own figures")],
+                    &html! {
+                        @for update in updates {
                             tr {
                                 th scope="row" data-name="Round" { (of_round(update)) }
                                 td data-name="State" {
@@ -187,9 +184,9 @@ fn history(updates: &[Update]) -> Markup {
                                     @for (name, value) in &update.metrics { span.figure { (name) " " (number(*value)) } " " }
                                 }
                             }
-                        } }
-                    }
-                }
+                        }
+                    },
+                ))
             }
         }
     }
@@ -200,14 +197,12 @@ fn of_certificates(certificates: &[Certificate]) -> Markup {
         section aria-labelledby="certificates" {
             h2 #certificates { "Certificates" }
             @if certificates.is_empty() { p { "It came with none." } } @else {
-                div.scroll tabindex="0" role="region" aria-label="Certificates, a table" {
-                    table.stack {
-                        caption.unseen { "Certificates that it came with" }
-                        thead { tr {
-                            th scope="col" { "Fingerprint" } th scope="col" { "State" } th scope="col" { "Expires" }
-                            th.number scope="col" { "Days left" } th scope="col" { "Last used" }
-                        } }
-                        tbody { @for certificate in certificates {
+                (table(
+                    "Certificates",
+                    "Certificates that it came with",
+                    &[Text("Fingerprint"), Text("State"), Text("Expires"), Number("Days left"), Text("Last used")],
+                    &html! {
+                        @for certificate in certificates {
                             tr {
                                 th scope="row" data-name="Fingerprint" { (digest(&certificate.fingerprint)) }
                                 td data-name="State" { (state(certificate.state)) }
@@ -217,9 +212,9 @@ fn of_certificates(certificates: &[Certificate]) -> Markup {
                                 }
                                 td data-name="Last used" { (when_said(certificate.last_used_at.as_deref())) }
                             }
-                        } }
-                    }
-                }
+                        }
+                    },
+                ))
             }
         }
     }
@@ -231,14 +226,12 @@ fn of_tokens(site: &Site, tokens: &[Token]) -> Markup {
         section aria-labelledby="tokens" {
             h2 #tokens { "Tokens" }
             @if !tokens.is_empty() {
-                div.scroll tabindex="0" role="region" aria-label="Tokens, a table" {
-                    table.stack {
-                        caption.unseen { "Its tokens, the newest first" }
-                        thead { tr {
-                            th scope="col" { "Label" } th scope="col" { "State" } th scope="col" { "Expires" }
-                            th scope="col" { "Last used" } th scope="col" { span.unseen { "What can be done" } }
-                        } }
-                        tbody { @for token in tokens {
+                (table(
+                    "Tokens",
+                    "Its tokens, the newest first",
+                    &[Text("Label"), Text("State"), Text("Expires"), Text("Last used"), Unseen("What can be done")],
+                    &html! {
+                        @for token in tokens {
                             tr {
                                 th scope="row" data-name="Label" { @if token.label.is_empty() { (token.id) } @else { (token.label) } }
                                 td data-name="State" { (state(token.state)) }
@@ -250,9 +243,9 @@ fn of_tokens(site: &Site, tokens: &[Token]) -> Markup {
                                     }
                                 }
                             }
-                        } }
-                    }
-                }
+                        }
+                    },
+                ))
             }
             form.card.narrow method="post" action=(path) {
                 h3 { "Make a further token" }
@@ -291,14 +284,14 @@ pub(super) async fn make_token(
     form: std::result::Result<Form<NewToken>, FormRejection>,
 ) -> std::result::Result<Response, Refused> {
     let Form(new) = form.map_err(page::bad_form)?;
-    let site = find(&api, &site).await?;
+    find(&api, &site).await?;
     let label = new.label.trim();
     let life = tokens::checked_life(label, None)?;
     let acting = Api { store: api.store.acting_as(actor), ..api.clone() };
-    let holder = Holder::Site(site.id.clone());
+    let holder = Holder::Site(site.clone());
     let made = tokens::make(&acting, auth::SITE_PREFIX, holder, label, life).await?;
-    let main = the_site(&api, &site, &viewer, Some(&made)).await?;
-    Ok(viewer.page(&format!("Site {}", site.id), None, &main)?)
+    let main = the_site(&api, find(&api, &site).await?, &viewer, Some(&made)).await?;
+    Ok(viewer.page(&format!("Site {site}"), None, &main)?)
 }
 
 /// Asks once more.
@@ -335,7 +328,7 @@ pub(super) async fn revoke_token(
 
 /// A token of that site.
 async fn find_token(api: &Api, site: &str, token: &str) -> Result<model::Token> {
-    let site = find(api, site).await?;
+    let site = find(api, site).await?.site;
     let mut tokens = api.store.tokens().await?.into_iter();
     let is_it = |found: &model::Token| {
         found.id == token && matches!(&found.holder, Holder::Site(holder) if *holder == site.id)
