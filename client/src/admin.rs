@@ -1,6 +1,7 @@
 //! The HTTP admin API, typed and blocking.
 
 pub mod audit;
+mod calls;
 mod clock;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
@@ -23,7 +24,7 @@ use rebasin::{Digest, Hasher};
 use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 use ureq::{
-    Agent, Body, http,
+    Agent,
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
@@ -33,16 +34,11 @@ use crate::{
     files::{read_error, refuse_torch_save, write_atomically, write_error},
     progress::Screen,
 };
-use problem::{again, is_of_the_way, problem_error, retry_after, transport_error};
+use calls::{asking, segment};
 use types::{
     Certificates, Checkpoint, Delivery, DeliveryList, EnrolledSite, Graph, MadeToken, NewRun, Round,
     RoundList, Run, RunList, Site, SiteCertificate, SiteList, TokenList, TokenRecord,
 };
-
-/// An answer larger than this is none of ours; models are streamed to a file instead.
-const MAX_ANSWER_BYTES: u64 = 64 << 20;
-/// How long a document may take from the call to its last byte. Models and the whole audit log may take longer.
-const ANSWER_TIME: Duration = Duration::from_secs(300);
 
 /// A client of one server's admin API.
 #[derive(Debug, Clone)]
@@ -386,124 +382,6 @@ impl Admin {
             Ok((digest, size))
         })
     }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.address.url.trim_end_matches('/'))
-    }
-
-    /// The URL of a call that is to be made now: before the first one the server is held to what it showed before.
-    fn begin(&self, path: &str) -> Result<String> {
-        self.compare()?;
-        Ok(self.url(path))
-    }
-
-    /// The same of a call that changes something.
-    fn begin_change(&self, path: &str) -> Result<String> {
-        let url = self.begin(path)?;
-        Ok(match &self.reason {
-            Some(reason) => asking(&url, &[("reason", Some(reason.as_str()))]),
-            None => url,
-        })
-    }
-
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        self.fetch(&self.begin(path)?)
-    }
-
-    fn fetch<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
-        let request = self.agent.get(url).header("authorization", self.token.bearer());
-        let request = request.config().timeout_global(Some(ANSWER_TIME)).build();
-        self.decode(url, request.call())
-    }
-
-    /// All entries of a list, whose path may have a query, page by page; `parts` takes one page apart.
-    fn pages<L: DeserializeOwned, T>(
-        &self,
-        path: &str,
-        parts: impl Fn(L) -> (Vec<T>, Option<String>),
-    ) -> Result<Vec<T>> {
-        let (mut all, mut next) = parts(self.get(path)?);
-        let mark = if path.contains('?') { '&' } else { '?' };
-        while let Some(after) = next {
-            let page = parts(self.get(&format!("{path}{mark}after={}", segment(&after)))?);
-            all.extend(page.0);
-            next = page.1;
-        }
-        Ok(all)
-    }
-
-    fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        let url = self.begin_change(path)?;
-        let request = self.agent.post(&url).header("authorization", self.token.bearer());
-        self.decode(&url, request.send_json(body))
-    }
-
-    fn decode<T: DeserializeOwned>(
-        &self,
-        url: &str,
-        answer: Result<http::Response<Body>, ureq::Error>,
-    ) -> Result<T> {
-        // What a person said of why is not where something went wrong.
-        let place = url.split_once('?').map_or(url, |(place, _)| place);
-        Self::read(place, self.accept(place, answer)?)
-    }
-
-    fn read<T: DeserializeOwned>(url: &str, response: http::Response<Body>) -> Result<T> {
-        response.into_body().into_with_config().limit(MAX_ANSWER_BYTES).read_json().map_err(|error| {
-            if is_of_the_way(&error) {
-                return transport_error(&error, url);
-            }
-            Error::failed(
-                format_args!("the answer is not what was expected: {error}"),
-                url,
-                "is this address the server's HTTP port, and of this version?",
-            )
-        })
-    }
-
-    /// Turns everything but success into an error of one line.
-    fn accept(
-        &self,
-        url: &str,
-        answer: Result<http::Response<Body>, ureq::Error>,
-    ) -> Result<http::Response<Body>> {
-        let response =
-            answer.map_err(|error| transport_error(&error, url).coming_from(self.origin.as_deref()))?;
-        self.clock.see(response.headers());
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let (status, wait) = (response.status(), retry_after(response.headers()));
-        // An answer that cannot be read is still an error of this status.
-        let text =
-            response.into_body().into_with_config().limit(1 << 16).read_to_string().unwrap_or_default();
-        let error = problem_error(status.as_u16(), status.canonical_reason().unwrap_or("error"), &text, url);
-        let again = again(status.as_u16(), wait);
-        Err(error.passing(again).coming_from(self.origin.as_deref()))
-    }
-}
-
-/// A path with a query of what was said.
-fn asking(path: &str, asked: &[(&str, Option<&str>)]) -> String {
-    let mut out = path.to_owned();
-    for (name, value) in asked {
-        let Some(value) = value else { continue };
-        out.push(if out.contains('?') { '&' } else { '?' });
-        out.push_str(&format!("{name}={}", segment(value)));
-    }
-    out
-}
-
-/// One segment of a path: whatever a person typed stays one segment.
-fn segment(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }
 
 fn copy(

@@ -4,7 +4,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     audit::{Keys, Records},
-    problem_error, segment,
+    problem::problem_error,
+    segment,
     types::{
         Certificates, Checkpoint, DeliveryList, Graph, MadeToken, Round, RoundList, RunList, SiteList,
         TokenList,

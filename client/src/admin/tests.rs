@@ -1,4 +1,7 @@
-use super::*;
+use super::{
+    problem::{again, problem_error},
+    *,
+};
 
 #[test]
 fn a_problem_becomes_one_line_and_keeps_its_code() {
