@@ -20,7 +20,7 @@ impl Store {
     /// A run, if the site is in its cohort. Others look to it as if they did not exist.
     ///
     /// # Errors
-    /// [`Code::NotFound`].
+    /// [`Code::NotFound`](crate::error::Code).
     pub async fn run_of_site(&self, site_id: &str, run_id: &str) -> Result<Run> {
         if check_id("run_id", run_id).is_err() {
             return Err(Error::not_found(format!(
@@ -38,7 +38,7 @@ impl Store {
     /// One update of the site.
     ///
     /// # Errors
-    /// [`Code::NotFound`].
+    /// [`Code::NotFound`](crate::error::Code).
     pub async fn update_of_site(&self, site_id: &str, update_id: &str) -> Result<Update> {
         // No other text is an update's id, and not every text may be asked for: Postgres knows no NUL.
         if uuid::Uuid::parse_str(update_id).is_err() {
