@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 pub use self::limits::Limits;
 pub(crate) use self::oidc::allowed;
-pub use self::oidc::{Claim, Oidc};
+pub use self::oidc::{Claim, Oidc, RETURN, SignIn};
 pub use self::otlp::Otlp;
 pub use self::webhooks::{Notify, Webhook, WebhookEvent};
 

@@ -1,5 +1,6 @@
 //! An identity provider for one test: publishes keys, signs tokens, and misbehaves on demand.
 
+mod desk;
 mod key;
 
 use std::{
@@ -17,6 +18,8 @@ use std::{
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
 use serde_json::{Value, json};
 
+pub use desk::Desk;
+use desk::{AUTHORIZE, Reply, TOKEN};
 pub use key::IssuerKey;
 
 use crate::PATIENCE;
@@ -47,6 +50,8 @@ pub struct Issuer {
 #[derive(Debug, Default)]
 struct Shared {
     answers: Mutex<HashMap<String, Said>>,
+    /// Where persons sign in, if they can.
+    desk: Mutex<Option<Desk>>,
     discoveries: AtomicUsize,
     ended: AtomicBool,
 }
@@ -74,6 +79,10 @@ impl fmt::Debug for Said {
 impl Shared {
     fn answers(&self) -> MutexGuard<'_, HashMap<String, Said>> {
         self.answers.lock().expect("no test panics in it")
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Option<Desk>> {
+        self.desk.lock().expect("no test panics in it")
     }
 }
 
@@ -204,6 +213,24 @@ impl Issuer {
         self.describe(&json!({ "issuer": self.url, "jwks_uri": self.at(KEYS) }));
     }
 
+    /// Signs persons in from now on, at an address that browsers take for another site's.
+    pub fn opens(&self, desk: Desk) {
+        *self.shared.desk() = Some(desk);
+        let elsewhere = self.at(AUTHORIZE).replace("127.0.0.1", "localhost");
+        self.describe(&json!({
+            "issuer": self.url, "jwks_uri": self.at(KEYS),
+            "authorization_endpoint": elsewhere, "token_endpoint": self.at(TOKEN),
+        }));
+    }
+
+    /// Changes something about how it signs persons in.
+    ///
+    /// # Panics
+    /// Where it signs nobody in.
+    pub fn at_its_desk(&self, change: impl FnOnce(&mut Desk)) {
+        change(self.shared.desk().as_mut().expect("it is open"));
+    }
+
     /// How often somebody asked for its description, whatever the answer was.
     #[must_use]
     pub fn asked(&self) -> usize {
@@ -233,6 +260,20 @@ fn answer(shared: &Shared, mut stream: impl Read + Write) -> std::io::Result<()>
     }
     let head = String::from_utf8_lossy(&head);
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    if path.starts_with(AUTHORIZE) || path == TOKEN {
+        let length = header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body)?;
+        let reply = match shared.desk().as_mut() {
+            Some(desk) if path == TOKEN => {
+                desk.token(header(&head, "authorization"), &String::from_utf8_lossy(&body))
+            }
+            Some(desk) => desk.page(&path),
+            None => Reply::missing(),
+        };
+        stream.write_all(reply.text().as_bytes())?;
+        return stream.flush();
+    }
     if path.ends_with(DISCOVERY) {
         shared.discoveries.fetch_add(1, Ordering::SeqCst);
     }
@@ -263,4 +304,9 @@ fn answer(shared: &Shared, mut stream: impl Read + Write) -> std::io::Result<()>
         Some(Said::Nothing) => return Ok(()),
     }
     stream.flush()
+}
+
+fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    let lines = head.lines().filter_map(|line| line.split_once(':'));
+    lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }

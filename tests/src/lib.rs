@@ -24,7 +24,7 @@ pub use admin::{Admin, Answer};
 pub use browser::Browser;
 pub use bucket::Bucket;
 pub use database::{Database, postgres_program};
-pub use issuer::{Issuer, IssuerKey, now};
+pub use issuer::{Desk, Issuer, IssuerKey, now};
 pub use process::{is_stopped, tell};
 pub use program::SiteProgram;
 pub use proxy::{Fault, Proxy, Way};

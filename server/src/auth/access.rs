@@ -86,9 +86,15 @@ pub const PAGES: &[(&str, &str, Role)] = &[
     ("POST", "/sites/{site}/tokens/{token}/revoke", Role::Admin),
 ];
 
-/// Those of its pages that need no cookie: to sign in and out, and what pages are drawn with.
-pub const OPEN_PAGES: &[(&str, &str)] =
-    &[("GET", "/signin"), ("POST", "/signin"), ("POST", "/signout"), ("GET", "/assets/{name}")];
+/// Those of its pages that need no session: to sign in and out, and what pages are drawn with.
+pub const OPEN_PAGES: &[(&str, &str)] = &[
+    ("GET", "/signin"),
+    ("POST", "/signin"),
+    ("GET", "/signin/provider"),
+    ("GET", "/signin/return"),
+    ("POST", "/signout"),
+    ("GET", "/assets/{name}"),
+];
 
 /// The rpcs that a site may call. No person may call one, and no site a route.
 pub const RPCS: &[&str] = &[

@@ -4,6 +4,7 @@
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
 mod keys;
+pub(crate) mod sign_in;
 mod verifier;
 
 use std::{sync::Arc, time::Duration};

@@ -7,6 +7,9 @@ use serde::Deserialize;
 
 use crate::model::Role;
 
+/// Where in the dashboard a person comes back to from the provider.
+pub const RETURN: &str = "/signin/return";
+
 /// Longer pauses only leave withdrawn keys in force.
 const MAX_REFRESH_SECONDS: u64 = 3600;
 
@@ -31,6 +34,29 @@ pub struct Oidc {
     /// The issuer is asked for its keys no more often than this, in seconds: at least 1. Keys five times as old are asked for again.
     #[serde(default = "a_minute")]
     pub refresh_seconds: u64,
+    /// How persons get there from the dashboard and back; absent: they bring a token.
+    #[serde(default)]
+    pub sign_in: Option<SignIn>,
+}
+
+/// The way from the dashboard to the provider and back (authorization code with PKCE). The provider knows the dashboard as a client whose id is the
+/// audience.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    /// Where the provider sends persons back to: this server as their browsers reach it, and the path `/signin/return`. The same to the
+    /// letter there.
+    pub redirect_url: String,
+    /// File that holds the secret that the client has there; absent: it has none (a public client).
+    #[serde(default)]
+    pub client_secret_file: Option<PathBuf>,
+    /// What the provider is asked to tell of a person; `openid` among it.
+    #[serde(default = "openid")]
+    pub scopes: Vec<String>,
+}
+
+fn openid() -> Vec<String> {
+    vec!["openid".into()]
 }
 
 fn a_minute() -> u64 {
@@ -80,7 +106,7 @@ impl Oidc {
         if self.roles.is_empty() {
             return Err("oidc.roles: is empty, so nobody could do anything; for instance \"fedbasin-admins\" = \"admin\"".into());
         }
-        Ok(())
+        self.sign_in.as_ref().map_or(Ok(()), SignIn::check)
     }
 
     /// Whether a program may have got the token.
@@ -90,6 +116,29 @@ impl Oidc {
             true => party == self.audience,
             false => self.authorized_parties.iter().any(|known| known == party),
         }
+    }
+}
+
+impl SignIn {
+    fn check(&self) -> Result<(), String> {
+        let url = allowed(&self.redirect_url, true)
+            .map_err(|what| format!("oidc.sign_in.redirect_url: {:?} {what}", self.redirect_url))?;
+        if url.path() != RETURN || url.query().is_some() {
+            return Err(format!(
+                "oidc.sign_in.redirect_url: {:?} does not end with {RETURN}",
+                self.redirect_url
+            ));
+        }
+        let token = |scope: &String| {
+            !scope.is_empty()
+                && scope.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
+        };
+        if !self.scopes.iter().all(token) || !self.scopes.iter().any(|scope| scope == "openid") {
+            return Err(
+                "oidc.sign_in.scopes: is no list of names with \"openid\" among them; for instance [\"openid\", \"groups\"]".into()
+            );
+        }
+        Ok(())
     }
 }
 

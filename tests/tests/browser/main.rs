@@ -1,6 +1,7 @@
 //! The dashboard as people see it: a real browser before a real server.
 
 mod pictures;
+mod provider;
 mod scene;
 
 use fedbasin_server::model::Role;

@@ -79,6 +79,9 @@ pub fn key_set(bytes: &[u8]) -> bool {
         let Ok(place) = keys::jwks_uri(&settings.issuer, "", bytes) else { return false };
         let begin = place.trim_start().get(..6).map(str::to_ascii_lowercase);
         assert_eq!(begin.as_deref(), Some("https:"), "{place:?}");
+        if let Some(at) = keys::sign_in_at(&settings.issuer, bytes) {
+            assert_eq!((at.authorization.scheme(), at.token.scheme()), ("https", "https"));
+        }
         return true;
     }
     let Ok(found) = keys::key_set("", bytes) else { return false };

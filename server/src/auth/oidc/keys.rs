@@ -9,9 +9,12 @@ use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
-use reqwest::{Client, redirect};
+use reqwest::{Client, RequestBuilder, Url, redirect};
 use serde::Deserialize;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::Instant,
+};
 
 use crate::{
     authorities,
@@ -42,7 +45,17 @@ pub(super) struct Keys {
 #[derive(Default)]
 struct Known {
     keys: Vec<Key>,
+    sign_in: Option<SignInAt>,
     fetched: Option<Instant>,
+}
+
+/// Where an issuer signs persons in, as it says of itself.
+#[derive(Clone)]
+pub(super) struct SignInAt {
+    /// Where a person's browser is sent.
+    pub(super) authorization: Url,
+    /// Where what the browser brings back is changed for tokens.
+    pub(super) token: Url,
 }
 
 pub(super) struct Key {
@@ -55,6 +68,8 @@ pub(super) struct Key {
 struct Discovery {
     issuer: String,
     jwks_uri: String,
+    authorization_endpoint: Option<String>,
+    token_endpoint: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -108,15 +123,31 @@ impl Keys {
         if found.is_some() && !old || asked.is_some_and(|when| when.elapsed() < self.pause) {
             return found;
         }
+        self.renew_as(asked).await;
+        self.look(id, algorithm).0
+    }
+
+    /// Where persons sign in; asked for like a key.
+    pub(super) async fn sign_in_at(&self) -> Option<SignInAt> {
+        let look = || self.known.read().unwrap_or_else(PoisonError::into_inner).sign_in.clone();
+        if let Some(found) = look() {
+            return Some(found);
+        }
+        let asked = self.asked.clone().lock_owned().await;
+        if look().is_none() && asked.is_none_or(|when| when.elapsed() >= self.pause) {
+            self.renew_as(asked).await;
+        }
+        look()
+    }
+
+    /// Asks the issuer, in a task of its own: who hangs up does not break it off, and so cannot keep newer keys away.
+    async fn renew_as(&self, mut asked: OwnedMutexGuard<Option<Instant>>) {
         let keys = self.clone();
-        // A task of its own: who hangs up does not break it off, and so cannot keep newer keys away.
         let asking = tokio::spawn(async move {
-            let mut asked = asked;
             keys.renew().await;
             *asked = Some(Instant::now());
         });
         let _ = asking.await;
-        self.look(id, algorithm).0
     }
 
     /// What is known, and whether that is old.
@@ -128,7 +159,7 @@ impl Keys {
 
     async fn renew(&self) {
         match self.fetch().await {
-            Ok(keys) => {
+            Ok((keys, sign_in)) => {
                 tracing::debug!(oidc.issuer = self.issuer, oidc.keys = keys.len(), "the issuer's keys");
                 if keys.is_empty() {
                     tracing::warn!(
@@ -137,7 +168,7 @@ impl Keys {
                     );
                 }
                 *self.known.write().unwrap_or_else(PoisonError::into_inner) =
-                    Known { keys, fetched: Some(Instant::now()) };
+                    Known { keys, sign_in, fetched: Some(Instant::now()) };
             }
             Err(what) => {
                 tracing::warn!(
@@ -149,29 +180,49 @@ impl Keys {
         }
     }
 
-    async fn fetch(&self) -> Result<Vec<Key>, String> {
+    async fn fetch(&self) -> Result<(Vec<Key>, Option<SignInAt>), String> {
         let issuer = self.issuer.trim_end_matches('/');
         let place = format!("{issuer}/.well-known/openid-configuration");
-        let jwks_uri = jwks_uri(&self.issuer, &place, &self.get(&place).await?)?;
-        key_set(&jwks_uri, &self.get(&jwks_uri).await?)
+        let text = self.get(&place).await?;
+        let jwks_uri = jwks_uri(&self.issuer, &place, &text)?;
+        Ok((key_set(&jwks_uri, &self.get(&jwks_uri).await?)?, sign_in_at(&self.issuer, &text)))
     }
 
-    /// One document, of little size and in little time.
     async fn get(&self, url: &str) -> Result<Vec<u8>, String> {
-        let failed = |error: reqwest::Error| format!("{url}: {}", chain(&error.without_url()));
-        let mut answer = self.client.get(url).send().await.map_err(failed)?;
-        if answer.status() != http::StatusCode::OK {
-            return Err(format!("{url}: status {}", answer.status()));
+        match self.ask(self.client.get(url)).await? {
+            (http::StatusCode::OK, text) => Ok(text),
+            (status, _) => Err(format!("{url}: status {status}")),
         }
+    }
+
+    /// What changes a code for tokens.
+    pub(super) fn post(&self, url: &Url) -> RequestBuilder {
+        self.client.post(url.clone())
+    }
+
+    /// One answer, of little size and in little time.
+    pub(super) async fn ask(&self, request: RequestBuilder) -> Result<(http::StatusCode, Vec<u8>), String> {
+        let failed = |error: reqwest::Error| chain(&error);
+        let mut answer = request.send().await.map_err(failed)?;
         let mut text = Vec::new();
         while let Some(part) = answer.chunk().await.map_err(failed)? {
             if text.len() + part.len() > MOST_BYTES {
-                return Err(format!("{url}: more than {MOST_BYTES} bytes"));
+                return Err(format!("{}: more than {MOST_BYTES} bytes", answer.url()));
             }
             text.extend_from_slice(&part);
         }
-        Ok(text)
+        Ok((answer.status(), text))
     }
+}
+
+/// Where an issuer signs persons in, where it says so: over TLS, unless it is on this machine itself.
+pub(super) fn sign_in_at(issuer: &str, text: &[u8]) -> Option<SignInAt> {
+    let found: Discovery = serde_json::from_slice(text).ok()?;
+    let place = |url: Option<String>| allowed(&url?, issuer.starts_with("http:")).ok();
+    Some(SignInAt {
+        authorization: place(found.authorization_endpoint)?,
+        token: place(found.token_endpoint)?,
+    })
 }
 
 fn read<'t, T: Deserialize<'t>>(url: &str, text: &'t [u8]) -> Result<T, String> {

@@ -64,6 +64,8 @@ fn the_sample_with_its_comments_taken_away_is_understood() {
     let oidc = Config::from_toml(&text).expect("reads").oidc.expect("set");
     assert_eq!((oidc.refresh_seconds, oidc.roles.len()), (60, 3));
     assert!(oidc.is_authorized_party("fedbasin-cli") && oidc.ca_file.is_some());
+    let sign_in = oidc.sign_in.expect("set");
+    assert!(sign_in.client_secret_file.is_some() && sign_in.scopes == ["openid"]);
 }
 
 #[test]
@@ -72,4 +74,25 @@ fn a_claim_may_stand_within_others() {
     let oidc = Config::from_toml(text).expect("reads").oidc.expect("set");
     assert_eq!(oidc.roles_claim.way(), ["realm_access", "roles"]);
     assert!(oidc.is_authorized_party("fedbasin") && !oidc.is_authorized_party("other"));
+}
+
+#[test]
+fn a_person_is_sent_back_to_this_server_over_tls_and_asked_for_who_they_are() {
+    let with = |lines: &str| read(&format!("issuer = \"https://id.example\"\n[oidc.sign_in]\n{lines}"));
+    let url = "redirect_url = \"https://fed.example/signin/return\"";
+    assert!(with(url).is_ok() && with(&format!("{url}\nscopes = [\"groups\", \"openid\"]")).is_ok());
+    assert!(with("redirect_url = \"http://127.0.0.1:8080/signin/return\"").is_ok());
+    for (bad, named) in [
+        ("", "redirect_url"),
+        ("redirect_url = \"http://fed.example/signin/return\"", "oidc.sign_in.redirect_url"),
+        ("redirect_url = \"https://fed.example/\"", "oidc.sign_in.redirect_url"),
+        ("redirect_url = \"https://fed.example/signin/return?a=b\"", "oidc.sign_in.redirect_url"),
+        (&format!("{url}\nscopes = []"), "oidc.sign_in.scopes"),
+        (&format!("{url}\nscopes = [\"groups\"]"), "oidc.sign_in.scopes"),
+        (&format!("{url}\nscopes = [\"openid groups\"]"), "oidc.sign_in.scopes"),
+        (&format!("{url}\nclient_secret = \"x\""), "client_secret"),
+    ] {
+        let error = with(bad).expect_err(bad);
+        assert!(error.contains(named), "{bad}: {error}");
+    }
 }

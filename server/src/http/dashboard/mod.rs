@@ -7,6 +7,7 @@ mod audit;
 mod charts;
 mod overview;
 mod page;
+mod provider;
 mod round;
 mod run;
 pub(super) mod session;
@@ -27,6 +28,7 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 
 use self::page::Refused;
 use super::{Api, auth, problem::Path, rounds};
+use crate::config::RETURN;
 
 /// So many pages are made at a time, of all persons'.
 const MOST_AT_ONCE: usize = 4;
@@ -49,6 +51,8 @@ const SAFE: [(HeaderName, &str); 4] = [
 pub(super) fn router(api: &Api) -> Router<Api> {
     let open = Router::new()
         .route("/signin", get(session::form).post(session::sign_in))
+        .route("/signin/provider", get(provider::go))
+        .route(RETURN, get(provider::come_back))
         .route("/signout", post(session::sign_out))
         .layer(from_fn(session::only_from_here))
         .route("/assets/{name}", get(page::asset))

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::page::{self, Frame, Refused};
 use crate::{
+    auth::oidc::{self, Oidc},
     error::{Code, Error, Result},
     http::{Api, auth, problem::Query},
 };
@@ -23,27 +24,39 @@ const MOST_COOKIE_BYTES: usize = 4000;
 /// Where one goes who came for nothing else.
 const HOME: &str = "/";
 
-/// The token that a browser sends in its cookie. Of several none counts.
+/// The token that a browser sends in its cookie.
 pub(in crate::http) fn token(headers: &HeaderMap) -> Option<String> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut found = pairs.filter(|(name, _)| *name == COOKIE).map(|(_, value)| value);
-    let (Some(value), None) = (found.next(), found.next()) else { return None };
-    decode(value)
+    decode(sent(headers, COOKIE)?)
 }
 
-/// A token may hold what a cookie may not.
+/// What a browser sends in a cookie. Of several with one name none counts.
+pub(super) fn sent<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut found = pairs.filter(|(found, _)| *found == name).map(|(_, value)| value);
+    let (Some(value), None) = (found.next(), found.next()) else { return None };
+    Some(value)
+}
+
+/// A token may hold what a cookie may not. A JWT does not, and is long: it goes as it is, told from others by its dots.
 fn encode(token: &str) -> String {
-    URL_SAFE_NO_PAD.encode(token)
+    if is_plain_jwt(token) { token.to_owned() } else { URL_SAFE_NO_PAD.encode(token) }
 }
 
 fn decode(value: &str) -> Option<String> {
+    if is_plain_jwt(value) {
+        return Some(value.to_owned());
+    }
     String::from_utf8(URL_SAFE_NO_PAD.decode(value).ok()?).ok().filter(|token| !token.is_empty())
+}
+
+fn is_plain_jwt(text: &str) -> bool {
+    oidc::is_jwt(text) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// Whether a browser speaks TLS, with this server or, as the call tells, with a proxy before it. Who lies here has but a cookie that
 /// is sent more rarely.
-fn over_tls(api: &Api, headers: &HeaderMap) -> bool {
+pub(super) fn over_tls(api: &Api, headers: &HeaderMap) -> bool {
     api.tls.is_some() || says_tls(headers)
 }
 
@@ -159,7 +172,7 @@ fn query_of(next: &str, ended: bool) -> String {
 }
 
 /// The path, where it is one of this server and nothing that a browser would take for another's; else home.
-fn local(path: &str) -> &str {
+pub(super) fn local(path: &str) -> &str {
     let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     if path.starts_with('/') && !path.starts_with("//") && plain && path.len() <= 2000 { path } else { HOME }
 }
@@ -178,7 +191,7 @@ pub(super) async fn form(State(api): State<Api>, Query(asked): Query<Asked>) -> 
     the_form(&api, &asked.next, told, StatusCode::OK)
 }
 
-fn the_form(api: &Api, next: &str, told: Option<&str>, status: StatusCode) -> Response {
+pub(super) fn the_form(api: &Api, next: &str, told: Option<&str>, status: StatusCode) -> Response {
     let main: Markup = html! {
         h1 { "Sign in" }
         @if let Some(told) = told { p.note.bad role="alert" { (told) } }
@@ -194,6 +207,9 @@ fn the_form(api: &Api, next: &str, told: Option<&str>, status: StatusCode) -> Re
                 }
             }
             button type="submit" { "Sign in" }
+        }
+        @if api.people.oidc.as_ref().is_some_and(Oidc::signs_in) {
+            p.narrow { a.button href={ "/signin/provider?" (query_of(local(next), false)) } { "Sign in with your organisation" } }
         }
     };
     let mut response = page::whole(&Frame { title: "Sign in", role: None, path: "/signin" }, &main);
@@ -220,14 +236,7 @@ pub(super) async fn sign_in(
     if token.is_empty() || token.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return Ok(the_form(&api, &asked.next, Some("That is no token."), StatusCode::UNPROCESSABLE_ENTITY));
     }
-    let set = match auth::identify(&api, &extensions, token).await {
-        Ok(caller) => {
-            tracing::info!(person.role = caller.role.name(), "signed in at the dashboard");
-            cookie(over_tls(&api, &headers), Some(token))
-        }
-        Err(error) => Err(error),
-    };
-    match set {
+    match begun(&api, &extensions, &headers, token).await {
         Ok(set) => Ok(([(header::SET_COOKIE, set)], Redirect::to(local(&asked.next))).into_response()),
         Err(error) if error.code() == Code::Unauthenticated => {
             let told = "That token opens nothing here: it is unknown, expired or revoked.";
@@ -238,6 +247,18 @@ pub(super) async fn sign_in(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The cookie of a session that begins with a token, where that opens something here.
+pub(super) async fn begun(
+    api: &Api,
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    token: &str,
+) -> Result<HeaderValue> {
+    let caller = auth::identify(api, extensions, token).await?;
+    tracing::info!(person.role = caller.role.name(), "signed in at the dashboard");
+    cookie(over_tls(api, headers), Some(token))
 }
 
 /// Signs out: the browser forgets the token.

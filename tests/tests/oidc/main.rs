@@ -1,5 +1,7 @@
 //! Persons who sign in at an identity provider: what its tokens open, and everything that opens nothing.
 
+mod sign_in;
+
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
