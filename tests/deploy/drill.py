@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 
 import tools
 
@@ -113,15 +115,15 @@ def checkpoint(path, fill):
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
-def one_round(server):
+def one_round(server, site="a"):
     """A site sends an update; its round is published."""
     folder, fedbasin = server.folder, server.programs / "fedbasin"
-    token = folder / "site-token"
-    server.admin("enrol", "a", "--output", str(token))
+    token = folder / f"{site}-token"
+    server.admin("enrol", site, "--output", str(token))
     checkpoint(folder / "model.safetensors", 0.5)
     spec = [fedbasin, "spec", "mlp", folder / "model.safetensors", "-o", folder / "spec.json"]
     subprocess.run(spec, check=True, capture_output=True, timeout=SECONDS)
-    created = server.admin("create-run", "--cohort", "a", "--rounds", "1", "--quorum", "1", "--deadline-seconds", "600", "--spec",
+    created = server.admin("create-run", "--cohort", site, "--rounds", "1", "--quorum", "1", "--deadline-seconds", "600", "--spec",
                        str(folder / "spec.json"))
     run = json.loads(created)["id"]
     upload = [fedbasin, "site", "upload", "--server", server.grpc, "--token-file", token, "--run", run, "--num-examples", "5"]
@@ -134,6 +136,22 @@ def model(server, run):
     path = server.folder / f"published-{secrets.token_hex(4)}"
     server.admin("model", run, "1", "-o", str(path))
     return path.read_bytes()
+
+
+def expanded(server, postgres):
+    """A server goes on, with traffic, where a newer version has added to the schema meanwhile; its proxy is told."""
+    added = [f"ALTER TABLE {table} ADD COLUMN of_the_next_version TEXT"
+             for table in postgres.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '\\_%'", server.url)]
+    step = "INSERT INTO _sqlx_migrations SELECT 999, description, installed_on, success, checksum, execution_time FROM _sqlx_migrations LIMIT 1"
+    postgres.sql("; ".join(["CREATE TABLE of_the_next_version (id TEXT)", *added, step]), server.url)
+    one_round(server, "of-before")
+    try:
+        urllib.request.urlopen(server.http + "/readyz", timeout=SECONDS)
+        yield "a server of before is ready on a newer schema"
+    except urllib.error.HTTPError as answer:
+        if answer.code != 503 or b"use the newer program" not in answer.read():
+            yield "/readyz does not say that the schema is newer"
+    postgres.sql("DELETE FROM _sqlx_migrations WHERE version = 999", server.url)
 
 
 def damages(folder, keys):
@@ -172,6 +190,8 @@ def drill(programs, folder, postgres):
     backup, keys = folder / "backup", folder / "keys"
     with Installation(programs, folder, postgres and postgres.database("first")) as server:
         run = one_round(server)
+        if postgres:
+            yield from expanded(server, postgres)
         published = model(server, run)
         said = server.backup("drill", backup, "--keys", keys)
         for phrase in ("0 damaged; 0 orphans", "records, whole", "the backup is good"):
