@@ -10,11 +10,12 @@ use rebasin::{AlignReport, Digest, Layout, Spec};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+pub(crate) use self::site::Refused;
 pub use self::{
     access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing},
     evaluation::{Evaluated, Evaluation, MeanEvaluation, NewEvaluation, NewEvaluations},
     published::{Model, Published, is_tag},
-    site::{Arriving, SiteDetails},
+    site::{Arriving, Refusal, SiteDetails},
 };
 use crate::{
     error::{Error, Result},

@@ -13,6 +13,7 @@ on_both_databases!(
     no_run_begins_from_what_is_one_sites_alone,
     a_model_is_listed_marked_and_fetched_by_its_digest,
     a_site_is_shown_given_another_token_and_shut_out,
+    what_a_site_was_told_is_shown_to_whoever_helps_it,
     a_call_with_a_key_is_made_once,
     lists_are_filtered
 );
@@ -303,6 +304,57 @@ async fn a_site_is_shown_given_another_token_and_shut_out(database: Database) {
     assert!(last.status("pilot").await.is_err());
     assert_eq!(records(&admin, "token.revoked").len(), 3, "each once");
     admin.post("/v1/sites/none/revoke", &json!({})).assert_problem(404, "not-found");
+}
+
+async fn what_a_site_was_told_is_shown_to_whoever_helps_it(database: Database) {
+    let server = Server::start(database);
+    let (admin, a, b) = (server.admin(), server.site("a"), server.site("b"));
+    admin.create_run(&new_run("pilot", &["a"], 1));
+    let told = |site: &str| admin.get(&format!("/v1/sites/{site}")).json()["refusals"].clone();
+    assert_eq!(told("a"), json!([]));
+    // Of the same words one entry, which counts; of others the newest twenty.
+    let mut words = Vec::new();
+    for number in [7, 7, 7, 8] {
+        let refused = a.begin("pilot", number, &one_hot(0, 1), 1).await.expect_err("no such round");
+        words.push(refused.message().to_owned());
+    }
+    eventually("they are noted", || {
+        let noted = told("a").as_array()?.iter().filter_map(|entry| entry["times"].as_u64()).sum::<u64>();
+        (noted == 4).then_some(())
+    })
+    .await;
+    let noted = told("a");
+    assert_eq!(noted.as_array().map(Vec::len), Some(2), "{noted}");
+    for entry in noted.as_array().expect("a list") {
+        assert_eq!(entry["rpc"], "BeginUpdate");
+        let of = words.iter().filter(|word| entry["message"] == **word).count();
+        assert_eq!(entry["times"], of, "{entry} {words:?}");
+        assert_eq!(entry["code"], "not-found", "{entry}");
+    }
+    for number in 100..160 {
+        a.begin("pilot", number, &one_hot(0, 1), 1).await.expect_err("no such round");
+    }
+    eventually("the first are forgotten", || {
+        let noted = told("a");
+        let list = noted.as_array()?;
+        let forgotten = list.iter().all(|entry| entry["message"] != *words[0]);
+        (list.len() == 20 && forgotten).then_some(())
+    })
+    .await;
+    // Each its own.
+    b.begin("pilot", 1, &one_hot(0, 1), 1).await.expect_err("not its run");
+    eventually("the other one's are noted", || (told("b").as_array().map(Vec::len) == Some(1)).then_some(()))
+        .await;
+    assert!(told("a").as_array().is_some_and(|list| list.len() == 20));
+    // And on the page of the site.
+    let cookie = admin.with_token(None).without_redirects();
+    let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
+    let body = format!("token={}&next=%2F", server.admin_token());
+    let set = cookie.request("POST", "/signin", &headers, body.as_bytes()).header("set-cookie").to_owned();
+    let page =
+        cookie.request("GET", "/sites/b", &[("cookie", set.split(';').next().unwrap_or_default())], b"");
+    let html = String::from_utf8_lossy(&page.body).into_owned();
+    assert!(html.contains("as the site was told") && html.contains("BeginUpdate"), "{html}");
 }
 
 async fn a_call_with_a_key_is_made_once(database: Database) {

@@ -75,7 +75,7 @@ async fn a_calls_id_is_in_its_answer_its_log_lines_and_its_records(database: Dat
 }
 
 async fn what_is_missing_is_told_and_by_its_name(database: Database) {
-    let server = Server::start(database);
+    let mut server = Server::start(database);
     let admin = server.admin().with_token(None);
     let answer = admin.get("/readyz");
     assert_eq!(answer.status, 200);
@@ -87,10 +87,19 @@ async fn what_is_missing_is_told_and_by_its_name(database: Database) {
     assert_eq!(names, ["clock", "database", "disk", "keys", "objects", "schema"]);
     assert!(checks.iter().all(|check| check["ok"] == true && check.get("detail").is_none()), "{body}");
 
-    // As if a newer program had changed the schema meanwhile.
+    // As if a newer program had added to the schema meanwhile, and then one changed it.
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
                  SELECT version + 100, description, success, checksum, execution_time FROM _sqlx_migrations WHERE version = 1";
     sqlx::query(newer).execute(&mut server.rows().await).await.expect("a newer schema");
+    server.terminate();
+    server.start_again();
+    let admin = server.admin().with_token(None);
+    assert_eq!(admin.get("/readyz").status, 200, "neighbouring versions run beside one another");
+    assert!(server.says(&["migrate"]).0, "there is nothing to do");
+    sqlx::query("UPDATE schema_floor SET oldest = 101")
+        .execute(&mut server.rows().await)
+        .await
+        .expect("changed");
     let unready = fedbasin_tests::eventually("it is not ready", || {
         Some(admin.get("/readyz")).filter(|answer| answer.status == 503)
     })
@@ -107,6 +116,10 @@ async fn what_is_missing_is_told_and_by_its_name(database: Database) {
             "{body}"
         );
     }
+    server.terminate();
+    let (code, said) = server.start_another();
+    assert_eq!(code, Some(1));
+    assert!(said.trim().ends_with("use the newer program that serves it"), "{said}");
 }
 
 async fn what_calls_and_steps_take_is_told_by_routes_alone(database: Database) {

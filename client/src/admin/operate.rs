@@ -156,6 +156,26 @@ pub struct SiteDetails {
     pub certificates: Vec<SiteCertificate>,
     /// Its tokens; absent for who may not list them.
     pub tokens: Option<Vec<TokenRecord>>,
+    /// What it was told when its calls failed, the newest first.
+    #[serde(default)]
+    pub refusals: Vec<Refusal>,
+}
+
+/// What a site was told when calls of its failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What it called: an rpc's name.
+    pub rpc: String,
+    /// The stable code.
+    pub code: String,
+    /// In words.
+    pub message: String,
+    /// How often, as far as it was counted.
+    pub times: u64,
+    /// When it was told so first, ISO 8601 UTC.
+    pub first_at: String,
+    /// And last.
+    pub last_at: String,
 }
 
 /// An update whose bytes are arriving.

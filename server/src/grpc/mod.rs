@@ -4,6 +4,7 @@ mod convert;
 mod download;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
+mod refusals;
 mod service;
 mod upload;
 mod watch;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::LayerExt as _, transport::Server};
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
-use self::{service::Sites, upload::Uploads};
+use self::{refusals::Refusals, service::Sites, upload::Uploads};
 use crate::{
     admission::{self, Admission},
     auth,
@@ -84,6 +85,11 @@ pub(crate) async fn serve(
     let service = v1::fed_basin_server::FedBasinServer::new(sites)
         .max_decoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES);
+    let refusals = Refusals::default();
+    tokio::spawn({
+        let (refusals, store, stop) = (refusals.clone(), store.clone(), stop.clone());
+        async move { stop.run_until_cancelled(refusals.keep_written(&store)).await }
+    });
     let service = tower::ServiceBuilder::new()
         .layer(AsyncRequireAuthorizationLayer::new({
             let admission = admission.clone();
@@ -92,6 +98,7 @@ pub(crate) async fn serve(
             }
         }))
         .map_response(move |response| with_head(&signer, response))
+        .layer(refusals)
         .map_response(with_code)
         .named_layer(service);
     let open = tower::ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new({

@@ -42,6 +42,36 @@ pub(super) struct SiteDetails {
     certificates: Vec<Certificate>,
     /// Its tokens, the newest first, without what would open anything; at most 100. Absent for who may not list tokens.
     tokens: Option<Vec<Token>>,
+    /// What it was told when its calls failed, the newest first; at most 20.
+    refusals: Vec<Refusal>,
+}
+
+/// What a site was told when calls of its failed.
+#[derive(Serialize, utoipa::ToSchema)]
+pub(super) struct Refusal {
+    /// What it called: an rpc's name.
+    rpc: String,
+    /// The stable code, for instance `round-closed`.
+    code: String,
+    /// In words.
+    message: String,
+    /// How often it was told so, as far as that was counted.
+    times: u64,
+    first_at: String,
+    last_at: String,
+}
+
+impl Refusal {
+    fn of(told: model::Refusal) -> Self {
+        Self {
+            rpc: told.rpc,
+            code: told.code,
+            message: told.message,
+            times: told.times,
+            first_at: iso(told.first_at_ms),
+            last_at: iso(told.last_at_ms),
+        }
+    }
 }
 
 /// An update whose bytes are arriving.
@@ -123,6 +153,7 @@ async fn describe(api: &Api, site: &str, role: Role) -> Result<SiteDetails> {
         arriving,
         certificates: found.certificates.into_iter().map(|held| Certificate::of(held, now)).collect(),
         tokens: (role >= Role::Admin).then(|| tokens.collect()),
+        refusals: found.refusals.into_iter().map(Refusal::of).collect(),
     })
 }
 

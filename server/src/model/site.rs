@@ -22,6 +22,37 @@ pub struct SiteDetails {
     pub certificates: Vec<Certificate>,
     /// Its tokens, the newest first.
     pub tokens: Vec<Token>,
+    /// What it was told when its calls failed, the newest first.
+    pub refusals: Vec<Refusal>,
+}
+
+/// What a site is told when a call of its fails.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Refused {
+    pub(crate) site: String,
+    /// What it called, by its name alone.
+    pub(crate) rpc: String,
+    /// The stable code.
+    pub(crate) code: String,
+    /// In words.
+    pub(crate) message: String,
+}
+
+/// What a site was told when calls of its failed.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What it called, by its name alone.
+    pub rpc: String,
+    /// The stable code.
+    pub code: String,
+    /// In words.
+    pub message: String,
+    /// When it was told so first.
+    pub first_at_ms: Millis,
+    /// And last.
+    pub last_at_ms: Millis,
+    /// How often, as far as it was counted.
+    pub times: u64,
 }
 
 /// An update whose bytes are arriving.

@@ -24,6 +24,7 @@ mod notices;
 mod objects;
 mod once;
 mod parts;
+mod refusals;
 mod retention;
 mod rounds;
 mod runs;
@@ -167,7 +168,7 @@ impl Store {
     pub async fn open(config: &Config) -> Result<Self> {
         let store = Self::connect(config).await?;
         // Whoever may only use the schema need not be able to change it.
-        if store.check_schema().await.is_err() {
+        if !matches!(store.stand().await?, schema::Stand::Fits) {
             store.migrate().await?;
         }
         store.begin_log().await?;

@@ -41,7 +41,8 @@ macro_rules! steps {
 
 const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping", "0004_access.sql" "access", "0005_audit.sql" "audit",
     "0006_plausibility.sql" "plausibility", "0007_withdrawals.sql" "withdrawals", "0008_encryption.sql" "encryption",
-    "0009_evaluations.sql" "evaluations", "0010_models.sql" "models", "0011_webhooks.sql" "webhooks"];
+    "0009_evaluations.sql" "evaluations", "0010_models.sql" "models", "0011_webhooks.sql" "webhooks",
+    "0013_refusals.sql" "refusals", "0014_floor.sql" "floor"];
 
 /// What the newest step makes of the schema.
 fn newest() -> Result<i64> {
@@ -49,8 +50,15 @@ fn newest() -> Result<i64> {
 }
 
 impl Store {
-    /// Brings the schema up to date.
+    /// Brings the schema up to date. A newer one that this program works on stays as it is.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where it is too new for this program, or a step fails.
     pub(super) async fn migrate(&self) -> Result<()> {
+        let stand = self.stand().await?;
+        if let Stand::TooNew { .. } = stand {
+            return stand.checked();
+        }
         let mut migrations = Vec::with_capacity(STEPS.len());
         for step in STEPS {
             let sql = match self.dialect {
@@ -61,7 +69,10 @@ impl Store {
             let kind = MigrationType::Simple;
             migrations.push(Migration::new(version, name, kind, sql.into_sql_str(), false));
         }
-        Migrator::with_migrations(migrations).run(&self.pool).await.map_err(|error| {
+        let mut migrator = Migrator::with_migrations(migrations);
+        // Those of newer programs, where this one works beside them.
+        migrator.set_ignore_missing(true);
+        migrator.run(&self.pool).await.map_err(|error| {
             Error::new(
                 Code::Unavailable,
                 format!("database: the schema cannot be brought up to date: {error}"),
@@ -69,8 +80,16 @@ impl Store {
         })
     }
 
-    /// Whether the schema is the one that this program was built for.
+    /// Whether this program works on the schema: it is its own, or a newer one that says so.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`], saying which program to use.
     pub(crate) async fn check_schema(&self) -> Result<()> {
+        self.stand().await?.checked()
+    }
+
+    /// How the schema stands to this program.
+    pub(super) async fn stand(&self) -> Result<Stand> {
         let query = sqlx::query("SELECT MAX(version) AS version FROM _sqlx_migrations WHERE success");
         let found = match query.fetch_one(&self.pool).await {
             Ok(row) => row.try_get::<Option<i64>, _>("version")?.unwrap_or_default(),
@@ -79,16 +98,39 @@ impl Store {
             Err(error) => return Err(error.into()),
         };
         let newest = newest()?;
-        if found == newest {
-            return Ok(());
+        if found <= newest {
+            return Ok(if found == newest { Stand::Fits } else { Stand::Older { found } });
         }
-        let advice = match found {
-            0 => "nobody made one yet; name the server's own database",
-            found if found < newest => {
-                "run `fedbasin-server migrate` first, or use the program that serves it"
+        let oldest =
+            sqlx::query("SELECT MAX(oldest) AS oldest FROM schema_floor").fetch_one(&self.pool).await?;
+        match oldest.try_get::<Option<i64>, _>("oldest")? {
+            Some(oldest) if oldest <= newest => Ok(Stand::Fits),
+            _ => Ok(Stand::TooNew { found }),
+        }
+    }
+}
+
+/// How a schema stands to this program.
+pub(super) enum Stand {
+    /// It lacks steps.
+    Older { found: i64 },
+    /// The program works on it.
+    Fits,
+    /// It has steps that the program does not know, and that it cannot work with.
+    TooNew { found: i64 },
+}
+
+impl Stand {
+    fn checked(&self) -> Result<()> {
+        let (found, advice) = match self {
+            Self::Fits => return Ok(()),
+            Self::Older { found: 0 } => (0, "nobody made one yet; name the server's own database"),
+            Self::Older { found } => {
+                (*found, "run `fedbasin-server migrate` first, or use the program that serves it")
             }
-            _ => "use the newer program that serves it",
+            Self::TooNew { found } => (*found, "use the newer program that serves it"),
         };
+        let newest = newest()?;
         Err(Error::new(
             Code::Unavailable,
             format!(

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     admin::{
         Admin,
-        operate::{CloneRun, Event, Model, OtherPolicy, SiteDetails, Update},
+        operate::{CloneRun, Event, Model, OtherPolicy, Refusal, SiteDetails, Update},
     },
     error::Result,
     files::SecretFile,
@@ -175,6 +175,10 @@ fn site_text(site: &SiteDetails) -> String {
     for certificate in &site.certificates {
         let days = certificate.days_left.map(|days| format!(", {days} days left")).unwrap_or_default();
         _ = writeln!(text, "certificate {}: {}{days}", certificate.fingerprint, certificate.state);
+    }
+    for told in &site.refusals {
+        let Refusal { rpc, code, message, times, last_at, .. } = told;
+        _ = writeln!(text, "{rpc} failed {times} times, last {last_at}: {code}: {message}");
     }
     match &site.tokens {
         Some(tokens) => text + &tokens_table(tokens),
