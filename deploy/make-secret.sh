@@ -1,18 +1,36 @@
 #!/bin/sh
-# Makes the passwords of the database's two roles, once, in the two volumes that docker-compose.yml mounts: at /secret what belongs to the
-# owner, at /server-secret what the server may read. Each file is readable by its own user only. Runs as root in the Postgres image;
-# changes nothing that is there.
+# Makes what docker-compose.yml keeps secret, once, each in the volume of those who need it: at /secret what belongs to the database's owner, at
+# /server-secret what every process of the server reads, at /admin-secret the operator's token. Each file is readable by its own user only. Runs
+# as root in the Postgres image, without a network; changes nothing that is there.
+#
+# usage: make-secret.sh           makes what is missing
+#        make-secret.sh show      prints the admin token
 set -eu
 umask 077
+
+if [ "${1:-}" = show ]; then
+    cat /admin-secret/admin-token
+    exit 0
+fi
 
 # keep FILE OWNER: what comes on standard input, under that name once it is whole
 keep() {
     cat >"$1.new"
+    [ -s "$1.new" ] || { echo "make-secret.sh: nothing came for $1" >&2; exit 1; }
     chown "$2" "$1.new"
     mv "$1.new" "$1"
 }
 password() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 url() { printf 'postgres://%s:%s@postgres:5432/fedbasin' "$1" "$(cat "$2")"; } # url ROLE FILE
+# One key of each kind that the server signs with, PKCS #8.
+signing_keys() {
+    command -v openssl >/dev/null || {
+        echo "make-secret.sh: this Postgres image has no openssl; put signing-key.pem of a server's data folder into the volume server-secret" >&2
+        return 1
+    }
+    openssl genpkey -algorithm ed25519
+    openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256
+}
 
 cd /secret
 # Of before there were two roles: the server's, who was the owner.
@@ -21,6 +39,8 @@ cd /secret
 [ -e app-password ] || password | keep app-password postgres
 [ -e owner-url ] || url fedbasin password | keep owner-url 65532
 [ -e /server-secret/database-url ] || url fedbasin_app app-password | keep /server-secret/database-url 65532
+[ -e /server-secret/signing-key.pem ] || signing_keys | keep /server-secret/signing-key.pem 65532
+[ -e /admin-secret/admin-token ] || password | keep /admin-secret/admin-token 65532
 # Files that only their owners read, in folders that all may enter.
-chmod 0755 . /server-secret
+chmod 0755 . /server-secret /admin-secret
 echo "the secrets are there"
