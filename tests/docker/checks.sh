@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # what is read here is set in tests/docker/run
 # What tests/docker/run holds of images and containers, while all of docker-compose.yml is up.
 
 sql() { # sql ROLE PASSWORD_FILE STATEMENT: what Postgres answers
@@ -55,7 +56,6 @@ check_confined() {
     expect "no port outside but the proxy's" "proxy:50051/tcp proxy:8080/tcp" "$(for id in $(containers); do
         docker port "$id" | sed -n "s#^\([0-9]*/tcp\) -> .*#$(docker inspect --format '{{index .Config.Labels "com.docker.compose.service"}}' "$id"):\1#p"
     done | sort -u | tr '\n' ' ' | sed 's/ $//')"
-    # shellcheck disable=SC2154 # FEDBASIN_HTTP_PORT: choose_ports
     expect "and the operators' port on this machine alone" "127.0.0.1:$FEDBASIN_HTTP_PORT" "$(docker port "$(containers proxy)" 8080/tcp)"
 }
 
@@ -78,4 +78,20 @@ check_role() {
         'SET ROLE fedbasin' 'CREATE ROLE another'; do
         expect "and may not: $statement" 'ERROR:*@(permission denied|must be owner)*' "$(serving "$statement")"
     done
+}
+
+# Signs in through the proxy as a person does, and looks at the run more often than there are replicas.
+check_dashboard() {
+    local told
+    told=$(python3 - "$url" "$token" <<'PYTHON'
+import http.cookiejar, sys, urllib.parse, urllib.request
+url, token = sys.argv[1:]
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+form = urllib.parse.urlencode({"token": token, "next": "/"}).encode()
+browser.open(urllib.request.Request(url + "/signin", form, {"origin": url}), timeout=20)
+pages = [browser.open(url + "/runs/fashion", timeout=20).read().decode() for _ in range(4)]
+print(*(all(site in page for site in ("site-0", "site-1", "site-2", "site-3")) and "omplete" in page for page in pages))
+PYTHON
+    )
+    expect "the dashboard shows the run, from any replica" 'True True True True' "$told"
 }

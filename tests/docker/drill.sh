@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # what is read here is set in tests/docker/run
 # tests/docker/run: the schema of before is upgraded, and processes are killed while a round collects.
 
 # Brings an empty database to the schema before the newest, as a server of that time left it: all migrations but the last with sqlx's own
@@ -39,7 +40,6 @@ round_is() { # round_is N: the run has come to round N
 run_is() { case $(ask GET /v1/runs/fashion "$token") in 200*'"state":"'"$1"'"'*) ;; *) return 1 ;; esac }
 
 # Kills each replica, the worker and Postgres, each while a round collects, and waits for the run's end.
-# shellcheck disable=SC2154 # replicas, worker, postgres, sites, token: tests/docker/run
 drill() {
     local killed
     until_so "round 1 collects" 90 round_is 1

@@ -33,7 +33,6 @@ choose_ports() { # two that no other stack here is likely to have
     url=http://127.0.0.1:$FEDBASIN_HTTP_PORT
 }
 
-# shellcheck disable=SC2154 # url: choose_ports
 ask() { # ask METHOD PATH TOKEN [BODY]: prints the status and the body
     python3 - "$url" "$@" <<'PYTHON'
 import sys, urllib.error, urllib.request

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # what is read here is set in tests/docker/run
 # tests/docker/run: what a site's network reaches.
 
 # reaches NETWORK ADDRESS PORT: yes or no, tried from a container of that network. A refusal came from there, so it is a yes.
@@ -14,7 +15,6 @@ address() { docker inspect --format "{{(index .NetworkSettings.Networks \"${COMP
 gateway() { docker network inspect --format '{{(index .IPAM.Config 0).Gateway}}' "${COMPOSE_PROJECT_NAME}_$1"; }
 
 # Each address is tried from a network that does reach it as well: a try that cannot succeed shows nothing. All at once, for most of them wait.
-# shellcheck disable=SC2154 # replicas, postgres: tests/docker/run
 check_networks() {
     local neighbour port_here listener outside told name network where port tries=()
     # In another site's network, with a port that answers.
