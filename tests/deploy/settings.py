@@ -16,12 +16,17 @@ VARIABLES = set(re.findall(r"\[env: (FEDBASIN_\w+)", HELP)) | set(re.findall(r"F
 
 
 def known_keys():
-    """`key` and `table.key` of every line of the sample, whether it is a comment or not."""
+    """`key` and `table.key` of every line of the sample, whether it is a comment or not. A table within one is a key of it."""
     table, keys = "", set()
     for line in SAMPLE.splitlines():
         line = line.removeprefix("# ")
-        if header := re.match(r"\[{1,2}(\w+)\]", line):
+        if header := re.match(r"\[{1,2}(\w+)(\.\w+)?\]", line):
             table = header[1] + "."
+            if header[2]:
+                table = None
+                keys.add(header[1] + header[2])
+        elif table is None:
+            continue
         elif key := re.match(r"(\w+) +?= ", line):
             keys.add(table + key[1])
     return keys
