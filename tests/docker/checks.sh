@@ -15,7 +15,7 @@ check_image() {
     container=$(docker create "$image")
     files=$(docker export "$container" | tar -t | grep -v '/$' | grep -vE '^(\.dockerenv|dev/|etc/(hostname|hosts|mtab|resolv\.conf)$)' |
         sed -E 's#^lib(64)?/([^/]*-linux-gnu/)?##' | sort | tr '\n' ' ')
-    docker rm "$container" >/dev/null
+    docker rm --volumes "$container" >/dev/null
     expect "$program's image holds the program, four libraries and little else" \
         "etc/group etc/nsswitch.conf etc/passwd @(etc/ssl/certs/ca-certificates.crt )ld-linux-@(x86-64.so.2|aarch64.so.1) libc.so.6 libgcc_s.so.1 libm.so.6 usr/local/bin/$program usr/share/doc/fedbasin/LICENSE @(|usr/share/doc/fedbasin/fedbasin-*.cdx.json )" \
         "$files"

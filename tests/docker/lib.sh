@@ -4,6 +4,7 @@
 fail() { printf 'tests/docker: %s\n' "$*" >&2; exit 1; }
 say() { printf 'docker [%3d s]: %s\n' "$SECONDS" "$*"; }
 
+# shellcheck disable=SC2034 # read by those who call it
 find_engine() { # sets compose
     if docker compose version >/dev/null 2>&1; then
         compose=(docker compose)
@@ -22,8 +23,23 @@ name_images() { # name_images TAG
 }
 
 remove_images() { # remove_images TAG
-    docker image rm --force "$POSTGRES_IMAGE" "$PROXY_IMAGE" "$FEDBASIN_IMAGE" "$CLIENT_IMAGE" "$DEMO_SITE_IMAGE" \
-        "fedbasin-test-base:$1" >/dev/null 2>&1 || true
+    local name
+    for name in "$POSTGRES_IMAGE" "$PROXY_IMAGE" "$FEDBASIN_IMAGE" "$CLIENT_IMAGE" "$DEMO_SITE_IMAGE" "${FEDBASIN_IMAGE/:/-runtime:}" \
+        "${CLIENT_IMAGE/:/-runtime:}" "${DEMO_SITE_IMAGE/:/-runtime:}" "fedbasin-test-collect:$1" "fedbasin-test-base:$1"; do
+        docker image rm --force "$name" >/dev/null 2>&1 || true
+    done
+}
+
+# All of the project's, and the volumes that images made for its containers.
+take_down() {
+    local ids volumes
+    mapfile -t ids < <(containers)
+    if [ ${#ids[@]} -gt 0 ]; then
+        mapfile -t volumes < <(docker inspect --format '{{range .Mounts}}{{if .Name}}{{println .Name}}{{end}}{{end}}' "${ids[@]}" | sort -u | grep .)
+        docker rm --force --volumes "${ids[@]}" >/dev/null 2>&1 || true
+        docker volume rm "${volumes[@]}" >/dev/null 2>&1 || true
+    fi
+    "${compose[@]}" --profile demo down --volumes --timeout 2 >/dev/null 2>&1 || true
 }
 
 choose_ports() { # two that no other stack here is likely to have
