@@ -5,7 +5,7 @@ mod provider;
 mod scene;
 
 use fedbasin_server::model::Role;
-use fedbasin_tests::{Browser, Database, Options, Server, checkpoint::mlp, digest, eventually};
+use fedbasin_tests::{Browser, Database, Options, Server, checkpoint::mlp, chunks, digest, eventually};
 use serde_json::json;
 
 use self::scene::{create, sign_in, upload};
@@ -88,9 +88,18 @@ async fn a_person_watches_a_round_takes_its_model_and_cancels_the_run() {
     upload(&a, &run, 1, &mlp(1).file(), 30).await.expect("a receipt");
     browser.says("1 of 2, quorum 2");
     let good = mlp(2).permuted([[1, 0, 3, 2], [3, 2, 1, 0]]).file();
-    b.begin_as(scene::announcement(&run, 1, &good, 10)).await.expect("begun");
+    let begun = b.begin_as(scene::announcement(&run, 1, &good, 10)).await.expect("begun");
     browser.says("receiving");
     browser.says("0 B of");
+    // It sends a part, and then nothing for a while.
+    let part = &good[..good.len() / 4];
+    let durable = b.send(chunks(&begun.update_id, part, 0)).await.expect("taken");
+    assert_eq!(durable, part.len() as u64);
+    browser.says("/s since it began");
+    let shown = browser.run("const bar = document.querySelector('progress'); return [bar.value, bar.max, bar.parentElement.innerText]");
+    assert_eq!((&shown[0], &shown[1]), (&json!(part.len()), &json!(good.len())), "a quarter of it");
+    let text = shown[2].as_str().expect("text");
+    assert!(text.starts_with(" 25") || text.trim().starts_with("25"), "{text}");
     upload(&b, &run, 1, &good, 10).await.expect("a receipt");
     browser.says("the model is ready");
     browser.says("Similarity before");
@@ -103,6 +112,9 @@ async fn a_person_watches_a_round_takes_its_model_and_cancels_the_run() {
     let shown = browser.run("return document.querySelector('code#digest').innerText");
     assert_eq!(shown.as_str(), Some(digest(&model).as_str()));
     assert_eq!(model, server.admin().model(&run, 1));
+    browser.says("What its signature says");
+    browser.says("2, not named");
+    browser.says(&format!("fedbasin-server {}", env!("CARGO_PKG_VERSION")));
 
     // Nobody meets a barrier on any page, in light and dark, and no page is wider than a telephone.
     server.admin().round_becomes(&run, 2, "collecting").await;

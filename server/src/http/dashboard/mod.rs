@@ -5,6 +5,7 @@
 
 mod audit;
 mod charts;
+mod manifest;
 mod overview;
 mod page;
 mod provider;

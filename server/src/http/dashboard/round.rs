@@ -6,6 +6,7 @@ use rebasin::AlignReport;
 
 use super::{
     charts::{Heat, heat},
+    manifest::{self, Manifest},
     overview::presence,
     page::{Refused, Viewer},
     table::{
@@ -47,13 +48,13 @@ pub(super) async fn show(
     let round = rounds::describe(&api, &run, &last_seen, &mut known, record).await?;
     let now = api.store.now().await?;
     let open = round.is_open();
-    let signed = !open && api.store.model_signature(&run.id, round.number).await?.is_some();
+    let signed = if open { None } else { manifest::of_round(&api, &run.id, round.number).await? };
     let main = html! {
         (head(&run, &round, now))
         (sites(&round, now))
         (alignment(&round)?)
         (evaluations(&round))
-        (model(&run, &round, signed, &viewer))
+        (model(&run, &round, signed.as_ref(), &viewer))
     };
     let closed = round.closed_at.as_deref().and_then(millis);
     let fresh = closed.is_some_and(|closed| now - closed < STILL_NEW);
@@ -326,7 +327,7 @@ fn or_dash(value: Option<f64>, shown: fn(f64) -> String) -> String {
     value.map_or_else(|| "–".into(), shown)
 }
 
-fn model(run: &Run, round: &Round, signed: bool, viewer: &Viewer) -> Markup {
+fn model(run: &Run, round: &Round, signed: Option<&Manifest>, viewer: &Viewer) -> Markup {
     let path = format!("/runs/{}/rounds/{}/model", run.id, round.number);
     html! {
         @if let Some(global) = &round.global_digest {
@@ -337,15 +338,16 @@ fn model(run: &Run, round: &Round, signed: bool, viewer: &Viewer) -> Markup {
                     div { dt { "Size" } dd {
                         @match round.global_size { Some(size) => { (bytes(size)) } None => { "no longer kept" } }
                     } }
-                    div { dt { "Signature" } dd { @if signed { "signed, in the OpenSSF model signing format" } @else { "none" } } }
+                    div { dt { "Signature" } dd { @if signed.is_some() { "signed, in the OpenSSF model signing format" } @else { "none" } } }
                 }
                 @if viewer.may(Role::Operator) {
                     div.controls {
                         @if round.global_size.is_some() { a.button #download href=(path) { "Download the model" } }
-                        @if signed { a.button href={ (path) "/signature" } { "Download its signature" } }
+                        @if signed.is_some() { a.button href={ (path) "/signature" } { "Download its signature" } }
                     }
+                    @if let Some(signed) = signed { (signed.show(global)) }
                 } @else {
-                    p.hint { "An operator may download it." }
+                    p.hint { "An operator may download it, and read what its signature says." }
                 }
             }
         }

@@ -37,6 +37,7 @@ fn pages_style_and_script_nothing_in_place() {
         include_str!("overview.rs"),
         include_str!("run.rs"),
         include_str!("round.rs"),
+        include_str!("manifest.rs"),
         include_str!("site.rs"),
         include_str!("audit.rs"),
         include_str!("session.rs"),
