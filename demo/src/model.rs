@@ -86,6 +86,20 @@ impl Mlp {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// The network on the straight line from this one to `other`: `t` parts of that one, the rest of this.
+    ///
+    /// # Errors
+    /// If candle fails.
+    pub fn towards(&self, other: &Self, t: f64) -> candle_core::Result<Self> {
+        let mix = |from: &Var, to: &Var| {
+            Var::from_tensor(&((from.as_tensor() * (1.0 - t))? + (to.as_tensor() * t)?)?)
+        };
+        let pairs = self.layers.iter().zip(&other.layers);
+        let layers = pairs
+            .map(|((weight, bias), (to_weight, to_bias))| Ok((mix(weight, to_weight)?, mix(bias, to_bias)?)));
+        Ok(Self { layers: layers.collect::<candle_core::Result<_>>()? })
+    }
+
     /// Logits, `[n, CLASSES]`, of images `[n, PIXELS]`.
     ///
     /// # Errors

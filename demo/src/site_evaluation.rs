@@ -1,17 +1,22 @@
 //! The sites' own evaluation, as a program: it knows nothing of the server, only what its environment says (`FEDBASIN_MODEL`,
-//! `FEDBASIN_METRICS`). What it tries models with is a share of the test images, mixed as the site's own: nobody trains on them.
+//! `FEDBASIN_GLOBAL`, `FEDBASIN_METRICS`). What it tries models with is a share of the test images, mixed as the site's own: nobody trains on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use serde::Serialize;
 
 use crate::{
-    dataset, eval,
+    dataset::{self, Dataset},
+    eval,
     model::Mlp,
     split::{self, SITES},
 };
+
+/// So many places of a path are tried, both ends among them, with so many images at the most.
+const PLACES: u32 = 11;
+const PATH_IMAGES: usize = 200;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +40,9 @@ pub struct EvaluateArgs {
     /// The model to try
     #[arg(long, env = "FEDBASIN_MODEL")]
     pub model: PathBuf,
+    /// The global model, to which the path from the model is tried; none where that is the global one
+    #[arg(long, env = "FEDBASIN_GLOBAL")]
+    pub global: Option<PathBuf>,
     /// Where to write figures
     #[arg(long, env = "FEDBASIN_METRICS")]
     pub metrics: PathBuf,
@@ -43,6 +51,16 @@ pub struct EvaluateArgs {
 #[derive(Serialize)]
 struct Figures {
     num_examples: usize,
+    loss: f64,
+    accuracy: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    path: Vec<Place>,
+}
+
+/// A model on the way to the global one.
+#[derive(Serialize)]
+struct Place {
+    t: f64,
     loss: f64,
     accuracy: f64,
 }
@@ -57,11 +75,30 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let data = dataset::load_test(&args.data)?;
     let data = data.select(&split::split(&data.labels, args.seed)[args.site]);
-    let bytes =
-        std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
-    let model = Mlp::from_bytes(&bytes).with_context(|| args.model.display().to_string())?;
+    let model = read(&args.model)?;
     let score = eval::score(&model, &data)?;
-    let figures = Figures { num_examples: data.len(), loss: score.loss, accuracy: score.accuracy };
+    // An empty name says that there is none.
+    let global = args.global.as_deref().filter(|global| !global.as_os_str().is_empty());
+    let path = global.map(|global| path(&model, &read(global)?, &data)).transpose()?.unwrap_or_default();
+    let figures = Figures { num_examples: data.len(), loss: score.loss, accuracy: score.accuracy, path };
     let file = serde_json::to_vec(&figures)?;
     std::fs::write(&args.metrics, file).with_context(|| format!("cannot write {}", args.metrics.display()))
+}
+
+fn read(path: &Path) -> anyhow::Result<Mlp> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Mlp::from_bytes(&bytes).with_context(|| path.display().to_string())
+}
+
+/// The straight line from one network to another, by a part of the images that is mixed as the whole.
+fn path(model: &Mlp, global: &Mlp, data: &Dataset) -> anyhow::Result<Vec<Place>> {
+    let step = data.len().div_ceil(PATH_IMAGES).max(1);
+    let some: Vec<usize> = (0..data.len()).step_by(step).collect();
+    let some = data.select(&some);
+    let place = |place: u32| {
+        let t = f64::from(place) / f64::from(PLACES - 1);
+        let score = eval::score(&model.towards(global, t)?, &some)?;
+        Ok(Place { t, loss: score.loss, accuracy: score.accuracy })
+    };
+    (0..PLACES).map(place).collect()
 }

@@ -38,6 +38,12 @@ pub const MAX_NUM_EXAMPLES: u64 = 1_000_000_000_000;
 /// Most metrics of an update.
 pub const MAX_METRICS: usize = 64;
 
+/// Fewest and most points of a path that was measured.
+pub const PATH_POINTS: std::ops::RangeInclusive<usize> = 2..=33;
+
+/// No loss is of a larger magnitude: sums over all sites stay finite.
+pub const MAX_LOSS: f64 = 1e30;
+
 /// Longest name of a metric, in bytes.
 pub const MAX_METRIC_NAME_BYTES: usize = 64;
 

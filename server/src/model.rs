@@ -2,6 +2,7 @@
 
 mod access;
 mod evaluation;
+pub(crate) mod path;
 mod published;
 mod site;
 
@@ -14,6 +15,7 @@ pub(crate) use self::site::Refused;
 pub use self::{
     access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing},
     evaluation::{Evaluated, Evaluation, MeanEvaluation, NewEvaluation, NewEvaluations},
+    path::{MeanPath, PathPoint},
     published::{Model, Published, is_tag},
     site::{Arriving, Refusal, SiteDetails},
 };

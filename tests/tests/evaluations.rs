@@ -61,13 +61,23 @@ fn of(model: EvaluatedModel, digest: &str, examples: u64, loss: f64, accuracy: f
         num_examples: examples,
         loss: Some(loss),
         accuracy: Some(accuracy),
+        path: Vec::new(),
     }
+}
+
+/// A path of losses at places of equal distance.
+fn path(losses: &[f64]) -> Vec<v1::PathPoint> {
+    let last = (losses.len() - 1) as f64;
+    let point =
+        |(place, loss): (usize, &f64)| v1::PathPoint { t: place as f64 / last, loss: *loss, accuracy: None };
+    losses.iter().enumerate().map(point).collect()
 }
 
 on_both_databases!(
     means_are_weighted_by_examples_and_the_newest_word_counts,
     the_round_with_the_least_mean_loss_is_marked,
     what_is_no_evaluation_of_a_published_model_is_refused,
+    paths_to_the_global_model_are_kept_with_their_mean_and_bad_ones_refused,
     a_site_changes_its_word_only_so_often,
     a_run_that_asks_has_the_plain_mean_of_its_newest_round,
     a_naive_mean_goes_with_an_update_that_is_withdrawn,
@@ -90,9 +100,12 @@ async fn means_are_weighted_by_examples_and_the_newest_word_counts(database: Dat
     scene.says(1, 1, &[loss_alone]).await.expect("taken");
     let found = round()["evaluations"].clone();
     // (1 * 0.5 + 3 * 1.5) / 4; the accuracy is site a's alone.
-    let expected = json!({ "sites": 2, "num_examples": 4, "loss": 1.25, "accuracy": 0.75 });
+    let expected = json!({ "sites": 2, "num_examples": 4, "loss": 1.25, "accuracy": 0.75, "path": null });
     assert_eq!(found["global"], expected);
-    assert_eq!(found["own"], json!({ "sites": 1, "num_examples": 1, "loss": 2.0, "accuracy": 0.25 }));
+    assert_eq!(
+        found["own"],
+        json!({ "sites": 1, "num_examples": 1, "loss": 2.0, "accuracy": 0.25, "path": null })
+    );
     assert!(found["naive"].is_null());
     let said: Vec<(&Value, &Value)> = found["sites"]
         .as_array()
@@ -219,6 +232,68 @@ async fn what_is_no_evaluation_of_a_published_model_is_refused(database: Databas
     assert!((mean["loss"].as_f64().expect("a number") / 1e30 - 1.0).abs() < 1e-12, "{mean}");
 }
 
+async fn paths_to_the_global_model_are_kept_with_their_mean_and_bad_ones_refused(database: Database) {
+    let scene = Scene::new(database, 1);
+    let admin = scene.server.admin();
+    let global = scene.published(1).await;
+    let own = |site: usize| of(EvaluatedModel::Own, &digest(&one_hot(site, 2)), [1, 3][site], 1.0, 0.5);
+    let with = |site: usize, losses: &[f64]| v1::Evaluation { path: path(losses), ..own(site) };
+    let t = |t: f64, loss: f64| v1::PathPoint { t, loss, accuracy: None };
+    let right = |accuracy: f64| v1::PathPoint { accuracy: Some(accuracy), ..t(0.0, 1.0) };
+    let of_global =
+        v1::Evaluation { path: path(&[1.0, 1.0]), ..of(EvaluatedModel::Global, &global, 1, 1.0, 0.5) };
+    let bad = |path: Vec<v1::PathPoint>| v1::Evaluation { path, ..own(0) };
+    for (evaluation, what) in [
+        (of_global, "the global model has none"),
+        (with(0, &[0.5; 34]), "34 points"),
+        (bad(vec![t(0.0, 0.5)]), "1 points"),
+        (bad(vec![t(0.5, 0.5), t(0.25, 0.5)]), "path.t: does not grow"),
+        (bad(vec![t(0.5, 0.5), t(0.5, 0.5)]), "path.t: does not grow"),
+        (bad(vec![t(0.0, 0.5), t(1.01, 0.5)]), "path.t: not a number"),
+        (bad(vec![t(f64::NAN, 0.5), t(1.0, 0.5)]), "path.t: not a number"),
+        (bad(vec![t(0.0, f64::NAN), t(1.0, 0.5)]), "path.loss"),
+        (bad(vec![t(0.0, 0.5), t(1.0, f64::NEG_INFINITY)]), "path.loss"),
+        (bad(vec![right(1.5), t(1.0, 0.5)]), "path.accuracy"),
+    ] {
+        let why =
+            assert_refused(scene.says(0, 1, &[evaluation]).await, Code::InvalidArgument, "invalid-argument");
+        assert!(why.contains(what), "{why}");
+    }
+    assert!(scene.records().is_empty(), "nothing of it was taken");
+
+    scene.says(0, 1, &[with(0, &[1.0, 3.0, 0.5])]).await.expect("taken");
+    scene.says(0, 1, &[with(0, &[1.0, 3.0, 0.5])]).await.expect("the same again is as once");
+    scene.says(1, 1, &[with(1, &[2.0, 7.0, 1.5])]).await.expect("taken");
+    let found = admin.round(&scene.run, 1)["evaluations"].clone();
+    // (1 * 1 + 3 * 2) / 4, and so on.
+    let point = |t: f64, loss: f64| json!({ "t": t, "loss": loss, "accuracy": null });
+    let mean = json!([point(0.0, 1.75), point(0.5, 6.0), point(1.0, 1.25)]);
+    assert_eq!(found["own"]["path"], json!({ "sites": 2, "num_examples": 4, "points": mean }));
+    assert_eq!(found["sites"][0]["path"], json!([point(0.0, 1.0), point(0.5, 3.0), point(1.0, 0.5)]));
+    let list = admin.get(&format!("/v1/runs/{}/rounds", scene.run)).json();
+    assert!(list["rounds"][0]["evaluations"]["own"]["path"].is_null(), "in lists there is none: {list}");
+    let records = scene.records();
+    assert_eq!(records.len(), 2, "{records:?}");
+    assert!(
+        records.iter().all(|record| record["details"]["path"].as_str().is_some_and(|path| path.len() == 64))
+    );
+
+    // Another path alone is news, and none takes the place of one.
+    scene.says(1, 1, &[own(1)]).await.expect("taken");
+    assert_eq!(scene.records().len(), 3);
+    let found = admin.round(&scene.run, 1)["evaluations"].clone();
+    assert_eq!((&found["own"]["path"]["sites"], &found["sites"][1]["path"]), (&json!(1), &Value::Null));
+    let (whole, said) = scene.server.says(&["audit", "verify"]);
+    assert!(whole, "{said}");
+
+    // A path that no site measured.
+    let mut rows = scene.server.rows().await;
+    let query = "UPDATE evaluations SET path = REPLACE(path, '3.0', '0.1') WHERE site_id = 'a'";
+    sqlx::query(query).execute(&mut rows).await.expect("the row is changed");
+    let (whole, said) = scene.server.says(&["audit", "verify"]);
+    assert!(!whole && said.contains("evaluation"), "{said}");
+}
+
 async fn a_site_changes_its_word_only_so_often(database: Database) {
     let scene = Scene::new(database, 1);
     let global = scene.published(1).await;
@@ -299,7 +374,10 @@ async fn a_run_that_asks_has_the_plain_mean_of_its_newest_round(database: Databa
         scene.says(i, 1, &[of(EvaluatedModel::Naive, &naive, 1, loss, 0.5)]).await.expect("taken");
     }
     let found = scene.server.admin().round(&scene.run, 1)["evaluations"].clone();
-    assert_eq!(found["naive"], json!({ "sites": 2, "num_examples": 2, "loss": 1.5, "accuracy": 0.5 }));
+    assert_eq!(
+        found["naive"],
+        json!({ "sites": 2, "num_examples": 2, "loss": 1.5, "accuracy": 0.5, "path": null })
+    );
     assert!(found["global"].is_null(), "{found}");
 
     let (_, next, _) = scene.published_aligned(2, 4).await;

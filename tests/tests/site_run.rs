@@ -5,7 +5,7 @@ use std::fs;
 use fedbasin_tests::{
     Database, Server, SiteProgram,
     checkpoint::{Mlp, mlp, one_hot, read_f32},
-    on_both_databases,
+    client_binary, on_both_databases,
 };
 use serde_json::{Value, json};
 
@@ -127,7 +127,7 @@ async fn sites_try_each_published_model_and_tell_how_good_it_is(database: Databa
     assert_eq!((a.ends().await, b.ends().await), (Some(0), Some(0)), "{}\n{}", a.read("log"), b.read("log"));
     for (round, loss) in [(1, 0.1), (2, 0.2)] {
         let record = admin.round("pilot", round);
-        let global = json!({ "sites": 1, "num_examples": 1, "loss": loss, "accuracy": 0.5 });
+        let global = json!({ "sites": 1, "num_examples": 1, "loss": loss, "accuracy": 0.5, "path": null });
         assert_eq!(record["evaluations"]["global"], global, "{record}");
         assert!(record["evaluations"]["own"].is_null(), "{record}");
         let said = record["evaluations"]["sites"][0].clone();
@@ -183,7 +183,12 @@ async fn a_site_tries_the_naive_mean_of_a_run_that_asks_for_it() {
         "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600, "evaluate_naive": true },
     }));
     let reordered = mlp(2).permuted([[2, 0, 3, 1], [1, 2, 3, 0]]).file();
-    let evaluation = r#"printf '{"num_examples": 1, "loss": %s}' $([ "$FEDBASIN_KIND" = naive ] && echo 2 || echo 1) > "$FEDBASIN_METRICS""#;
+    // The path of the naive mean alone, by what it is given: at 1 as many bytes as the global model has.
+    let evaluation = r#"case "$FEDBASIN_KIND" in
+        naive) size=$(wc -c < "$FEDBASIN_GLOBAL"); printf '{"num_examples": 1, "loss": 2, "path": [{"t": 0, "loss": 2}, {"t": 1, "loss": %s}]}' "$size" ;;
+        own) [ -n "$FEDBASIN_GLOBAL" ] && printf '{"num_examples": 1, "loss": 1}' ;;
+        *) [ -z "$FEDBASIN_GLOBAL" ] && printf '{"num_examples": 1, "loss": 1}' ;;
+    esac > "$FEDBASIN_METRICS""#;
     let more = ["--evaluate", evaluation];
     let mut a = SiteProgram::start_with(&server.grpc, &tokens[0], &mlp(3).file(), 1, &more);
     let mut b = SiteProgram::start_with(&server.grpc, &tokens[1], &reordered, 1, &[]);
@@ -191,6 +196,22 @@ async fn a_site_tries_the_naive_mean_of_a_run_that_asks_for_it() {
     let found = admin.round("pilot", 1)["evaluations"].clone();
     let losses = ["global", "naive", "own"].map(|kind| found[kind]["loss"].clone());
     assert_eq!(losses, [json!(1.0), json!(2.0), json!(1.0)], "{found}");
+    let size = admin.model("pilot", 1).len() as f64;
+    let path = &found["naive"]["path"]["points"];
+    assert_eq!((&path[0]["loss"], &path[1]["loss"]), (&json!(2.0), &json!(size)), "{found}");
+    assert!(found["own"]["path"].is_null(), "{found}");
+    let mut shown = std::process::Command::new(client_binary());
+    shown
+        .args(["admin", "--server", &server.http, "--token-file"])
+        .arg(server.data_dir().join("admin-token"));
+    shown.args(["round", "pilot", "1"]).env("FEDBASIN_STATE_DIR", server.operators_dir());
+    let said = String::from_utf8_lossy(&shown.output().expect("the client runs").stdout).into_owned();
+    assert!(
+        said.contains(&format!(
+            "loss from naive (0) to global (1), mean of 1: 2.0000 at 0.00, {size:.4} at 1.00"
+        )),
+        "{said}"
+    );
     let left = a.folder.path().join("fedbasin-pilot/round-1/naive.safetensors");
     assert!(!left.exists(), "nobody goes on from it");
 }

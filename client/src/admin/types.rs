@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use self::evaluations::{Evaluations, MeanOfSites, SiteEvaluation};
+pub use self::evaluations::{Evaluations, MeanOfSites, MeanPath, PathPoint, SiteEvaluation};
 
 /// A site just enrolled.
 #[derive(Debug, Clone, Serialize, Deserialize)]

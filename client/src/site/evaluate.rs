@@ -1,5 +1,7 @@
 //! How good published models are here: the site's own command tries them, and the server is told.
 
+mod path;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -12,6 +14,9 @@ use rebasin::Digest;
 use serde::{Deserialize, Serialize};
 use tonic::Request;
 
+use self::path::Point;
+#[cfg(feature = "fuzzing")]
+pub(super) use self::path::parse as parse_path;
 use super::{
     Site,
     command::{Call, full},
@@ -51,6 +56,9 @@ pub(super) struct Figures {
     loss: Option<f64>,
     #[serde(default)]
     accuracy: Option<f64>,
+    /// From the model to the global one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    path: Vec<Point>,
     /// Whether the server holds it.
     #[serde(default)]
     reported: bool,
@@ -58,7 +66,7 @@ pub(super) struct Figures {
 
 impl Figures {
     /// Of what a command wrote.
-    fn of(metrics: &Metrics, digest: Digest, place: &str) -> Result<Self> {
+    fn of(metrics: &Metrics, path: Vec<Point>, digest: Digest, place: &str) -> Result<Self> {
         let (loss, accuracy) =
             (metrics.metrics.get("loss").copied(), metrics.metrics.get("accuracy").copied());
         if loss.is_none() && accuracy.is_none() {
@@ -72,15 +80,19 @@ impl Figures {
             ));
         }
         let digest = digest.to_string();
-        Ok(Self { digest, num_examples: metrics.num_examples, loss, accuracy, reported: false })
+        Ok(Self { digest, num_examples: metrics.num_examples, loss, accuracy, path, reported: false })
     }
 
     fn line(&self) -> String {
         let loss = self.loss.map(|loss| format!("loss {loss:.4}, "));
         let accuracy = self.accuracy.map(|accuracy| format!("accuracy {:.1} %, ", 100.0 * accuracy));
         let examples = if self.num_examples == 1 { "example" } else { "examples" };
+        let path = match self.path.len() {
+            0 => String::new(),
+            points => format!(", {points} points of its path to the global model"),
+        };
         format!(
-            "{}{}{} {examples}",
+            "{}{}{} {examples}{path}",
             loss.unwrap_or_default(),
             accuracy.unwrap_or_default(),
             self.num_examples
@@ -102,6 +114,8 @@ struct Candidate {
     kind: EvaluatedModel,
     digest: Digest,
     path: PathBuf,
+    /// The global model's file, for another one, where it is here.
+    global: Option<PathBuf>,
 }
 
 impl Candidate {
@@ -172,33 +186,40 @@ impl Site {
         said: &Said,
     ) -> Result<Vec<Candidate>> {
         let mut candidates = Vec::new();
-        match self.fetch_global(global).await {
-            Ok(path) => candidates.push(Candidate { kind: EvaluatedModel::Global, digest: global, path }),
-            // A newer one took its place meanwhile, and the run keeps no others.
-            Err(error) if error.code() == Some("not-found") => {
-                self.screen.say(format_args!("round {number}: the global model is not evaluated: {error}"));
-            }
-            Err(error) => return Err(error),
+        // Where it is gone a newer one took its place meanwhile, and the run keeps no others.
+        let fetched = self.fetch_global(global).await;
+        let found = self.unless_gone(fetched, number, "global")?;
+        if let Some(path) = found.clone() {
+            candidates.push(Candidate { kind: EvaluatedModel::Global, digest: global, path, global: None });
         }
         let sent = dir.ticket()?.is_some_and(|ticket| ticket.trained && ticket.rejected.is_none());
         let path = dir.output();
         if sent && path.exists() {
             let (hasher, _) = hash_file(&path).map_err(|error| read_error(&path, &error))?;
-            candidates.push(Candidate { kind: EvaluatedModel::Own, digest: hasher.finish(), path });
+            let (kind, digest) = (EvaluatedModel::Own, hasher.finish());
+            candidates.push(Candidate { kind, digest, path, global: found.clone() });
         }
         let Some(digest) = naive else { return Ok(candidates) };
         let path = dir.naive();
         let is_said = said.get("naive").is_some_and(|figures| figures.digest == digest.to_string());
         let fetched = if is_said { Ok(()) } else { self.fetch(digest, &path, "naive mean").await };
-        match fetched {
-            Ok(()) => candidates.push(Candidate { kind: EvaluatedModel::Naive, digest, path }),
-            // It is kept until the next round is published.
-            Err(error) if error.code() == Some("not-found") => {
-                self.screen.say(format_args!("round {number}: the naive model is not evaluated: {error}"));
-            }
-            Err(error) => return Err(error),
+        // It is kept until the next round is published.
+        if self.unless_gone(fetched, number, "naive")?.is_some() {
+            candidates.push(Candidate { kind: EvaluatedModel::Naive, digest, path, global: found });
         }
         Ok(candidates)
+    }
+
+    /// What was fetched; nothing, which is said, where the server no longer has it.
+    fn unless_gone<T>(&self, fetched: Result<T>, number: u32, name: &str) -> Result<Option<T>> {
+        match fetched {
+            Ok(fetched) => Ok(Some(fetched)),
+            Err(error) if error.code() == Some("not-found") => {
+                self.screen.say(format_args!("round {number}: the {name} model is not evaluated: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A model's file, downloaded unless it is here; its signature lies beside it.
@@ -234,6 +255,7 @@ impl Site {
             ("FEDBASIN_ROUND", number.to_string().into()),
             ("FEDBASIN_KIND", candidate.name().into()),
             ("FEDBASIN_MODEL", full(&candidate.path)?),
+            ("FEDBASIN_GLOBAL", candidate.global.as_deref().map(full).transpose()?.unwrap_or_default()),
             ("FEDBASIN_METRICS", full(&metrics)?),
         ];
         let call = Call {
@@ -258,8 +280,13 @@ impl Site {
             return Err(Error::failed("wrote no figures", place, MEND));
         }
         let (found, _) = Metrics::read(&metrics, None).map_err(|error| error.with_remedy(MEND))?;
+        let path = path::read(&metrics, &place)?;
         fs::remove_file(&metrics).map_err(|error| write_error(&metrics, &error))?;
-        Figures::of(&found, candidate.digest, &place)
+        if candidate.kind == EvaluatedModel::Global && !path.is_empty() {
+            let what = "wrote a path from the global model, where paths end";
+            return Err(Error::failed(what, place, "write none where $FEDBASIN_KIND is global"));
+        }
+        Figures::of(&found, path, candidate.digest, &place)
     }
 
     async fn report(&self, round: u32, model: EvaluatedModel, figures: &Figures) -> Result<()> {
@@ -271,6 +298,7 @@ impl Site {
                 num_examples: figures.num_examples,
                 loss: figures.loss,
                 accuracy: figures.accuracy,
+                path: figures.path.iter().map(Point::message).collect(),
             };
             let mut request = Request::new(ReportEvaluationRequest {
                 run_id: self.options.run_id.clone(),

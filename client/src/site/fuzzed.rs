@@ -5,7 +5,7 @@ use std::path::Path;
 use fedbasin_proto::{MAX_METRICS, MAX_NUM_EXAMPLES, is_metric_name, v1::RunStatus};
 
 use super::{
-    evaluate::Said,
+    evaluate::{Said, parse_path},
     parse_reference,
     trainer::Metrics,
     workdir::{KeptReceipt, Owner, Ticket, parse_text},
@@ -47,6 +47,9 @@ pub fn workdir(bytes: &[u8]) -> bool {
 }
 
 fn metrics(text: &str, fallback: Option<u64>) -> bool {
+    if let Err(error) = parse_path(text, "a file") {
+        one_line(&error);
+    }
     match Metrics::parse(text, fallback, "a file") {
         Ok((found, _)) => {
             assert!((1..=MAX_NUM_EXAMPLES).contains(&found.num_examples));

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A metrics file larger than this is none.
-const MAX_METRICS_BYTES: u64 = 1 << 20;
+pub(super) const MAX_METRICS_BYTES: u64 = 1 << 20;
 
 /// One call of the trainer.
 pub(super) struct Trainer<'a> {
@@ -179,7 +179,7 @@ impl LeftOut {
 }
 
 /// Python's `json.dump` writes NaN, Infinity and -Infinity, which JSON does not have: they become null.
-fn without_nan(text: &str) -> String {
+pub(super) fn without_nan(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     let mut in_string = false;

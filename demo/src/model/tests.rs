@@ -39,3 +39,18 @@ fn another_network_is_refused() {
     assert!(error.contains("fc1.weight"), "{error}");
     assert!(Mlp::from_bytes(b"rubbish").is_err());
 }
+
+#[test]
+fn the_way_to_another_network_begins_at_the_one_and_ends_at_the_other() {
+    let (one, other) = (Mlp::random(1).unwrap(), Mlp::random(2).unwrap());
+    let values = |model: &Mlp| -> Vec<f32> {
+        let all = model.parameters().into_iter();
+        all.flat_map(|values| values.as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    };
+    let at = |t: f64| values(&one.towards(&other, t).unwrap());
+    assert_eq!((at(0.0), at(1.0)), (values(&one), values(&other)));
+    let quarter = values(&one).into_iter().zip(values(&other)).map(|(one, other)| 0.75 * one + 0.25 * other);
+    for (found, wanted) in at(0.25).into_iter().zip(quarter) {
+        assert!((found - wanted).abs() < 1e-6, "{found} is not {wanted}");
+    }
+}

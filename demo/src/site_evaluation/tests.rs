@@ -9,6 +9,7 @@ fn an_evaluation_writes_the_figures_of_its_own_share_of_the_test_images() {
         seed: 1,
         leash: folder.path().join("leash"),
         model: folder.path().join("model"),
+        global: None,
         metrics: folder.path().join("metrics"),
     };
     Mlp::random(1).unwrap().save(&args.model).unwrap();
@@ -21,4 +22,21 @@ fn an_evaluation_writes_the_figures_of_its_own_share_of_the_test_images() {
     let accuracy = figures["accuracy"].as_f64().unwrap();
     assert!((0.0..0.5).contains(&accuracy), "of a network that learned nothing: {accuracy}");
     assert!(figures["loss"].as_f64().unwrap() > 1.0);
+    assert!(figures.get("path").is_none(), "there is nowhere to go to");
+    // To another one the loss is measured on the way, from end to end.
+    let global = folder.path().join("global");
+    Mlp::random(2).unwrap().save(&global).unwrap();
+    run(&EvaluateArgs { global: Some(global.clone()), ..args.clone() }).unwrap();
+    let figures: serde_json::Value = serde_json::from_slice(&std::fs::read(&args.metrics).unwrap()).unwrap();
+    let path = figures["path"].as_array().unwrap();
+    let places: Vec<f64> = path.iter().map(|place| place["t"].as_f64().unwrap()).collect();
+    assert_eq!(places, (0..11).map(|tenth| f64::from(tenth) / 10.0).collect::<Vec<_>>());
+    let some: Vec<usize> = shares[3].iter().copied().step_by(shares[3].len().div_ceil(200)).collect();
+    assert!((100..=200).contains(&some.len()), "{}", some.len());
+    for (place, file) in [(0, &args.model), (10, &global)] {
+        let model = Mlp::from_bytes(&std::fs::read(file).unwrap()).unwrap();
+        let score = eval::score(&model, &test.select(&some)).unwrap();
+        assert!((path[place]["loss"].as_f64().unwrap() - score.loss).abs() < 1e-5, "{path:?}");
+        assert_eq!(path[place]["accuracy"].as_f64().unwrap(), score.accuracy);
+    }
 }

@@ -6,8 +6,8 @@ use rebasin::AlignReport;
 use crate::{
     error::{Error, Result},
     model::{
-        Evaluated, NewEvaluation, NewEvaluations, NewUpdate, Receipt, RoundRecord, Run, RunState, Update,
-        UpdateState,
+        Evaluated, NewEvaluation, NewEvaluations, NewUpdate, PathPoint, Receipt, RoundRecord, Run, RunState,
+        Update, UpdateState,
     },
     round::State,
 };
@@ -22,6 +22,11 @@ pub(super) fn new_update(request: v1::BeginUpdateRequest) -> Result<NewUpdate> {
         num_examples: request.num_examples,
         metrics: request.metrics.into_iter().collect(),
     })
+}
+
+fn path_point(point: v1::PathPoint) -> PathPoint {
+    let v1::PathPoint { t, loss, accuracy } = point;
+    PathPoint { t, loss, accuracy }
 }
 
 pub(super) fn new_evaluations(request: v1::ReportEvaluationRequest) -> Result<NewEvaluations> {
@@ -41,6 +46,7 @@ pub(super) fn new_evaluations(request: v1::ReportEvaluationRequest) -> Result<Ne
             num_examples: evaluation.num_examples,
             loss: evaluation.loss,
             accuracy: evaluation.accuracy,
+            path: evaluation.path.into_iter().map(path_point).collect(),
         });
     }
     Ok(NewEvaluations { run_id: request.run_id, round: request.round, evaluations })

@@ -1,7 +1,7 @@
 //! The gRPC edge's readers, for fuzzing.
 
 use fedbasin_proof::merkle;
-use fedbasin_proto::{MAX_METRICS, MAX_NUM_EXAMPLES, v1};
+use fedbasin_proto::{MAX_METRICS, MAX_NUM_EXAMPLES, PATH_POINTS, v1};
 use prost::Message as _;
 
 use super::convert;
@@ -69,6 +69,10 @@ fn evaluations(bytes: &[u8]) -> bool {
         assert!(evaluation.loss.is_some() || evaluation.accuracy.is_some());
         assert!(evaluation.loss.is_none_or(f64::is_finite));
         assert!(evaluation.accuracy.is_none_or(|accuracy| (0.0..=1.0).contains(&accuracy)));
+        let path = &evaluation.path;
+        assert!(path.is_empty() || PATH_POINTS.contains(&path.len()));
+        assert!(path.iter().all(|point| (0.0..=1.0).contains(&point.t) && point.loss.is_finite()));
+        assert!(path.windows(2).all(|pair| pair[0].t < pair[1].t));
     }
     true
 }

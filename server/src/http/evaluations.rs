@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Api, time::iso};
 use crate::{
     error::Result,
-    model::{Evaluated, Evaluation, MeanEvaluation, NewEvaluation},
+    model::{Evaluated, Evaluation, MeanEvaluation, MeanPath, NewEvaluation, PathPoint, path},
 };
 
 /// How good a round's models are, by the sites that reported it.
@@ -34,6 +34,9 @@ pub(super) struct MeanOfSites {
     pub(super) loss: Option<f64>,
     /// Fraction that was right, over the examples of the sites that told it.
     pub(super) accuracy: Option<f64>,
+    /// Along the straight line from each site's model to the global one, over the sites that measured it at the same places; absent in lists,
+    /// where no site did, and of the global model.
+    pub(super) path: Option<MeanPath>,
 }
 
 /// What a site reported of a model, last.
@@ -48,19 +51,35 @@ pub(super) struct SiteEvaluation {
     pub(super) loss: Option<f64>,
     /// Fraction that was right.
     pub(super) accuracy: Option<f64>,
+    /// Along the straight line from this model to the global one; absent where the site did not measure it.
+    pub(super) path: Option<Vec<PathPoint>>,
     pub(super) reported_at: String,
+}
+
+impl Evaluations {
+    /// The means of paths, from what each site reported.
+    fn find_paths(&mut self) {
+        let Self { sites: Some(sites), naive, own, .. } = self else { return };
+        for (model, mean) in [(Evaluated::Naive, naive), (Evaluated::Own, own)] {
+            let of_model = sites.iter().filter(|site| site.model == model);
+            let paths = of_model.map(|site| (site.num_examples, site.path.as_deref().unwrap_or_default()));
+            if let Some(mean) = mean {
+                mean.path = path::mean(paths);
+            }
+        }
+    }
 }
 
 impl From<MeanEvaluation> for MeanOfSites {
     fn from(mean: MeanEvaluation) -> Self {
         let MeanEvaluation { sites, num_examples, loss, accuracy, .. } = mean;
-        Self { sites, num_examples, loss, accuracy }
+        Self { sites, num_examples, loss, accuracy, path: None }
     }
 }
 
 impl From<Evaluation> for SiteEvaluation {
     fn from(evaluation: Evaluation) -> Self {
-        let NewEvaluation { model, digest, num_examples, loss, accuracy } = evaluation.of;
+        let NewEvaluation { model, digest, num_examples, loss, accuracy, path } = evaluation.of;
         Self {
             site: evaluation.site_id,
             model,
@@ -68,6 +87,7 @@ impl From<Evaluation> for SiteEvaluation {
             num_examples,
             loss,
             accuracy,
+            path: Some(path).filter(|path| !path.is_empty()),
             reported_at: iso(evaluation.reported_at_ms),
         }
     }
@@ -111,6 +131,7 @@ impl Known {
             let sites = known.of_rounds.entry(number).or_default().sites.get_or_insert_default();
             sites.push(evaluation.into());
         }
+        known.of_rounds.values_mut().for_each(Evaluations::find_paths);
         Ok(known)
     }
 

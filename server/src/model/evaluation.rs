@@ -2,17 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use fedbasin_proto::MAX_NUM_EXAMPLES;
+use fedbasin_proto::{MAX_LOSS, MAX_NUM_EXAMPLES};
 use rebasin::Digest;
 use serde::Serialize;
 
+use super::path::{self, PathPoint};
 use crate::{
     error::{Error, Result},
     round::Millis,
 };
-
-/// No loss is larger: sums over all sites stay finite.
-const MAX_LOSS: f64 = 1e30;
 
 /// Which model of a round was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, utoipa::ToSchema)]
@@ -61,6 +59,8 @@ pub struct NewEvaluation {
     pub loss: Option<f64>,
     /// Fraction of them that was right.
     pub accuracy: Option<f64>,
+    /// The way from it to the global model; empty where nobody measured that.
+    pub path: Vec<PathPoint>,
 }
 
 /// What a site says of the models of one round.
@@ -120,7 +120,12 @@ impl NewEvaluation {
                 "accuracy: not a number within 0 and 1; send the fraction that was right",
             ));
         }
-        Ok(())
+        if self.model == Evaluated::Global && !self.path.is_empty() {
+            return Err(Error::invalid(
+                "path: the global model has none, for there paths end; send that of another model",
+            ));
+        }
+        path::check(&self.path)
     }
 }
 

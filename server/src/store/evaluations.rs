@@ -7,7 +7,7 @@ use rebasin::Digest;
 use serde_json::{Map, Value};
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, Tx, parsed, signed, unsigned, withdrawals::stands};
+use super::{Store, Tx, document, parsed, signed, to_json, unsigned, withdrawals::stands};
 use crate::{
     error::{Code, Error, Result},
     model::{Evaluated, Evaluation, MeanEvaluation, NewEvaluation, NewEvaluations, RoundRecord},
@@ -81,17 +81,20 @@ impl Store {
         of: &NewEvaluations,
         new: &NewEvaluation,
     ) -> Result<()> {
+        let path = if new.path.is_empty() { None } else { Some(to_json(&new.path)?) };
         let row = sqlx::query(self.sql(
-            "INSERT INTO evaluations (id, run_id, round, site_id, model, digest, num_examples, loss, accuracy,
+            "INSERT INTO evaluations (id, run_id, round, site_id, model, digest, num_examples, loss, accuracy, path,
                                       reported_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 = 1 THEN $9 END, CASE WHEN $10 = 1 THEN $11 END, {now})
+             VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 = 1 THEN $9 END, CASE WHEN $10 = 1 THEN $11 END, $12,
+                     {now})
              ON CONFLICT (run_id, round, site_id, model)
              DO UPDATE SET digest = excluded.digest, num_examples = excluded.num_examples, loss = excluded.loss,
-                           accuracy = excluded.accuracy, reported_at_ms = excluded.reported_at_ms,
-                           reports = evaluations.reports + 1
+                           accuracy = excluded.accuracy, path = excluded.path,
+                           reported_at_ms = excluded.reported_at_ms, reports = evaluations.reports + 1
              WHERE evaluations.digest <> excluded.digest OR evaluations.num_examples <> excluded.num_examples
                 OR evaluations.loss IS DISTINCT FROM excluded.loss
                 OR evaluations.accuracy IS DISTINCT FROM excluded.accuracy
+                OR evaluations.path IS DISTINCT FROM excluded.path
              RETURNING id, reports",
         ))
         .bind(uuid::Uuid::now_v7().to_string())
@@ -106,6 +109,7 @@ impl Store {
         .bind(new.loss.unwrap_or_default())
         .bind(i64::from(new.accuracy.is_some()))
         .bind(new.accuracy.unwrap_or_default())
+        .bind(&path)
         .fetch_optional(&mut **tx)
         .await?;
         // Said before.
@@ -126,7 +130,7 @@ impl Store {
             .site(site_id)
             .object(&row.try_get::<String, _>("id")?)
             .digests(None, Some(new.digest.to_string()));
-        record.details = details(new);
+        record.details = details(new, path.as_deref());
         tx.record(record);
         Ok(())
     }
@@ -141,7 +145,7 @@ impl Store {
         rounds: RangeInclusive<u32>,
     ) -> Result<Vec<(u32, Evaluation)>> {
         let rows = sqlx::query(
-            "SELECT round, site_id, model, digest, num_examples, loss, accuracy, reported_at_ms FROM evaluations
+            "SELECT round, site_id, model, digest, num_examples, loss, accuracy, path, reported_at_ms FROM evaluations
              WHERE run_id = $1 AND round BETWEEN $2 AND $3 ORDER BY round, model, site_id",
         )
         .bind(run_id)
@@ -208,7 +212,7 @@ impl Store {
         let mut after = String::new();
         loop {
             let rows = sqlx::query(
-                "SELECT e.id, e.run_id, e.round, e.site_id, e.model, e.digest, e.num_examples, e.loss, e.accuracy,
+                "SELECT e.id, e.run_id, e.round, e.site_id, e.model, e.digest, e.num_examples, e.loss, e.accuracy, e.path,
                    (SELECT a.line FROM audit_records a WHERE a.object = e.id AND a.action = $3
                     ORDER BY a.seq DESC LIMIT 1) AS line
                  FROM evaluations e WHERE e.reported_at_ms >= $1 AND e.id > $2 ORDER BY e.id LIMIT $4",
@@ -248,8 +252,8 @@ impl Store {
     }
 }
 
-/// What the audit log says of what a site says.
-fn details(new: &NewEvaluation) -> Map<String, Value> {
+/// What the audit log says of what a site says; of a path, as it is stored, its SHA-256, for a log keeps all and a path is long.
+fn details(new: &NewEvaluation, path: Option<&str>) -> Map<String, Value> {
     let mut details = Map::new();
     details.insert("model".into(), new.model.name().into());
     details.insert("num_examples".into(), new.num_examples.into());
@@ -257,6 +261,9 @@ fn details(new: &NewEvaluation) -> Map<String, Value> {
         if let Some(figure) = figure {
             details.insert(name.into(), figure.into());
         }
+    }
+    if let Some(path) = path {
+        details.insert("path".into(), Digest::of(path.as_bytes()).to_string().into());
     }
     details
 }
@@ -269,7 +276,8 @@ fn is_recorded(row: &AnyRow) -> Result<bool> {
     let said = said_from(row)?;
     let (run, site): (String, String) = (row.try_get("run_id")?, row.try_get("site_id")?);
     let round: u32 = unsigned(row, "round")?;
-    let details = serde_json::to_string(&details(&said)).map_err(Error::internal)?;
+    let path: Option<String> = row.try_get("path")?;
+    let details = to_json(&details(&said, path.as_deref()))?;
     Ok(found.run == Some(run)
         && found.round == Some(round)
         && found.site == Some(site)
@@ -284,6 +292,7 @@ fn said_from(row: &AnyRow) -> Result<NewEvaluation> {
         num_examples: unsigned(row, "num_examples")?,
         loss: row.try_get("loss")?,
         accuracy: row.try_get("accuracy")?,
+        path: document(row, "path")?.unwrap_or_default(),
     })
 }
 

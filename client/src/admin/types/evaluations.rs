@@ -28,6 +28,32 @@ pub struct MeanOfSites {
     pub loss: Option<f64>,
     /// Fraction that was right.
     pub accuracy: Option<f64>,
+    /// From their models to the global one, over the sites that measured it at the same places; absent in lists.
+    pub path: Option<MeanPath>,
+}
+
+/// What sites found on the straight line from a model to the global one.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MeanPath {
+    /// How many sites.
+    pub sites: u32,
+    /// How many examples in all.
+    pub num_examples: u64,
+    /// The means.
+    pub points: Vec<PathPoint>,
+}
+
+/// A model on such a line.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct PathPoint {
+    /// Where: 0 is the model, 1 the global one.
+    pub t: f64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Fraction that was right.
+    #[serde(default)]
+    pub accuracy: Option<f64>,
 }
 
 /// What a site reported of a model, last.
@@ -48,6 +74,9 @@ pub struct SiteEvaluation {
     /// Fraction that was right.
     #[serde(default)]
     pub accuracy: Option<f64>,
+    /// From the model to the global one, where the site measured it.
+    #[serde(default)]
+    pub path: Option<Vec<PathPoint>>,
     /// When it was reported, ISO 8601 UTC.
     #[serde(default)]
     pub reported_at: String,

@@ -68,7 +68,9 @@ pub(in crate::cli) enum SiteCommand {
     /// With --evaluate another command tries the models of each published round and the server is told how good they are here. It
     /// finds: FEDBASIN_RUN and FEDBASIN_ROUND; FEDBASIN_MODEL, the file to try; FEDBASIN_KIND, which is global (what the round
     /// published), own (what this site sent in it) or naive (the mean of what all sent, as it came, if the run asks for it);
-    /// FEDBASIN_METRICS, where it must write JSON: {"num_examples": 1000, "loss": 0.5, "accuracy": 0.9}, one of the two at least.
+    /// FEDBASIN_METRICS, where it must write JSON: {"num_examples": 1000, "loss": 0.5, "accuracy": 0.9}, one of the two at least; and
+    /// FEDBASIN_GLOBAL, where another one is tried the global model's file: the loss on the straight line from the model to that one may be
+    /// written, too, at 2 to 33 places: "path": [{"t": 0, "loss": 0.9}, {"t": 1, "loss": 0.5}].
     Run(SiteRunArgs),
     /// Make a key here and a request for its certificate, so that no key travels
     Request {

@@ -8,7 +8,7 @@ fn written(pairs: &[(&str, f64)]) -> Metrics {
 }
 
 fn figures(pairs: &[(&str, f64)]) -> Result<Figures> {
-    Figures::of(&written(pairs), Digest::of(b"x"), "the evaluation")
+    Figures::of(&written(pairs), Vec::new(), Digest::of(b"x"), "the evaluation")
 }
 
 #[test]

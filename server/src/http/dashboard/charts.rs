@@ -3,8 +3,12 @@
 //! Colours are names: the style sheet gives each its colour, in light and in dark. Nothing of a drawing is styled in place, so the
 //! policy of pages need not allow it.
 
+mod paths;
+
 use maud::{Markup, PreEscaped, html};
 use plotters::prelude::*;
+
+pub(super) use self::paths::{Path, Paths, paths};
 
 use super::text::number;
 use crate::error::{Error, Result};
@@ -59,22 +63,32 @@ pub(super) fn lines(chart: &Lines<'_>) -> Result<Option<Markup>> {
         return Ok(None);
     }
     let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
-    let mut svg = String::new();
-    draw_lines(chart, (least, most), &mut svg)
-        .map_err(|error| Error::internal(format_args!("a chart: {error}")))?;
-    let drawn = chart.lines.len().min(MOST_LINES);
+    let (first, last) = (
+        f64::from(chart.rounds.first().copied().unwrap_or(1)),
+        f64::from(chart.rounds.last().copied().unwrap_or(1)),
+    );
+    let points_of = |line: &Line| {
+        let values = chart.rounds.iter().zip(&line.values);
+        values
+            .filter_map(|(round, value)| value.filter(fits).map(|value| (f64::from(*round), value)))
+            .collect()
+    };
+    let svg = drawn(&Drawing {
+        across: first - 0.3..last + 0.3,
+        steps: ((last - first) as usize + 1).min(8),
+        across_name: "round",
+        step_name: |round| if round.fract().abs() < 1e-6 { format!("{round:.0}") } else { String::new() },
+        unit: chart.unit,
+        values: (least, most),
+        lines: chart.lines.iter().take(MOST_LINES).map(points_of).collect(),
+    })?;
     Ok(Some(html! {
         figure.chart {
             figcaption { (chart.title) }
             div.drawing role="img" aria-label={ (chart.title) ", over rounds, from " (number(least)) " to " (number(most)) } {
                 (labelled(&svg))
             }
-            ul.legend {
-                @for (place, line) in chart.lines.iter().take(drawn).enumerate() {
-                    li class={ "line-" (place + 1) } { (line.name) }
-                }
-                @if drawn < chart.lines.len() { li.more { "and " (chart.lines.len() - drawn) " more in the table" } }
-            }
+            (legend(chart.lines.iter().map(|line| line.name.as_str())))
             (numbers(
                 chart.title,
                 "a row a round",
@@ -95,6 +109,19 @@ pub(super) fn lines(chart: &Lines<'_>) -> Result<Option<Markup>> {
             ))
         }
     }))
+}
+
+/// Which line is which.
+fn legend<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Markup {
+    let count = names.len();
+    html! {
+        ul.legend {
+            @for (place, name) in names.take(MOST_LINES).enumerate() {
+                li class={ "line-" (place + 1) } { (name) }
+            }
+            @if count > MOST_LINES { li.more { "and " (count - MOST_LINES) " more in the table" } }
+        }
+    }
 }
 
 /// A picture's numbers as a table, opened by whoever wants them; `what` says what a row is.
@@ -129,47 +156,58 @@ fn shown(value: Option<f64>) -> String {
 
 type Outcome = std::result::Result<(), Box<dyn std::error::Error>>;
 
-fn draw_lines(chart: &Lines<'_>, (least, most): (f64, f64), svg: &mut String) -> Outcome {
-    let (first, last) = (
-        f64::from(chart.rounds.first().copied().unwrap_or(1)),
-        f64::from(chart.rounds.last().copied().unwrap_or(1)),
-    );
+/// Lines as they are drawn.
+struct Drawing<'a> {
+    /// From where to where they go, at most so many steps of which are named, and how.
+    across: std::ops::Range<f64>,
+    steps: usize,
+    across_name: &'a str,
+    step_name: fn(f64) -> String,
+    /// What a value is, in a word; the least and the greatest.
+    unit: &'a str,
+    values: (f64, f64),
+    /// The points of each; the first one is drawn above the others.
+    lines: Vec<Vec<(f64, f64)>>,
+}
+
+fn drawn(drawing: &Drawing<'_>) -> Result<String> {
+    let mut svg = String::new();
+    draw(drawing, &mut svg).map_err(|error| Error::internal(format_args!("a chart: {error}")))?;
+    Ok(svg)
+}
+
+fn draw(drawing: &Drawing<'_>, svg: &mut String) -> Outcome {
+    let (least, most) = drawing.values;
     let margin = ((most - least) * 0.08).max(most.abs() * 0.02).max(1e-9);
     let bottom = if least >= 0.0 { (least - margin).max(0.0) } else { least - margin };
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    let mut drawing = ChartBuilder::on(&area)
+    let mut chart = ChartBuilder::on(&area)
         .margin(8)
         .margin_right(16)
         .x_label_area_size(36)
         .y_label_area_size(76)
-        .build_cartesian_2d(first - 0.3..last + 0.3, bottom..most + margin)?;
-    drawing
+        .build_cartesian_2d(drawing.across.clone(), bottom..most + margin)?;
+    chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(INK)
         .label_style(LETTERS.into_font().color(&INK))
-        .x_labels(((last - first) as usize + 1).min(8))
+        .x_labels(drawing.steps)
         .y_labels(5)
-        .x_desc("round")
-        .y_desc(chart.unit)
-        .x_label_formatter(&|round| {
-            if round.fract().abs() < 1e-6 { format!("{round:.0}") } else { String::new() }
-        })
+        .x_desc(drawing.across_name)
+        .y_desc(drawing.unit)
+        .x_label_formatter(&|step| (drawing.step_name)(*step))
         .y_label_formatter(&|value| number(*value))
         .draw()?;
-    for (place, line) in chart.lines.iter().take(MOST_LINES).enumerate().rev() {
+    for (place, points) in drawing.lines.iter().enumerate().rev() {
         let colour = of_line(place);
         let width = if place == 0 { 3 } else { 2 };
-        let points = || {
-            let values = chart.rounds.iter().zip(&line.values);
-            values.filter_map(|(round, value)| value.filter(fits).map(|value| (f64::from(*round), value)))
-        };
-        drawing.draw_series(LineSeries::new(points(), colour.stroke_width(width)))?;
-        drawing.draw_series(points().map(|point| Circle::new(point, 3, colour.filled())))?;
+        chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(width)))?;
+        chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
     }
     area.present()?;
-    drop(drawing);
+    drop(chart);
     Ok(())
 }
 

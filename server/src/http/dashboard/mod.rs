@@ -5,6 +5,7 @@
 
 mod audit;
 mod charts;
+mod evaluations;
 mod manifest;
 mod overview;
 mod page;

@@ -6,6 +6,7 @@ use rebasin::AlignReport;
 
 use super::{
     charts::{Heat, heat},
+    evaluations,
     manifest::{self, Manifest},
     overview::presence,
     page::{Refused, Viewer},
@@ -19,7 +20,7 @@ use crate::{
     error::Result,
     http::{
         Api,
-        evaluations::{Known, MeanOfSites},
+        evaluations::Known,
         problem::Path,
         rounds::{self, Round, RoundSite},
         runs,
@@ -53,7 +54,7 @@ pub(super) async fn show(
         (head(&run, &round, now))
         (sites(&round, now))
         (alignment(&round)?)
-        (evaluations(&round))
+        (evaluations::show(&round)?)
         (model(&run, &round, signed.as_ref(), &viewer))
     };
     let closed = round.closed_at.as_deref().and_then(millis);
@@ -272,59 +273,6 @@ fn aligned_row(site: &RoundSite, report: &AlignReport) -> Markup {
             td.number data-name="Distance after" { (number(report.l2_after)) }
         }
     }
-}
-
-/// What sites say of the round's models.
-fn evaluations(round: &Round) -> Markup {
-    let known = &round.evaluations;
-    let sites = known.sites.as_deref().unwrap_or_default();
-    let means = [
-        ("the global model", &known.global),
-        ("the naive mean", &known.naive),
-        ("the sites' own models", &known.own),
-    ];
-    html! {
-        @if !sites.is_empty() {
-            section aria-labelledby="evaluations" {
-                h2 #evaluations { "Evaluations by sites" }
-                (table(
-                    "Evaluations",
-                    "How good sites find the round's models",
-                    &[Text("Model"), Text("Site"), Number("Examples"), Number("Loss"), Number("Accuracy")],
-                    &html! {
-                        @for (name, mean) in means {
-                            @if let Some(mean) = mean { (mean_row(name, mean)) }
-                        }
-                        @for said in sites {
-                            tr {
-                                th scope="row" data-name="Model" { (said.model.name()) }
-                                td data-name="Site" { a href={ "/sites/" (said.site) } { (said.site) } }
-                                td.number data-name="Examples" { (said.num_examples) }
-                                td.number data-name="Loss" { (or_dash(said.loss, number)) }
-                                td.number data-name="Accuracy" { (or_dash(said.accuracy, percent)) }
-                            }
-                        }
-                    },
-                ))
-            }
-        }
-    }
-}
-
-fn mean_row(name: &str, mean: &MeanOfSites) -> Markup {
-    html! {
-        tr {
-            th scope="row" data-name="Model" { "mean of " (name) }
-            td data-name="Site" { (plural(mean.sites as usize, "site", "sites")) }
-            td.number data-name="Examples" { (mean.num_examples) }
-            td.number data-name="Loss" { (or_dash(mean.loss, number)) }
-            td.number data-name="Accuracy" { (or_dash(mean.accuracy, percent)) }
-        }
-    }
-}
-
-fn or_dash(value: Option<f64>, shown: fn(f64) -> String) -> String {
-    value.map_or_else(|| "–".into(), shown)
 }
 
 fn model(run: &Run, round: &Round, signed: Option<&Manifest>, viewer: &Viewer) -> Markup {

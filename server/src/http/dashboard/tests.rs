@@ -42,6 +42,8 @@ fn pages_style_and_script_nothing_in_place() {
         include_str!("audit.rs"),
         include_str!("session.rs"),
         include_str!("charts.rs"),
+        include_str!("charts/paths.rs"),
+        include_str!("evaluations.rs"),
     ];
     for source in files {
         for forbidden in [" style=", " onclick=", "http://", "https://"] {

@@ -13,7 +13,7 @@ pub(super) fn text(round: &Round) -> String {
     };
     let mut any = false;
     for (model, mean) in [("global", &all.global), ("naive", &all.naive), ("own", &all.own)] {
-        let Some(MeanOfSites { sites, num_examples, loss, accuracy }) = mean else { continue };
+        let Some(MeanOfSites { sites, num_examples, loss, accuracy, .. }) = mean else { continue };
         any = true;
         row(model, &format!("mean of {sites}"), (*loss, *accuracy), *num_examples);
         for site in all.sites.iter().flatten().filter(|site| site.model == model) {
@@ -24,7 +24,15 @@ pub(super) fn text(round: &Round) -> String {
         return String::new();
     }
     let best = if round.best { "\nthe best global model of the run so far" } else { "" };
-    format!("\n{table}{best}")
+    format!("\n{table}{best}{}{}", path("naive", all.naive.as_ref()), path("own", all.own.as_ref()))
+}
+
+/// The mean loss on the way from models to the global one; nothing where no site measured it.
+fn path(model: &str, mean: Option<&MeanOfSites>) -> String {
+    let Some(path) = mean.and_then(|mean| mean.path.as_ref()) else { return String::new() };
+    let points: Vec<String> =
+        path.points.iter().map(|point| format!("{:.4} at {:.2}", point.loss, point.t)).collect();
+    format!("\nloss from {model} (0) to global (1), mean of {}: {}", path.sites, points.join(", "))
 }
 
 pub(super) fn loss(loss: Option<f64>) -> String {
