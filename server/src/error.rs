@@ -133,7 +133,7 @@ impl Code {
 pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// An error of the server: its kind, and a message that says what was wrong, with what, and what to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     code: Code,
     message: String,

@@ -15,6 +15,7 @@ on_both_databases!(
     a_site_is_shown_given_another_token_and_shut_out,
     what_a_site_was_told_is_shown_to_whoever_helps_it,
     a_call_with_a_key_is_made_once,
+    pages_of_updates_and_models_one_after_another_are_the_list,
     lists_are_filtered
 );
 
@@ -393,6 +394,15 @@ async fn a_call_with_a_key_is_made_once(database: Database) {
     let _ = admin.enrol("b");
     assert_eq!(send(&admin, "/v1/runs", "k3", &run).status, 201);
 
+    // More rounds are more but once, and the same again with another key.
+    let extend = |key: &str| send(&admin, &format!("/v1/runs/{id}/extend"), key, &json!({ "rounds": 3 }));
+    for (key, rounds) in [("k5", 4), ("k5", 4), ("k6", 7)] {
+        let answer = extend(key);
+        assert_eq!((answer.status, &answer.json()["policy"]["rounds"]), (200, &json!(rounds)), "{key}");
+        assert_eq!(admin.run(&id)["policy"]["rounds"], json!(rounds));
+    }
+    assert_eq!(records(&admin, "run.extended").len(), 2);
+
     // Of many at once one is made.
     let calls: Vec<_> = (0..6)
         .map(|_| {
@@ -415,6 +425,83 @@ async fn a_call_with_a_key_is_made_once(database: Database) {
         send(&admin, "/v1/sites", bad, &json!({ "id": "c" })).assert_problem(422, "invalid-argument");
     }
     assert!(admin.get("/v1/sites?q=c").json()["sites"] == json!([]), "nothing was enrolled");
+}
+
+/// The entries of a list that is read in pages of `limit`, by one of their members.
+fn in_pages(admin: &Admin, path: &str, list: &str, member: &str, limit: usize) -> Vec<String> {
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = admin.get(&format!("{path}limit={limit}{after}")).json();
+        let entries = page[list].as_array().unwrap_or_else(|| panic!("{path}: {page}"));
+        assert!(entries.len() <= limit, "{page}");
+        found.extend(entries.iter().map(|entry| entry[member].as_str().expect("a name").to_owned()));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => return found,
+        }
+    }
+}
+
+async fn pages_of_updates_and_models_one_after_another_are_the_list(database: Database) {
+    let server = Server::start(database);
+    let admin = server.admin();
+    let sites = ["a", "b", "c"].map(|id| server.site(id));
+    let mut run = new_run("one", &["a", "b", "c"], 2);
+    (run["strategy"], run["spec"]) = (json!("mean"), Value::Null);
+    admin.create_run(&run);
+    for round in 1..=2 {
+        admin.round_becomes("one", round, "collecting").await;
+        for (hot, site) in (round as usize * 3..).zip(&sites) {
+            site.upload("one", round, &one_hot(hot, 64), 1).await.expect("a receipt");
+        }
+        admin.round_becomes("one", round, "published").await;
+    }
+    let (mut other, mut same) = (new_run("two", &["a"], 3), new_run("three", &["a"], 1));
+    for run in [&mut other, &mut same] {
+        (run["strategy"], run["spec"]) = (json!("mean"), Value::Null);
+        admin.create_run(run);
+    }
+    publish(&admin, &sites[0], "two", &[0, 1, 2]).await;
+    // The same bytes are one model, which was published last by another run.
+    let again = publish(&admin, &sites[0], "three", &[1]).await;
+    assert_eq!(admin.request("PUT", &format!("/v1/models/{}/tags/best", again[0]), &[], &[]).status, 200);
+
+    for (path, list, member, count) in [
+        ("/v1/runs/one/updates?", "updates", "id", 6),
+        ("/v1/runs/one/updates?site=b&", "updates", "id", 2),
+        ("/v1/runs/one/updates?round=2&", "updates", "id", 3),
+        ("/v1/runs/one/updates?round=2&site=c&state=accepted&", "updates", "id", 1),
+        ("/v1/runs/one/updates?state=rejected&", "updates", "id", 0),
+        ("/v1/models?", "models", "digest", 5),
+        ("/v1/models?run=two&", "models", "digest", 3),
+        ("/v1/models?run=three&", "models", "digest", 1),
+        ("/v1/models?run=two&tag=best&", "models", "digest", 1),
+        ("/v1/models?run=one&tag=best&", "models", "digest", 0),
+    ] {
+        let whole = in_pages(&admin, path, list, member, 1000);
+        assert_eq!(whole.len(), count, "{path}: {whole:?}");
+        for limit in 1..=3 {
+            assert_eq!(in_pages(&admin, path, list, member, limit), whole, "{path} in pages of {limit}");
+        }
+    }
+    let models = admin.get("/v1/models").json()["models"].clone();
+    assert_eq!(
+        (&models[0]["digest"], models[0]["published"].as_array().map(Vec::len)),
+        (&json!(again[0]), Some(2))
+    );
+    assert_eq!(models[0]["tags"], json!(["best"]));
+    let of_two = in_pages(&admin, "/v1/runs/two/updates?", "updates", "id", 1000);
+    let nobody = "019a0000-0000-7000-8000-000000000000";
+    for unknown in [
+        format!("/v1/runs/one/updates?after={}", of_two[0]),
+        format!("/v1/runs/one/updates?after={nobody}"),
+        "/v1/runs/one/updates?after=%00".into(),
+        format!("/v1/models?after={}", "0".repeat(64)),
+        "/v1/models?after=x".into(),
+    ] {
+        let said = admin.get(&unknown).assert_problem(422, "invalid-argument");
+        assert!(said.contains("after"), "{unknown}: {said}");
+    }
 }
 
 async fn lists_are_filtered(database: Database) {

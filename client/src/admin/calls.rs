@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use ureq::{Body, http};
 
 use super::{
@@ -60,12 +60,6 @@ impl Admin {
             next = page.1;
         }
         Ok(all)
-    }
-
-    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
-        let url = self.begin_change(path)?;
-        let request = self.agent.post(&url).header("authorization", self.token.bearer());
-        self.decode(&url, request.send_json(body))
     }
 
     pub(super) fn decode<T: DeserializeOwned>(

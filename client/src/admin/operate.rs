@@ -217,7 +217,7 @@ impl Admin {
     /// As the server says: the run is over, no round collects.
     pub fn extend(&self, run: &str, rounds: Option<u32>, deadline_seconds: Option<u64>) -> Result<Run> {
         let body = serde_json::json!({ "rounds": rounds, "deadline_seconds": deadline_seconds });
-        self.post(&format!("/v1/runs/{}/extend", segment(run)), &body)
+        self.make(&format!("/v1/runs/{}/extend", segment(run)), &body)
     }
 
     /// Creates a run with the settings of another.

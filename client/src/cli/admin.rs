@@ -90,22 +90,12 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
         AdminCommand::Resume { id, because } => show_run(&admin.because(because.reason).resume(&id)?, screen),
         AdminCommand::Cancel { id, because } => show_run(&admin.because(because.reason).cancel(&id)?, screen),
         AdminCommand::Model { id, number, output, server_keys } => {
-            let (digest, size) = admin.model(&id, number, &output, screen)?;
-            let signature = audit::keep_signature(&admin, (&id, number), &output, server_keys.as_deref())?;
-            let value =
-                json!({ "digest": digest.to_string(), "size": size, "file": output, "signature": signature });
-            screen.answer(&value, || {
-                format!(
-                    "model {digest}: {size} bytes in {}, signed: {}",
-                    output.display(),
-                    signature.display()
-                )
-            })
+            model(&admin, (&id, number), &output, server_keys.as_deref(), screen)
         }
         AdminCommand::Remerge { id, number, because } => {
-            let round = admin.because(because.reason).remerge(&id, number)?;
-            screen.answer(&round, || {
-                format!("run {id}: round {number} is merged again as round {}", round.number)
+            let again = admin.because(because.reason).remerge(&id, number)?;
+            screen.answer(&again, || {
+                format!("run {id}: round {number} is merged again as round {}", again.number)
             })
         }
         // It needs no server, and was done above.
@@ -119,6 +109,22 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
         AdminCommand::AuditExport { output } => audit::export(&admin, &output, screen),
         AdminCommand::Operate(command) => operate::dispatch(admin, command, screen),
     }
+}
+
+/// A round's model and its signature, which is checked and lies beside it.
+fn model(
+    admin: &Admin,
+    (run, round): (&str, u32),
+    output: &Path,
+    server_keys: Option<&Path>,
+    screen: &Screen,
+) -> Result<()> {
+    let (digest, size) = admin.model(run, round, output, screen)?;
+    let signature = audit::keep_signature(admin, (run, round), output, server_keys)?;
+    let value = json!({ "digest": digest.to_string(), "size": size, "file": output, "signature": signature });
+    screen.answer(&value, || {
+        format!("model {digest}: {size} bytes in {}, signed: {}", output.display(), signature.display())
+    })
 }
 
 /// The token is shown once: where it is to be kept is made sure of before the site is enrolled.

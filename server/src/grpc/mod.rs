@@ -16,6 +16,8 @@ use fedbasin_proto::v1;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, service::LayerExt as _, transport::Server};
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
 use self::{refusals::Refusals, service::Sites, upload::Uploads};
@@ -106,22 +108,6 @@ pub(crate) async fn serve(
         move |request: http::Request<Body>| let_in(admission.clone(), request)
     }));
 
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_serving::<v1::fed_basin_server::FedBasinServer<Sites>>().await;
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            stop.cancelled().await;
-            // Who watches the health sends no more here while what is under way ends.
-            health_reporter.set_not_serving::<v1::fed_basin_server::FedBasinServer<Sites>>().await;
-        }
-    });
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(Error::internal)?;
-
     let drained = stop.clone();
     let server = settings(limits)
         .layer(CallsLayer::new(
@@ -131,8 +117,8 @@ pub(crate) async fn serve(
             Body::new,
             Body::new,
         ))
-        .add_service(open.named_layer(health))
-        .add_service(open.named_layer(reflection))
+        .add_service(open.named_layer(health(stop.clone()).await))
+        .add_service(open.named_layer(reflection()?))
         .add_service(service);
     let (watched, reload) = match tls {
         Some(tls) => {
@@ -165,6 +151,27 @@ pub(crate) async fn serve(
             Ok(())
         }
     }
+}
+
+/// Says that sites are served, until that ends.
+async fn health(stop: CancellationToken) -> HealthServer<impl Health> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<v1::fed_basin_server::FedBasinServer<Sites>>().await;
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        // Who watches the health sends no more here while what is under way ends.
+        reporter.set_not_serving::<v1::fed_basin_server::FedBasinServer<Sites>>().await;
+    });
+    health
+}
+
+/// Says what the contract is.
+fn reflection() -> Result<ServerReflectionServer<impl ServerReflection>> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(Error::internal)
 }
 
 /// Lets the audit log's head travel with an answer.

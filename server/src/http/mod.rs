@@ -4,6 +4,7 @@ mod audit;
 mod auth;
 mod certificates;
 mod checkpoints;
+mod checks;
 mod content;
 mod dashboard;
 mod docs;
@@ -50,7 +51,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use self::metrics::serve_own;
-use self::{health::Ready, problem::Problem};
+use self::{checks::Checks, health::Ready, problem::Problem};
 use crate::{
     admission::Admission,
     auth::People,
@@ -81,6 +82,7 @@ struct Api {
     signer: Signer,
     admission: Admission,
     graphs: Graphs,
+    checks: Checks,
     ready: Ready,
     /// Cancelled when the server is to stop: streams that have no end of their own end then.
     stop: CancellationToken,
@@ -124,7 +126,6 @@ fn json_routes() -> OpenApiRouter<Api> {
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::pause))
         .routes(routes!(runs::resume))
-        .routes(routes!(runs::extend::extend))
         .routes(routes!(rounds::list))
         .routes(routes!(rounds::show))
         .routes(routes!(rounds::model))
@@ -160,6 +161,7 @@ fn making_routes() -> OpenApiRouter<Api> {
         .routes(routes!(sites::create))
         .routes(routes!(runs::create))
         .routes(routes!(runs::clone::clone))
+        .routes(routes!(runs::extend::extend))
         .routes(routes!(tokens::create))
         .routes(routes!(tokens::create_for_site))
         .routes(routes!(site::rotate))
@@ -261,6 +263,7 @@ pub(crate) async fn serve(
         signer,
         admission: admission.clone(),
         graphs: Graphs::new(limits),
+        checks: Checks::default(),
         stop: stop.clone(),
     })?;
     let (watched, reload) = match tls {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model,
+    store::Part,
 };
 
 /// A model: the bytes that a round published.
@@ -110,12 +111,8 @@ pub(super) async fn list(
     if let Some(tag) = &asked.tag {
         check_tag(tag)?;
     }
-    let mut models = api.store.models().await?;
-    models.retain(|model| {
-        let of_run = |run: &String| model.published.iter().any(|published| published.run_id == *run);
-        asked.run.as_ref().is_none_or(of_run) && asked.tag.as_ref().is_none_or(|tag| model.tags.contains(tag))
-    });
-    let (models, next) = page.of(models, |model| model.digest.to_string())?;
+    let models = api.store.models(asked.run.as_deref(), asked.tag.as_deref(), &Part::from(&page)).await?;
+    let (models, next) = page.cut(models, |model| model.digest.to_string());
     Ok(Json(ModelList { models: models.into_iter().map(Model::of).collect(), next }))
 }
 

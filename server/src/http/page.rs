@@ -8,7 +8,10 @@ use super::{
     Api,
     problem::{Problem, Query},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    store::Part,
+};
 
 /// Which part of a list is asked for.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -25,6 +28,13 @@ pub(super) struct Asked {
 pub(super) struct Page {
     pub(super) limit: usize,
     after: Option<String>,
+}
+
+/// As a store that reads no more than a page is asked for it.
+impl<'a> From<&'a Page> for Part<'a> {
+    fn from(page: &'a Page) -> Self {
+        Self { after: page.after.as_deref(), limit: page.limit }
+    }
 }
 
 impl FromRequestParts<Api> for Page {
@@ -65,17 +75,18 @@ impl Page {
             None => 0,
             Some(after) => match entries.iter().position(|entry| name(entry) == *after) {
                 Some(place) => place + 1,
-                None => {
-                    let what =
-                        "after: the list has no such entry; take `next` of the page before, or begin anew";
-                    return Err(Error::invalid(what));
-                }
+                None => return Err(Part::unknown()),
             },
         };
-        let is_more = entries.len() - first > self.limit;
-        let entries: Vec<_> = entries.into_iter().skip(first).take(self.limit).collect();
+        Ok(self.cut(entries.into_iter().skip(first).collect(), name))
+    }
+
+    /// The same of entries that begin where the page does, of which there is one more if it is not the last.
+    pub(super) fn cut<T>(self, mut entries: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, Option<String>) {
+        let is_more = entries.len() > self.limit;
+        entries.truncate(self.limit);
         let next = entries.last().filter(|_| is_more).map(name);
-        Ok((entries, next))
+        (entries, next)
     }
 }
 

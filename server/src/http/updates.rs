@@ -10,7 +10,10 @@ use super::{
     runs,
     time::iso,
 };
-use crate::model::{self, Metrics};
+use crate::{
+    model::{self, Metrics},
+    store::{Part, WantedUpdates},
+};
 
 /// What a site sent.
 #[derive(Serialize, utoipa::ToSchema)]
@@ -118,12 +121,12 @@ pub(super) async fn list(
         model::check_id("site", site)?;
     }
     let run = runs::find(&api, &run).await?;
-    let mut updates = api.store.updates_of_run(&run.id).await?;
-    updates.retain(|update| {
-        asked.round.is_none_or(|round| i64::from(update.round) == round)
-            && asked.site.as_ref().is_none_or(|site| update.site_id == *site)
-            && asked.state.is_none_or(|state| update.state.name() == state.name())
-    });
-    let (updates, next) = page.of(updates, |update| update.id.clone())?;
+    let wanted = WantedUpdates {
+        round: asked.round,
+        site: asked.site.as_deref(),
+        state: asked.state.map(StateName::name),
+    };
+    let updates = api.store.updates_of_run(&run.id, &wanted, &Part::from(&page)).await?;
+    let (updates, next) = page.cut(updates, |update| update.id.clone());
     Ok(Json(UpdateList { updates: updates.into_iter().map(Update::of).collect(), next }))
 }

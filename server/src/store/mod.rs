@@ -23,6 +23,7 @@ mod models;
 mod notices;
 mod objects;
 mod once;
+mod part;
 mod parts;
 mod refusals;
 mod retention;
@@ -66,10 +67,12 @@ pub use self::{
     fsck::Finding,
     graphs::StoredGraph,
     once::{MadeCall, Once},
+    part::Part,
     rounds::Reconciled,
     source::StoredSource,
     staging::{Kind, Scratch, Sealed, Staging},
     tokens::Alive,
+    updates::WantedUpdates,
     webhooks::{Delivery, DeliveryState},
     work::{AlignWork, Aligned, DeliverWork, Lease, MergeInput, MergeWork},
 };

@@ -1,15 +1,19 @@
 //! Models: what rounds published, how persons marked it, and whether it is kept.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use fedbasin_proof::Record;
 use rebasin::Digest;
 use sqlx::{Row as _, any::AnyRow};
 
-use super::{Store, Tx, parsed, unsigned};
+use super::{Part, Store, Tx, parsed, unsigned};
 use crate::{
     error::{Code, Error, Result},
     model::{Model, Published},
+    round::Millis,
 };
 
 /// More tags than this has no model.
@@ -17,7 +21,7 @@ const MOST_TAGS: usize = 32;
 
 /// What rounds published. A digest may stand there twice: two rounds may come to the same bytes.
 macro_rules! published_query {
-    ($rest:literal) => {
+    ($($rest:tt)*) => {
         concat!(
             "SELECT o.run_id, o.number, o.global_digest, o.closed_at_ms, c.size, c.removed_at_ms,
                     CASE WHEN o.model_signature IS NULL THEN 0 ELSE 1 END AS signed,
@@ -25,21 +29,50 @@ macro_rules! published_query {
                     CASE WHEN r.promoted_digest = o.global_digest THEN 1 ELSE 0 END AS promoted
              FROM rounds o JOIN runs r ON r.id = o.run_id JOIN checkpoints c ON c.digest = o.global_digest
              WHERE o.state = 'published' ",
-            $rest,
+            $($rest)*,
             " ORDER BY o.closed_at_ms DESC, o.run_id, o.number DESC"
         )
     };
 }
 
+/// The digests of a part of the list: of a run's models, of those with a tag, after the one of that time and digest.
+macro_rules! part_query {
+    ($of:literal) => {
+        concat!(
+            $of,
+            " IN (SELECT n.global_digest FROM rounds n WHERE n.state = 'published'
+               AND ($1 = '' OR EXISTS (SELECT 1 FROM rounds p WHERE p.global_digest = n.global_digest
+                                       AND p.state = 'published' AND p.run_id = $1))
+               AND ($2 = '' OR EXISTS (SELECT 1 FROM model_tags t WHERE t.digest = n.global_digest AND t.tag = $2))
+             GROUP BY n.global_digest
+             HAVING $3 = 0 OR MAX(n.closed_at_ms) < $4 OR (MAX(n.closed_at_ms) = $4 AND n.global_digest > $5)
+             ORDER BY MAX(n.closed_at_ms) DESC, n.global_digest LIMIT $6)"
+        )
+    };
+}
+
 impl Store {
-    /// All models that were published, those first that were last.
+    /// A part of the models that were published, those first that were last: those of a run, with a tag, or of all.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn models(&self) -> Result<Vec<Model>> {
-        let rows = sqlx::query(published_query!("")).fetch_all(&self.pool).await?;
-        let tags = sqlx::query("SELECT digest, tag FROM model_tags").fetch_all(&self.pool).await?;
-        models(&rows, &tags)
+    /// [`Code::InvalidArgument`] where the part begins after what is no model.
+    pub async fn models(&self, run: Option<&str>, tag: Option<&str>, part: &Part<'_>) -> Result<Vec<Model>> {
+        let (mut at, mut after) = (0, String::new());
+        if let Some(name) = part.after {
+            let digest: Digest = name.parse().map_err(|_| Part::unknown())?;
+            let found = self.model(&digest).await?.ok_or_else(Part::unknown)?;
+            (at, after) = (published_last(&found), digest.to_string());
+        }
+        let (run, tag, limit) = (run.unwrap_or_default(), tag.unwrap_or_default(), part.count()?);
+        let of_part = async |query: &'static str| {
+            let query = sqlx::query(query).bind(run).bind(tag).bind(i64::from(part.after.is_some()));
+            query.bind(at).bind(&after).bind(limit).fetch_all(&self.pool).await
+        };
+        let rows = of_part(published_query!(part_query!("AND o.global_digest"))).await?;
+        let tags = of_part(part_query!("SELECT digest, tag FROM model_tags WHERE digest")).await?;
+        let mut models = models(&rows, &tags)?;
+        models.sort_by_cached_key(|model| (Reverse(published_last(model)), model.digest.to_string()));
+        Ok(models)
     }
 
     /// One of them.
@@ -166,6 +199,11 @@ async fn tags_of(tx: &mut Tx, digest: &Digest) -> Result<BTreeSet<String>> {
     let rows = sqlx::query("SELECT tag FROM model_tags WHERE digest = $1").bind(digest.to_string());
     let rows = rows.fetch_all(&mut **tx).await?;
     Ok(rows.iter().map(|row| row.try_get("tag")).collect::<sqlx::Result<_>>()?)
+}
+
+/// When a model was published last.
+fn published_last(model: &Model) -> Millis {
+    model.published.iter().filter_map(|published| published.at_ms).max().unwrap_or_default()
 }
 
 /// The models of rows, in the order in which each comes first, with their tags.

@@ -5,6 +5,7 @@ mod read;
 use fedbasin_proof::Record;
 use sqlx::{Row as _, any::AnyRow};
 
+pub use self::read::WantedUpdates;
 use super::{Kind, Sealed, Store, Tx, document, one_row, parsed, rounds, signed, to_json, unsigned};
 use crate::{
     error::{Code, Error, Result},

@@ -116,6 +116,13 @@ async fn a_person_watches_a_round_takes_its_model_and_cancels_the_run() {
     browser.says("2, not named");
     browser.says(&format!("fedbasin-server {}", env!("CARGO_PKG_VERSION")));
 
+    // How good sites find it, and the way to it, comes by itself, too.
+    for (place, site) in (0..).zip([&a, &b]) {
+        scene::evaluate(site, &run, 1, place).await;
+    }
+    browser.says("On the way to the global model");
+    browser.says("mean of 2 sites");
+
     // Nobody meets a barrier on any page, in light and dark, and no page is wider than a telephone.
     server.admin().round_becomes(&run, 2, "collecting").await;
     for (width, dark) in [(360, false), (1440, true)] {

@@ -32,14 +32,21 @@ async fn every_page_is_drawn_at_both_widths_in_light_and_dark() {
     browser.write("#token", &server.admin_token());
     browser.click("form button");
     browser.says("Overview");
+    let site = server.admin().get("/v1/sites/hospital-south").json();
+    let token = site["tokens"][0]["id"].as_str().expect("a token's id");
+    let revoke = format!("/sites/hospital-south/tokens/{token}/revoke");
     draw(&[
         ("overview", "/".into()),
         ("run", format!("/runs/{run}")),
+        ("pause", format!("/runs/{run}/pause")),
+        ("resume", format!("/runs/{run}/resume")),
         ("cancel", format!("/runs/{run}/cancel")),
+        ("revoke-token", revoke),
         ("round-collecting", format!("/runs/{run}/rounds/4")),
         ("round-published", format!("/runs/{run}/rounds/1")),
         ("sites", "/sites".into()),
         ("site", "/sites/hospital-south".into()),
         ("audit", "/audit".into()),
+        ("docs", "/docs".into()),
     ]);
 }

@@ -1,6 +1,8 @@
 //! What a browser is shown.
 
-use fedbasin_proto::v1::{self, BeginUpdateRequest};
+use fedbasin_proto::v1::{
+    self, BeginUpdateRequest, EvaluatedModel, Evaluation, PathPoint, ReportEvaluationRequest,
+};
 use fedbasin_tests::{
     Admin, Server, Site,
     checkpoint::{Mlp, mlp},
@@ -9,12 +11,38 @@ use fedbasin_tests::{
 use serde_json::json;
 use tonic::Status;
 
-/// Creates a run of perceptrons that founds itself.
+/// Creates a run of perceptrons that founds itself, and makes the naive mean of each round, too.
 pub(crate) fn create(server: &Server, name: &str, sites: &[&str]) -> String {
     server.admin().create_run(&json!({
         "id": name, "spec": Mlp::spec(), "strategy": "aligned", "cohort": sites,
-        "policy": { "rounds": 4, "quorum": sites.len(), "deadline_seconds": 3600 },
+        "policy": { "rounds": 4, "quorum": sites.len(), "deadline_seconds": 3600, "evaluate_naive": true },
     }))
+}
+
+/// A site says how good the newest round's models are, and those on the way to the global one: the first round's sites began apart.
+pub(crate) async fn evaluate(site: &Site, run: &str, round: u32, place: u32) {
+    let status = site.status(run).await.expect("a status");
+    assert_eq!(status.global_round, round);
+    let best = 0.55 / f64::from(round) + 0.03 * f64::from(place);
+    let says = |model: EvaluatedModel, digest: String, loss: f64, barrier: f64| {
+        let at = |place: u32| {
+            let t = f64::from(place) / 10.0;
+            let loss = loss + t * (best - loss) + barrier * (std::f64::consts::PI * t).sin();
+            PathPoint { t, loss, accuracy: Some(1.0 - 0.4 * loss) }
+        };
+        let path = if model == EvaluatedModel::Global { Vec::new() } else { (0..=10).map(at).collect() };
+        let (loss, accuracy) = (Some(loss), Some(1.0 - 0.4 * loss));
+        let num_examples = 300 - 60 * u64::from(place);
+        Evaluation { model: model.into(), digest, num_examples, loss, accuracy, path }
+    };
+    let apart = if round == 1 { 0.9 } else { 0.05 };
+    let evaluations = vec![
+        says(EvaluatedModel::Global, status.global_digest, best, 0.0),
+        says(EvaluatedModel::Naive, status.naive_digest, best + apart, 0.0),
+        says(EvaluatedModel::Own, "0".repeat(64), best + 0.2, apart),
+    ];
+    let request = ReportEvaluationRequest { run_id: run.to_owned(), round, evaluations };
+    site.client.clone().report_evaluation(request).await.expect("taken");
 }
 
 /// What a site says of an update before it sends it: a loss that falls from round to round.
@@ -74,6 +102,9 @@ pub(crate) async fn course(server: &Server) -> String {
             upload(site, &run, round, &network.file(), *count).await.expect("a receipt");
         }
         server.admin().round_becomes(&run, round, "published").await;
+        for (place, (site, _)) in (0..).zip(&connected) {
+            evaluate(site, &run, round, place).await;
+        }
     }
     server.admin().round_becomes(&run, 4, "collecting").await;
     upload(&connected[0].0, &run, 4, &mlp(41).file(), 900).await.expect("a receipt");

@@ -55,8 +55,7 @@ pub(super) async fn verify(State(api): State<Api>, viewer: Viewer) -> std::resul
         );
         return Err(Error::new(Code::TooLarge, what).into());
     }
-    let seen = api.signer.head();
-    let outcome = match api.store.verify_log(seen.as_ref(), |_| {}).await {
+    let outcome = match api.checks.whole(&api.store, api.signer.head()).await {
         Ok(head) => html! {
             p.note.good role="status" {
                 "Whole: all " (head.size) " records follow one another, the tree over them and its head are theirs, the log goes on from the head that was last signed, "

@@ -1,19 +1,65 @@
 //! Updates as they are read: of a run, of a site, of a round.
 
-use super::{super::Store, UPDATE_COLUMNS, update_from};
+use sqlx::Row as _;
+
+use super::{
+    super::{Part, Store},
+    UPDATE_COLUMNS, update_from,
+};
 use crate::{
     error::{Error, Result},
     model::{Run, Update, check_id},
+    round::Millis,
 };
 
+/// Which updates of a run; none said: all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WantedUpdates<'a> {
+    /// Of the round of this number.
+    pub round: Option<i64>,
+    /// Of this site.
+    pub site: Option<&'a str>,
+    /// In the state of this name.
+    pub state: Option<&'a str>,
+}
+
 impl Store {
-    /// All that sites sent for a run, the newest first.
+    /// A part of what sites sent for a run, the newest first.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn updates_of_run(&self, run_id: &str) -> Result<Vec<Update>> {
-        let query = format!("{UPDATE_COLUMNS} WHERE u.run_id = $1 ORDER BY u.begun_at_ms DESC, u.id DESC");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(query)).bind(run_id).fetch_all(&self.pool).await?;
+    /// [`Code::InvalidArgument`](crate::error::Code) where the part begins after what is no update of the run.
+    pub async fn updates_of_run(
+        &self,
+        run_id: &str,
+        wanted: &WantedUpdates<'_>,
+        part: &Part<'_>,
+    ) -> Result<Vec<Update>> {
+        let (mut at, after) = (0, part.after.unwrap_or_default());
+        if part.after.is_some() {
+            // Not every text may be asked for: Postgres knows no NUL.
+            uuid::Uuid::parse_str(after).map_err(|_| Part::unknown())?;
+            let row = sqlx::query("SELECT begun_at_ms FROM updates WHERE id = $1 AND run_id = $2");
+            let row = row.bind(after).bind(run_id).fetch_optional(&self.pool).await?;
+            at = row.ok_or_else(Part::unknown)?.try_get("begun_at_ms")?;
+        }
+        let query = format!(
+            "{UPDATE_COLUMNS} WHERE u.run_id = $1 AND ($2 = 0 OR u.round = $3) AND ($4 = '' OR u.site_id = $4)
+             AND ($5 = '' OR u.state = $5)
+             AND ($6 = 0 OR u.begun_at_ms < $7 OR (u.begun_at_ms = $7 AND u.id < $8))
+             ORDER BY u.begun_at_ms DESC, u.id DESC LIMIT $9"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+            .bind(run_id)
+            .bind(i64::from(wanted.round.is_some()))
+            .bind(wanted.round.unwrap_or_default())
+            .bind(wanted.site.unwrap_or_default())
+            .bind(wanted.state.unwrap_or_default())
+            .bind(i64::from(part.after.is_some()))
+            .bind::<Millis>(at)
+            .bind(after)
+            .bind(part.count()?)
+            .fetch_all(&self.pool)
+            .await?;
         rows.iter().map(update_from).collect()
     }
 
