@@ -139,19 +139,32 @@ def model(server, run):
 
 
 def expanded(server, postgres):
-    """A server goes on, with traffic, where a newer version has added to the schema meanwhile; its proxy is told."""
+    """A server goes on, with traffic, where a newer version has added to the schema meanwhile; where it took something away its proxy is told."""
     added = [f"ALTER TABLE {table} ADD COLUMN of_the_next_version TEXT"
              for table in postgres.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename NOT LIKE '\\_%'", server.url)]
     step = "INSERT INTO _sqlx_migrations SELECT 999, description, installed_on, success, checksum, execution_time FROM _sqlx_migrations LIMIT 1"
     postgres.sql("; ".join(["CREATE TABLE of_the_next_version (id TEXT)", *added, step]), server.url)
     one_round(server, "of-before")
+    code, _ = ready(server)
+    if code != 200:
+        yield f"a server of before is not ready where a newer version only added to the schema: {code}"
+    floor = postgres.sql("SELECT oldest FROM schema_floor", server.url)[0]
+    postgres.sql("UPDATE schema_floor SET oldest = 999", server.url)
+    begun = time.monotonic()
+    # What it found a moment ago counts for a moment.
+    while (said := ready(server))[0] == 200 and time.monotonic() - begun < SECONDS:
+        time.sleep(0.2)
+    if said[0] != 503 or b"use the newer program" not in said[1]:
+        yield f"/readyz does not say that the schema is too new: {said}"
+    postgres.sql(f"UPDATE schema_floor SET oldest = {floor}; DELETE FROM _sqlx_migrations WHERE version = 999", server.url)
+
+
+def ready(server):
     try:
-        urllib.request.urlopen(server.http + "/readyz", timeout=SECONDS)
-        yield "a server of before is ready on a newer schema"
+        with urllib.request.urlopen(server.http + "/readyz", timeout=SECONDS) as answer:
+            return answer.status, answer.read()
     except urllib.error.HTTPError as answer:
-        if answer.code != 503 or b"use the newer program" not in answer.read():
-            yield "/readyz does not say that the schema is newer"
-    postgres.sql("DELETE FROM _sqlx_migrations WHERE version = 999", server.url)
+        return answer.code, answer.read()
 
 
 def damages(folder, keys):
