@@ -1,6 +1,7 @@
 //! The command line `fedbasin-server`.
 
 mod audit;
+mod init;
 mod pki;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use self::{audit::AuditCommand, pki::PkiCommand};
+use self::{audit::AuditCommand, init::InitArgs, pki::PkiCommand};
 use crate::{
     config::{Config, Objects, Secret, Tls},
     error::{Error, Result},
@@ -36,6 +37,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a folder with all that a first server needs (settings, keys, certificates, the operator's token), and say how to go on
+    Init(InitArgs),
     /// Serve sites (gRPC) and operators (HTTP), and do the work: align, merge, publish
     Serve(ServeArgs),
     /// Do the work only: align, merge, publish. Any number, beside any number of `serve`, on one Postgres and one [objects]
@@ -185,6 +188,13 @@ fn read_config(path: Option<&Path>) -> Result<Config> {
     Config::from_toml(&text).map_err(|error| Error::invalid(format!("--config: {}: {error}", path.display())))
 }
 
+/// The URL in a file that a flag or a setting names.
+fn read_database_url(setting: &str, path: &Path) -> Result<Secret> {
+    let url = std::fs::read_to_string(path)
+        .map_err(|error| Error::invalid(format!("{setting}: cannot read {}: {error}", path.display())))?;
+    Ok(Secret::new(url.trim()))
+}
+
 impl StorageArgs {
     fn into_config(self) -> Result<Config> {
         let mut config = read_config(self.config.as_deref())?;
@@ -194,11 +204,10 @@ impl StorageArgs {
         if let Some(url) = self.database_url {
             config.database_url = Some(Secret::new(url));
         }
-        if let Some(path) = self.database_url_file {
-            let url = std::fs::read_to_string(&path).map_err(|error| {
-                Error::invalid(format!("--database-url-file: cannot read {}: {error}", path.display()))
-            })?;
-            config.database_url = Some(Secret::new(url.trim()));
+        let named = self.database_url_file.map(|path| ("--database-url-file", path));
+        let in_settings = config.database_url_file.clone().map(|path| ("database_url_file", path));
+        if let Some((setting, path)) = named.or(in_settings.filter(|_| config.database_url.is_none())) {
+            config.database_url = Some(read_database_url(setting, &path)?);
         }
         if let Some(url) = self.objects_url {
             let (endpoint, region) =
@@ -258,6 +267,8 @@ where
     I: IntoIterator,
     I::Item: Into<OsString> + Clone,
 {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let program = args.first().cloned().unwrap_or_else(|| "fedbasin-server".into());
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -267,6 +278,7 @@ where
         }
     };
     let outcome = match cli.command {
+        Command::Init(args) => args.run(&program),
         Command::Serve(args) => run(args.into_config(), serve::serve),
         Command::Work(args) => run(args.into_config(), serve::work),
         Command::Migrate(args) => {

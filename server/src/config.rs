@@ -23,6 +23,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `postgres://…`, or `sqlite://…`; absent: SQLite in the data folder.
     pub database_url: Option<Secret>,
+    /// File that holds it, for secrets mounted as files.
+    pub database_url_file: Option<PathBuf>,
     /// Where checkpoints lie; absent: in the data folder, of this process alone.
     pub objects: Option<Objects>,
     /// The gRPC edge, for sites.
@@ -65,6 +67,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("fedbasin-data"),
             database_url: None,
+            database_url_file: None,
             objects: None,
             grpc: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 50051)) },
             http: Edge { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) },
@@ -228,6 +231,9 @@ impl Config {
     /// A sentence that names the line and the key.
     pub fn from_toml(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        if config.database_url.is_some() && config.database_url_file.is_some() {
+            return Err("database_url, database_url_file: both are given; say one of them".into());
+        }
         let lease = config.work.lease_seconds;
         if lease == 0 || lease > MAX_LEASE_SECONDS {
             return Err(format!("work.lease_seconds: {lease} is not within 1 and {MAX_LEASE_SECONDS}"));

@@ -20,6 +20,7 @@ mod graphs;
 mod grpc;
 mod healthcheck;
 pub mod http;
+mod init;
 pub mod model;
 pub mod pki;
 mod rates;

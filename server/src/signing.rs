@@ -205,7 +205,7 @@ fn read(path: &Path) -> Result<SigningKeys> {
 }
 
 /// Makes keys that are whole and on the disk once the file has its name: the database notes them, and takes no others.
-fn make(path: &Path) -> Result<()> {
+pub(crate) fn make(path: &Path) -> Result<()> {
     let text = SigningKeys::generate().map_err(|error: ProofError| Error::internal(error))?;
     write_new(path, &text, Readers::Owner)?;
     tracing::info!(signing.key_file = %path.display(), "made signing keys");

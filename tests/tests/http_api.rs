@@ -357,6 +357,7 @@ fn the_servers_command_line_is_the_one_in_git() {
     let mut text = String::new();
     for command in [
         "",
+        "init",
         "serve",
         "work",
         "migrate",

@@ -30,6 +30,13 @@ fn a_secret_does_not_show_itself() {
 }
 
 #[test]
+fn a_database_is_named_once() {
+    let error =
+        Config::from_toml("database_url = \"sqlite:x\"\ndatabase_url_file = \"y\"").expect_err("both");
+    assert_eq!(error, "database_url, database_url_file: both are given; say one of them");
+}
+
+#[test]
 fn the_sample_is_understood_and_says_the_defaults() {
     let sample = include_str!("../../../deploy/fedbasin.toml");
     let config = Config::from_toml(sample).expect("the sample in deploy/");

@@ -1,0 +1,4 @@
+//! The first day of who runs a server: `fedbasin-server init`, and the guide `docs/FIRST-DAY.md`, each command of it as it stands there.
+
+mod init;
+mod place;
