@@ -33,6 +33,7 @@ use crate::{
     error::{Error, Result},
     files::{read_error, refuse_torch_save, write_atomically, write_error},
     progress::Screen,
+    proxy::Proxy,
 };
 use calls::{asking, segment};
 use types::{
@@ -48,6 +49,8 @@ pub struct Admin {
     token: Token,
     /// Where address and token were taken from, for people.
     origin: Option<Arc<str>>,
+    /// What it is called through.
+    proxy: Option<Arc<Proxy>>,
     /// What time it is there.
     clock: Arc<clock::Clock>,
     /// What the server is held to before the first call.
@@ -66,7 +69,7 @@ impl Admin {
     }
 
     fn connecting_within(connecting: Duration, address: Address, token: Token) -> Result<Self> {
-        address.check()?;
+        let proxy = Proxy::of(&address.check()?)?;
         let roots = match address.authority()? {
             Some(pem) => {
                 let certificates = ureq::tls::parse_pem(&pem)
@@ -84,11 +87,22 @@ impl Admin {
             .max_redirects(0)
             .user_agent(concat!("fedbasin/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(connecting))
+            // Also none is said: by itself it would look for others than a site's calls do.
+            .proxy(proxy.as_ref().map(Proxy::of_http).transpose()?)
             .timeout_recv_response(Some(Duration::from_secs(120)))
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build()
             .new_agent();
-        Ok(Self { agent, address, token, origin: None, clock: Arc::default(), held: None, reason: None })
+        Ok(Self {
+            agent,
+            address,
+            token,
+            origin: None,
+            proxy: proxy.map(Arc::new),
+            clock: Arc::default(),
+            held: None,
+            reason: None,
+        })
     }
 
     /// The same, whose errors say where its address and token were taken from, where nobody typed them.

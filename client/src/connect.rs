@@ -22,6 +22,7 @@ use crate::{
     certificate::Certificate as OwnCertificate,
     error::{Error, Result},
     files::read_error,
+    proxy::{Proxy, tunnel},
 };
 
 /// The generated stub, with the site's token.
@@ -64,7 +65,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Larger frames than the default 16 KiB: fewer of them for each chunk of a download.
 const MAX_FRAME_BYTES: u32 = 64 << 10;
 
-/// How long connecting may take in all: to find the host, to reach it, and TLS.
+/// How long connecting may take in all: to find the host, to reach it, through a proxy or not, and TLS.
 pub(crate) const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// Where a server is, and how to be sure of it.
@@ -144,7 +145,7 @@ impl Address {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.eq_ignore_ascii_case("localhost")
         || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -198,10 +199,16 @@ impl Interceptor for TokenInterceptor {
 /// # Errors
 /// An address that makes no sense, an unreadable authority, a token that no header can hold, a certificate that has ended.
 pub fn connect(address: &Address, token: Option<&Token>) -> Result<Client> {
-    connect_within(CONNECT_TIME, address, token)
+    let proxy = Proxy::of(&address.check()?)?;
+    connect_within(CONNECT_TIME, address, token, proxy)
 }
 
-fn connect_within(time: Duration, address: &Address, token: Option<&Token>) -> Result<Client> {
+fn connect_within(
+    time: Duration,
+    address: &Address,
+    token: Option<&Token>,
+    proxy: Option<Proxy>,
+) -> Result<Client> {
     let uri = address.check()?;
     if let Some(certificate) = address.certificate()? {
         certificate.check()?;
@@ -253,7 +260,10 @@ fn connect_within(time: Duration, address: &Address, token: Option<&Token>) -> R
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_keepalive(Some(Duration::from_secs(30)));
-    let channel = endpoint.connect_with_connector_lazy(connector);
+    let channel = match proxy {
+        None => endpoint.connect_with_connector_lazy(connector),
+        Some(proxy) => endpoint.connect_with_connector_lazy(tunnel(proxy, connector)),
+    };
     let stub = FedBasinClient::with_interceptor(channel, TokenInterceptor(header))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

@@ -5,7 +5,7 @@ use std::fmt;
 use fedbasin_proto::CODE_METADATA_KEY;
 use tonic::{Code, Status};
 
-use crate::{certificate, connect::CONNECT_TIME, retry::Again};
+use crate::{certificate, connect::CONNECT_TIME, proxy::TunnelError, retry::Again};
 
 /// The client's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -26,6 +26,19 @@ pub enum Kind {
 /// What to do about a certificate that does not verify.
 pub(crate) const CERTIFICATE_REMEDY: &str =
     "name the authority that signed it with --ca, and the host as the certificate does";
+
+/// What to do about a certificate whose time is not now. rustls says so in these words.
+pub(crate) const CLOCK_REMEDY: &str = "compare this machine's clock with the server's; where both are right, that certificate is at its end: ask whoever runs the server for the next one";
+const BEFORE_ITS_TIME: &str = "certificate not valid yet";
+const AFTER_ITS_TIME: &str = "certificate expired";
+
+/// What to do about a certificate, as rustls says what is wrong with it.
+pub(crate) fn certificate_remedy(text: &str) -> &'static str {
+    match [BEFORE_ITS_TIME, AFTER_ITS_TIME].iter().any(|sign| text.contains(sign)) {
+        true => CLOCK_REMEDY,
+        false => CERTIFICATE_REMEDY,
+    }
+}
 
 /// An error for a person: what happened, where, what to do. Displays as one line, whatever it was made of.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -187,13 +200,16 @@ pub(crate) fn does_not_answer(url: &str, status: &Status) -> String {
 
 /// What to do about an answer that shows that the address is not the right one; `None` where it shows no such thing.
 fn transport_remedy(status: &Status) -> Option<&'static str> {
+    if let Some(error) = tunnel_error(status) {
+        return Some(error.remedy());
+    }
     let text = status_text(status);
     if text == not_connected() {
         return Some(NOT_CONNECTED_REMEDY);
     }
     let remedies = [
         (OWN_CERTIFICATE_ENDED, certificate::REMEDY),
-        ("certificate", CERTIFICATE_REMEDY),
+        ("certificate", certificate_remedy(&text)),
         (CLEAR_TEXT, CLEAR_TEXT_REMEDY),
         // An answer of HTTP where a message of gRPC should be.
         (
@@ -202,6 +218,18 @@ fn transport_remedy(status: &Status) -> Option<&'static str> {
         ),
     ];
     remedies.into_iter().find(|(sign, _)| text.contains(sign)).map(|(_, remedy)| remedy)
+}
+
+/// Why a proxy let no connection through, where that is what a status tells.
+pub(crate) fn tunnel_error(status: &Status) -> Option<&TunnelError> {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// What rustls says when the server found this site's certificate to have ended: while a site runs, or by another clock.

@@ -19,6 +19,7 @@ pub mod graph;
 pub mod kit;
 pub mod offline;
 pub mod progress;
+mod proxy;
 pub mod retry;
 pub mod site;
 pub mod trust;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fedbasin_proto::RETRY_METADATA_KEY;
 use tonic::{Code, Response, Status};
 
-use crate::error::{CLEAR_TEXT, Error, OWN_CERTIFICATE_ENDED, status_code_string};
+use crate::error::{CLEAR_TEXT, Error, OWN_CERTIFICATE_ENDED, status_code_string, tunnel_error};
 
 /// What to do about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) enum Again {
 ///
 /// A status with the server's own code string is judged by its code alone. One without comes from the transport, or
 /// from a proxy between: then also UNKNOWN, INTERNAL and CANCELLED mean a broken connection. A certificate that does not
-/// verify is final, whatever its code, and so is the server's other port: waiting does not mend it. So is what the server says not to
+/// verify is final, whatever its code, and so is the server's other port: waiting does not mend it. So is a proxy that refuses the way there. So is what the server says not to
 /// try again.
 #[must_use]
 pub fn verdict(status: &Status) -> Verdict {
@@ -52,6 +52,7 @@ pub fn verdict(status: &Status) -> Verdict {
         | (Code::ResourceExhausted, Some("too-many")) => Verdict::Retry,
         (Code::Internal, Some(_)) => Verdict::Once,
         (_, Some(_)) => Verdict::Final,
+        (_, None) if tunnel_error(status).is_some_and(|error| !error.passes()) => Verdict::Final,
         (_, None) if is_certificate_trouble(status) || is_http_port(status) => Verdict::Final,
         (
             Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal | Code::Cancelled,

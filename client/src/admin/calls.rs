@@ -7,7 +7,7 @@ use ureq::{Body, http};
 
 use super::{
     Admin,
-    problem::{again, is_of_the_way, problem_error, retry_after, transport_error},
+    problem::{again, is_of_the_way, problem_error, proxied_error, retry_after, transport_error},
 };
 use crate::error::{Error, Result};
 
@@ -85,14 +85,22 @@ impl Admin {
         })
     }
 
+    /// Why no answer came, and what it was asked through.
+    fn no_answer(&self, error: &ureq::Error, url: &str) -> Error {
+        let error = match self.proxy.as_deref() {
+            None => transport_error(error, url),
+            Some(proxy) => proxied_error(error, url, proxy),
+        };
+        error.coming_from(self.origin.as_deref())
+    }
+
     /// Turns everything but success into an error of one line.
     pub(super) fn accept(
         &self,
         url: &str,
         answer: Result<http::Response<Body>, ureq::Error>,
     ) -> Result<http::Response<Body>> {
-        let response =
-            answer.map_err(|error| transport_error(&error, url).coming_from(self.origin.as_deref()))?;
+        let response = answer.map_err(|error| self.no_answer(&error, url))?;
         self.clock.see(response.headers());
         if response.status().is_success() {
             return Ok(response);

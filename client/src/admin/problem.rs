@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::http::{HeaderMap, header::RETRY_AFTER};
+use ureq::http::{HeaderMap, Uri, header::RETRY_AFTER};
 
 use crate::{
     error::{
-        CERTIFICATE_REMEDY, CLEAR_TEXT, CLEAR_TEXT_REMEDY, Error, NOT_CONNECTED_REMEDY, not_connected,
+        CLEAR_TEXT, CLEAR_TEXT_REMEDY, Error, NOT_CONNECTED_REMEDY, certificate_remedy, not_connected,
         one_line,
     },
+    proxy::{Proxy, TunnelError},
     retry::Again,
 };
 
@@ -79,7 +80,7 @@ pub(super) fn transport_error(error: &ureq::Error, url: &str) -> Error {
     }
     let text = error.to_string();
     let (remedy, passes) = if text.contains("certificate") {
-        (CERTIFICATE_REMEDY, false)
+        (certificate_remedy(&text), false)
     } else if text.contains(CLEAR_TEXT) {
         (CLEAR_TEXT_REMEDY, false)
     } else if matches!(error, ureq::Error::Protocol(_)) {
@@ -92,4 +93,26 @@ pub(super) fn transport_error(error: &ureq::Error, url: &str) -> Error {
         ("check the address and that the server runs (--server is its HTTP port)", is_of_the_way(error))
     };
     Error::failed(text, url, remedy).passing(if passes { Again::Soon } else { Again::Never })
+}
+
+/// The same of a call through a proxy, which may be what refused it, or what is away.
+pub(super) fn proxied_error(error: &ureq::Error, url: &str, proxy: &Proxy) -> Error {
+    let ureq::Error::ConnectProxyFailed(text) = error else {
+        return transport_error(error, url).coming_from(Some(&format!("through {proxy}")));
+    };
+    // `proxy server responded 407/407`
+    let status = text.rsplit('/').next().and_then(|digits| digits.parse().ok());
+    let refusal = match status {
+        Some(status) => proxy.refusal(&place(url), status),
+        None => TunnelError::Confused { proxy: proxy.to_string(), why: text.clone() },
+    };
+    let again = if refusal.passes() { Again::Soon } else { Again::Never };
+    Error::failed(&refusal, url, refusal.remedy()).passing(again)
+}
+
+/// Host and port of a URL.
+fn place(url: &str) -> String {
+    let uri: Option<Uri> = url.parse().ok();
+    let uri = uri.unwrap_or_default();
+    format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(443))
 }

@@ -64,7 +64,7 @@ fn silent() -> String {
 
 #[tokio::test]
 async fn a_peer_that_takes_the_connection_and_says_nothing_to_tls_is_not_waited_for_without_end() {
-    let mut client = connect_within(Duration::from_millis(200), &address(&silent()), None).unwrap();
+    let mut client = connect_within(Duration::from_millis(200), &address(&silent()), None, None).unwrap();
     let call = client.list_runs(v1::ListRunsRequest::default());
     let status = tokio::time::timeout(Duration::from_secs(60), call).await.expect("an end").unwrap_err();
     assert_eq!(
@@ -75,4 +75,16 @@ async fn a_peer_that_takes_the_connection_and_says_nothing_to_tls_is_not_waited_
     let error = Error::from_status(&status, "a call").to_string();
     assert!(error.contains("no connection came about within 10 s, TLS included"), "{error}");
     assert!(error.contains("swallows connections"), "{error}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_takes_the_connection_and_says_nothing_is_not_waited_for_either() {
+    let proxy = silent().replace("https://", "http://");
+    let proxy = Proxy::named("HTTPS_PROXY", &proxy).unwrap();
+    let server = address("https://fed.example:50051");
+    let mut client = connect_within(Duration::from_millis(200), &server, None, Some(proxy)).unwrap();
+    let call = client.list_runs(v1::ListRunsRequest::default());
+    let status = tokio::time::timeout(Duration::from_secs(60), call).await.expect("an end").unwrap_err();
+    let error = Error::from_status(&status, "a call").to_string();
+    assert!(error.contains("no connection came about within 10 s, TLS included"), "{error}");
 }

@@ -9,9 +9,27 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
-use fedbasin_tests::{PATIENCE, client_binary, server_binary};
+use fedbasin_tests::{PATIENCE, client_binary, eventually, server_binary};
+
+/// What the programs look at and a caller may have set.
+const MEANS_SOMETHING: [&str; 13] = [
+    "FEDBASIN_SERVER",
+    "FEDBASIN_TOKEN",
+    "FEDBASIN_ADMIN_SERVER",
+    "FEDBASIN_ADMIN_TOKEN",
+    "FEDBASIN_STATE_DIR",
+    "FEDBASIN_PROFILE",
+    "XDG_STATE_HOME",
+    "XDG_CONFIG_HOME",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+];
 
 /// One folder, and all that is started in it.
 pub(crate) struct Place {
@@ -34,12 +52,14 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    /// A POSIX shell that runs `script` in `folder`, with nothing of the caller's environment that means something to the programs.
+    /// A POSIX shell that runs `script` in `folder`, by its home folder, with what the caller's environment says to the programs taken away.
     pub(crate) fn shell(&self, folder: &Path, script: &str) -> Command {
-        let system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
         let mut shell = Command::new("sh");
-        shell.args(["-euc", script]).current_dir(folder).env_clear().stdin(Stdio::null());
-        shell.env("PATH", format!("{}:{system}", self.path("bin").display())).env("HOME", folder);
+        shell.args(["-euc", &format!("PATH=\"$PLACE/bin:$PATH\"\n{script}")]).current_dir(folder);
+        for name in MEANS_SOMETHING {
+            shell.env_remove(name);
+        }
+        shell.env("PLACE", self.folder.path()).env("HOME", folder).stdin(Stdio::null());
         shell
     }
 
@@ -53,6 +73,18 @@ impl Place {
 pub(crate) struct Foreground(Child);
 
 impl Foreground {
+    /// Starts a command by a shell.
+    pub(crate) fn starts(mut shell: Command) -> Self {
+        Self(shell.process_group(0).spawn().expect("a shell"))
+    }
+
+    /// Waits until it ended by itself, and did well.
+    pub(crate) async fn ends(mut self) {
+        let ended = || self.0.try_wait().expect("its status");
+        let status = eventually("a command in the foreground ends", ended).await;
+        assert!(status.success(), "it ended with {status}");
+    }
+
     /// Starts a server by a shell and waits until it listens.
     pub(crate) fn serves(mut shell: Command) -> Self {
         let mut child = shell.process_group(0).stdout(Stdio::piped()).spawn().expect("a shell");
@@ -72,16 +104,29 @@ impl Foreground {
 
 impl Drop for Foreground {
     fn drop(&mut self) {
+        let group = self.0.id();
         if self.0.try_wait().is_ok_and(|status| status.is_none()) {
-            tell_group(self.0.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status();
         }
         let _ = self.0.wait();
+        // What it started holds its folder and its ports until it is gone, too.
+        let begun = Instant::now();
+        while lives(group) && begun.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
-/// Ends a shell and the program that it waits for.
-fn tell_group(id: u32) {
-    let _ = Command::new("kill").args(["-KILL", "--", &format!("-{id}")]).status();
+/// Whether a process of this group runs yet.
+fn lives(group: u32) -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut statuses = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    // `id (name) state parent group …`; the name may hold anything.
+    statuses.any(|status| {
+        let rest = status.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        let mut words = rest.split(' ');
+        words.next().is_some_and(|state| state != "Z") && words.nth(1) == Some(&group.to_string())
+    })
 }
 
 /// A port that is free now.
