@@ -11,13 +11,13 @@ use rebasin::{AlignReport, Digest, Layout, Spec};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-pub(crate) use self::site::Refused;
+pub(crate) use self::site::Failed;
 pub use self::{
     access::{Certificate, DAY_MS, Holder, Role, Token, days_left, standing},
     evaluation::{Evaluated, Evaluation, MeanEvaluation, NewEvaluation, NewEvaluations},
     path::{MeanPath, PathPoint},
     published::{Model, Published, is_tag},
-    site::{Arriving, Refusal, SiteDetails},
+    site::{Arriving, FailedCall, SiteDetails},
 };
 use crate::{
     error::{Error, Result},

@@ -92,8 +92,9 @@ def lay(programs, folder):
     database = f"sqlite://{folder}/rows.sqlite?mode=rwc"
     (credentials / "database-url").write_text(database + "\n")
     (credentials / "owner-url").write_text(database + "\n")
-    (folder / "fedbasin.toml").write_text(
-        f'[objects]\nurl = "file://{folder}/objects"\n[grpc]\nlisten = "127.0.0.1:0"\n[http]\nlisten = "127.0.0.1:0"\n')
+    settings = (tools.ROOT / "deploy" / "systemd" / "fedbasin.toml").read_text()
+    settings = settings.replace("/var/lib/fedbasin-objects", f"{folder}/objects")
+    (folder / "fedbasin.toml").write_text(f'{settings}[grpc]\nlisten = "127.0.0.1:0"\n[http]\nlisten = "127.0.0.1:0"\n')
     issue = [server, "pki", "issue", "pilot", "--dir", folder / "pki", "--server", "https://localhost:1", "--run", "pilot", "-o", folder / "kit"]
     subprocess.run(issue, check=True, capture_output=True, timeout=60)
     for name in KIT:

@@ -311,7 +311,7 @@ async fn what_a_site_was_told_is_shown_to_whoever_helps_it(database: Database) {
     let server = Server::start(database);
     let (admin, a, b) = (server.admin(), server.site("a"), server.site("b"));
     admin.create_run(&new_run("pilot", &["a"], 1));
-    let told = |site: &str| admin.get(&format!("/v1/sites/{site}")).json()["refusals"].clone();
+    let told = |site: &str| admin.get(&format!("/v1/sites/{site}")).json()["failed_calls"].clone();
     assert_eq!(told("a"), json!([]));
     // Of the same words one entry, which counts; of others the newest twenty.
     let mut words = Vec::new();

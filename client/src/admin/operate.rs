@@ -158,12 +158,12 @@ pub struct SiteDetails {
     pub tokens: Option<Vec<TokenRecord>>,
     /// What it was told when its calls failed, the newest first.
     #[serde(default)]
-    pub refusals: Vec<Refusal>,
+    pub failed_calls: Vec<FailedCall>,
 }
 
 /// What a site was told when calls of its failed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Refusal {
+pub struct FailedCall {
     /// What it called: an rpc's name.
     pub rpc: String,
     /// The stable code.

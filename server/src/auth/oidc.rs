@@ -55,6 +55,7 @@ impl Oidc {
     /// Says which setting cannot be used.
     pub(crate) fn from_config(settings: &config::Oidc) -> Result<Self> {
         settings.check().map_err(Error::invalid)?;
+        settings.sign_in.as_ref().map_or(Ok(()), sign_in::check_secret).map_err(Error::invalid)?;
         verifier::install();
         Ok(Self { settings: Arc::new(settings.clone()), keys: Keys::new(settings)? })
     }

@@ -37,6 +37,16 @@ fn a_database_is_named_once() {
 }
 
 #[test]
+fn the_settings_of_compose_and_of_the_units_are_understood() {
+    let compose =
+        Config::from_toml(include_str!("../../../deploy/compose.toml")).expect("deploy/compose.toml");
+    assert!(compose.allow_clear_text && !compose.work.in_serve);
+    let units =
+        Config::from_toml(include_str!("../../../deploy/systemd/fedbasin.toml")).expect("deploy/systemd");
+    assert!(!units.allow_clear_text && !units.work.in_serve && units.objects.is_some());
+}
+
+#[test]
 fn the_sample_is_understood_and_says_the_defaults() {
     let sample = include_str!("../../../deploy/fedbasin.toml");
     let config = Config::from_toml(sample).expect("the sample in deploy/");

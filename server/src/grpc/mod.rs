@@ -2,9 +2,9 @@
 
 mod convert;
 mod download;
+mod failed_calls;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzed;
-mod refusals;
 mod service;
 mod upload;
 mod watch;
@@ -20,7 +20,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
-use self::{refusals::Refusals, service::Sites, upload::Uploads};
+use self::{failed_calls::FailedCalls, service::Sites, upload::Uploads};
 use crate::{
     admission::{self, Admission},
     auth,
@@ -87,10 +87,10 @@ pub(crate) async fn serve(
     let service = v1::fed_basin_server::FedBasinServer::new(sites)
         .max_decoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(fedbasin_proto::MAX_MESSAGE_BYTES);
-    let refusals = Refusals::default();
+    let failed = FailedCalls::default();
     tokio::spawn({
-        let (refusals, store, stop) = (refusals.clone(), store.clone(), stop.clone());
-        async move { stop.run_until_cancelled(refusals.keep_written(&store)).await }
+        let (failed, store, stop) = (failed.clone(), store.clone(), stop.clone());
+        async move { stop.run_until_cancelled(failed.keep_written(&store)).await }
     });
     let service = tower::ServiceBuilder::new()
         .layer(AsyncRequireAuthorizationLayer::new({
@@ -100,7 +100,7 @@ pub(crate) async fn serve(
             }
         }))
         .map_response(move |response| with_head(&signer, response))
-        .layer(refusals)
+        .layer(failed)
         .map_response(with_code)
         .named_layer(service);
     let open = tower::ServiceBuilder::new().layer(AsyncRequireAuthorizationLayer::new({

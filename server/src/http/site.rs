@@ -42,13 +42,14 @@ pub(super) struct SiteDetails {
     certificates: Vec<Certificate>,
     /// Its tokens, the newest first, without what would open anything; at most 100. Absent for who may not list tokens.
     tokens: Option<Vec<Token>>,
-    /// What it was told when its calls failed, the newest first; at most 20.
-    refusals: Vec<Refusal>,
+    /// What it was told when its calls failed, the newest first; at most 20. Not of calls whose token or certificate opened nothing, nor of
+    /// streams that broke off once they had begun.
+    failed_calls: Vec<FailedCall>,
 }
 
 /// What a site was told when calls of its failed.
 #[derive(Serialize, utoipa::ToSchema)]
-pub(super) struct Refusal {
+pub(super) struct FailedCall {
     /// What it called: an rpc's name.
     rpc: String,
     /// The stable code, for instance `round-closed`.
@@ -61,8 +62,8 @@ pub(super) struct Refusal {
     last_at: String,
 }
 
-impl Refusal {
-    fn of(told: model::Refusal) -> Self {
+impl FailedCall {
+    fn of(told: model::FailedCall) -> Self {
         Self {
             rpc: told.rpc,
             code: told.code,
@@ -153,7 +154,7 @@ async fn describe(api: &Api, site: &str, role: Role) -> Result<SiteDetails> {
         arriving,
         certificates: found.certificates.into_iter().map(|held| Certificate::of(held, now)).collect(),
         tokens: (role >= Role::Admin).then(|| tokens.collect()),
-        refusals: found.refusals.into_iter().map(Refusal::of).collect(),
+        failed_calls: found.failed_calls.into_iter().map(FailedCall::of).collect(),
     })
 }
 

@@ -23,12 +23,12 @@ pub struct SiteDetails {
     /// Its tokens, the newest first.
     pub tokens: Vec<Token>,
     /// What it was told when its calls failed, the newest first.
-    pub refusals: Vec<Refusal>,
+    pub failed_calls: Vec<FailedCall>,
 }
 
 /// What a site is told when a call of its fails.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Refused {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Failed {
     pub(crate) site: String,
     /// What it called, by its name alone.
     pub(crate) rpc: String,
@@ -40,7 +40,7 @@ pub(crate) struct Refused {
 
 /// What a site was told when calls of its failed.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub struct FailedCall {
     /// What it called, by its name alone.
     pub rpc: String,
     /// The stable code.

@@ -13,6 +13,7 @@ mod due;
 mod encryption;
 mod evaluations;
 mod extend;
+mod failed_calls;
 mod figures;
 mod fsck;
 #[cfg(feature = "fuzzing")]
@@ -25,7 +26,6 @@ mod objects;
 mod once;
 mod part;
 mod parts;
-mod refusals;
 mod retention;
 mod rounds;
 mod runs;

@@ -42,7 +42,7 @@ macro_rules! steps {
 const STEPS: &[Step] = &steps!["0001_rounds.sql" "rounds", "0002_graphs.sql" "graphs", "0003_keeping.sql" "keeping", "0004_access.sql" "access", "0005_audit.sql" "audit",
     "0006_plausibility.sql" "plausibility", "0007_withdrawals.sql" "withdrawals", "0008_encryption.sql" "encryption",
     "0009_evaluations.sql" "evaluations", "0010_models.sql" "models", "0011_webhooks.sql" "webhooks", "0012_paths.sql" "paths",
-    "0013_refusals.sql" "refusals", "0014_floor.sql" "floor"];
+    "0013_failed_calls.sql" "failed_calls", "0014_floor.sql" "floor"];
 
 /// What the newest step makes of the schema.
 fn newest() -> Result<i64> {

@@ -61,7 +61,7 @@ impl Store {
             arriving: arriving.iter().map(arriving_from).collect::<Result<_>>()?,
             certificates: certificates.iter().map(certificates::certificate).collect::<Result<_>>()?,
             tokens: tokens.iter().map(tokens::token).collect::<Result<_>>()?,
-            refusals: self.refusals_of(id).await?,
+            failed_calls: self.failed_calls_of(id).await?,
         })
     }
 

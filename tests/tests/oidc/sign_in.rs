@@ -94,7 +94,11 @@ async fn who_comes_back_from_the_provider_is_signed_in_where_they_wanted_to_go()
         // What the way was begun with ends with it, and the code opens nothing twice.
         let mut set = back.headers.get_all("set-cookie").iter().filter_map(|value| value.to_str().ok());
         assert!(set.any(|set| set.starts_with("fedbasin_way=;") && set.contains("Max-Age=0")));
-        signs_nobody_in(&world.comes_back(&way), 401, "gave none for this sign-in");
+        signs_nobody_in(
+            &world.comes_back(&way),
+            401,
+            ">the identity provider gave no ID token for this sign-in; sign in again<",
+        );
     }
     let form = world.browser.request("GET", "/signin?next=/sites", &[], b"");
     let html = String::from_utf8_lossy(&form.body).into_owned();
@@ -108,6 +112,11 @@ async fn a_secret_that_the_provider_knows_is_shown_to_it_and_nowhere_else() {
     std::fs::write(&file, "a secret: with+all/of=it\n").expect("a file");
     let settings = format!("{SIGN_IN}client_secret_file = {file:?}\nscopes = [\"openid\", \"groups\"]\n");
     let world = World::new(&settings, |issuer| issuer.claims(&["see"]));
+    let nothing = settings.replace("client-secret", "no-secret");
+    let config = format!("{}{nothing}", world.issuer.settings(""));
+    let options = Options { config, ..Options::default() };
+    let error = Server::try_start(Database::sqlite(), options).expect_err("there is no such file");
+    assert!(error.contains("oidc.sign_in.client_secret_file: cannot read"), "{error}");
     signs_nobody_in_with_another_secret(&world);
     world.issuer.at_its_desk(|desk| desk.secret = Some("a secret: with+all/of=it".into()));
     assert!(session(&world.comes_back(&world.goes(""))).is_some());
@@ -120,7 +129,11 @@ async fn a_secret_that_the_provider_knows_is_shown_to_it_and_nowhere_else() {
 
 fn signs_nobody_in_with_another_secret(world: &World) {
     world.issuer.at_its_desk(|desk| desk.secret = Some("another".into()));
-    signs_nobody_in(&world.comes_back(&world.goes("")), 401, "gave none for this sign-in");
+    signs_nobody_in(
+        &world.comes_back(&world.goes("")),
+        401,
+        ">the identity provider gave no ID token for this sign-in; sign in again<",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -150,7 +163,11 @@ async fn who_did_not_begin_here_or_brings_something_else_is_not_signed_in() {
         (format!("{state}&code=x&error=y"), 401, "did not sign you in"),
         (format!("{state}&code="), 422, "code: is none"),
         (format!("{state}&code={}", "x".repeat(3000)), 422, "code: is none"),
-        (format!("{state}&code=code-other"), 401, "gave none for this sign-in"),
+        (
+            format!("{state}&code=code-other"),
+            401,
+            ">the identity provider gave no ID token for this sign-in; sign in again<",
+        ),
         (format!("{state}&code=x&iss=https%3A%2F%2Fevil.example"), 401, "another identity provider"),
         (format!("{state}&{state}&code=x"), 422, "duplicate"),
         ("code=x".to_owned(), 401, "did not begin in this browser"),
@@ -171,7 +188,12 @@ async fn a_token_of_the_provider_that_is_not_for_this_sign_in_opens_nothing() {
         claims
     };
     for (claims, nonce, status, says) in [
-        (right.clone(), Some("replayed"), 401, "nonce"),
+        (
+            right.clone(),
+            Some("replayed"),
+            401,
+            ">the ID token was given for another sign-in (nonce); sign in again<",
+        ),
         (with("aud", json!("another")), None, 401, "another audience"),
         (with("iss", json!("https://evil.example")), None, 401, "another issuer"),
         (with("exp", json!(1)), None, 401, "has expired"),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     admin::{
         Admin,
-        operate::{CloneRun, Event, Model, OtherPolicy, Refusal, SiteDetails, Update},
+        operate::{CloneRun, Event, FailedCall, Model, OtherPolicy, SiteDetails, Update},
     },
     error::Result,
     files::SecretFile,
@@ -176,8 +176,8 @@ fn site_text(site: &SiteDetails) -> String {
         let days = certificate.days_left.map(|days| format!(", {days} days left")).unwrap_or_default();
         _ = writeln!(text, "certificate {}: {}{days}", certificate.fingerprint, certificate.state);
     }
-    for told in &site.refusals {
-        let Refusal { rpc, code, message, times, last_at, .. } = told;
+    for told in &site.failed_calls {
+        let FailedCall { rpc, code, message, times, last_at, .. } = told;
         _ = writeln!(text, "{rpc} failed {times} times, last {last_at}: {code}: {message}");
     }
     match &site.tokens {

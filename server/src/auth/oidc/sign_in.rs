@@ -3,6 +3,8 @@
 //! Nothing is kept here between the two: what a way began with is one random secret that the person's browser carries in a cookie, and
 //! `state`, `nonce` and PKCE's verifier are made from it. So any replica can end what another one began.
 
+use std::path::Path;
+
 use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
@@ -12,7 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{Oidc, unauthenticated};
+use super::Oidc;
 use crate::{
     config::{Secret, SignIn},
     error::{Code, Error, Result},
@@ -125,7 +127,7 @@ impl Oidc {
             ("code_verifier", &verifier),
         ];
         let mut request = self.keys.post(&at.token).header("accept", "application/json");
-        match client_secret(sign_in)? {
+        match client_secret(sign_in).await? {
             // RFC 6749, section 2.3.1: both as in a form.
             Some(secret) => {
                 let both = format!("{}:{}", encoded(&self.settings.audience), encoded(secret.expose()));
@@ -148,32 +150,48 @@ impl Oidc {
             given => {
                 let said = given.and_then(|given| given.error).unwrap_or_default();
                 tracing::warn!(oidc.issuer = self.settings.issuer, http.status = status.as_u16(), oidc.error = ?said, "the issuer gave no ID token");
-                return Err(unauthenticated(
-                    "the identity provider gave none for this sign-in; sign in again",
+                return Err(not_signed_in(
+                    "the identity provider gave no ID token for this sign-in; sign in again",
                 ));
             }
         };
         let claims = self.claims(&token).await?;
         match claims.get("nonce").and_then(serde_json::Value::as_str) {
             Some(nonce) if way.is_nonce(nonce) => Ok(token),
-            _ => Err(unauthenticated("it was given for another sign-in (nonce); sign in again")),
+            _ => Err(not_signed_in("the ID token was given for another sign-in (nonce); sign in again")),
         }
     }
 }
 
 /// Read when it is needed, so that it can be changed while the server runs.
-fn client_secret(sign_in: &SignIn) -> Result<Option<Secret>> {
+async fn client_secret(sign_in: &SignIn) -> Result<Option<Secret>> {
     let Some(path) = &sign_in.client_secret_file else { return Ok(None) };
-    match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => Ok(Some(Secret::new(text.trim().to_owned()))),
-        Ok(_) => {
-            Err(Error::internal(format!("oidc.sign_in.client_secret_file: {} is empty", path.display())))
-        }
-        Err(error) => Err(Error::internal(format!(
-            "oidc.sign_in.client_secret_file: cannot read {}: {error}",
-            path.display()
-        ))),
+    let text = tokio::fs::read_to_string(path).await;
+    secret_of(path, text).map(Some).map_err(Error::internal)
+}
+
+/// Whether the file of the client's secret, if there is one, holds any.
+///
+/// # Errors
+/// A sentence that names the setting and the file.
+pub(super) fn check_secret(sign_in: &SignIn) -> std::result::Result<(), String> {
+    let Some(path) = &sign_in.client_secret_file else { return Ok(()) };
+    secret_of(path, std::fs::read_to_string(path)).map(|_| ())
+}
+
+fn secret_of(path: &Path, text: std::io::Result<String>) -> std::result::Result<Secret, String> {
+    let wrong = |what: String| {
+        format!("oidc.sign_in.client_secret_file: {what}; name the file that holds what the provider gave")
+    };
+    match text {
+        Ok(text) if !text.trim().is_empty() => Ok(Secret::new(text.trim())),
+        Ok(_) => Err(wrong(format!("{} is empty", path.display()))),
+        Err(error) => Err(wrong(format!("cannot read {}: {error}", path.display()))),
     }
+}
+
+fn not_signed_in(what: &str) -> Error {
+    Error::new(Code::Unauthenticated, what)
 }
 
 /// As forms are sent.

@@ -5,7 +5,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
+use http::{Extensions, HeaderMap, HeaderValue, header};
 use maud::html;
 use serde::Deserialize;
 
@@ -83,9 +83,7 @@ pub(super) async fn come_back(
         Err(error)
             if matches!(error.code(), Code::Unauthenticated | Code::InvalidArgument | Code::Forbidden) =>
         {
-            let status =
-                StatusCode::from_u16(error.code().http().as_u16()).unwrap_or(StatusCode::UNAUTHORIZED);
-            the_form(&api, next, Some(error.message()), status)
+            the_form(&api, next, Some(error.message()), error.code().http())
         }
         Err(error) => Refused::from(error).into_response(),
     };
@@ -107,7 +105,7 @@ async fn token(api: &Api, secret: &str, back: &Back) -> Result<String> {
     if back.iss.as_deref().is_some_and(|issuer| oidc.is_other(issuer)) {
         return Err(Error::new(
             Code::Unauthenticated,
-            "another identity provider than this server's sent you here (iss)",
+            "another identity provider than this server's sent you here (iss); sign in again from this page",
         ));
     }
     match (&back.code, &back.error) {

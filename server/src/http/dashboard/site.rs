@@ -27,7 +27,7 @@ use crate::{
         problem::Path,
         tokens::{self, MadeToken, Token},
     },
-    model::{self, Holder, Refusal, Role, Run, Site, SiteDetails, Update},
+    model::{self, FailedCall, Holder, Role, Run, Site, SiteDetails, Update},
     round::Millis,
     store::Actor,
 };
@@ -90,7 +90,7 @@ async fn the_site(
     viewer: &Viewer,
     made: Option<&MadeToken>,
 ) -> Result<Markup> {
-    let SiteDetails { site, certificates, tokens, refusals, .. } = found;
+    let SiteDetails { site, certificates, tokens, failed_calls, .. } = found;
     let now = api.store.now().await?;
     let runs = api.store.runs_of_site(&site.id).await?;
     let updates = api.store.newest_updates_of(&site.id, MOST_UPDATES).await?;
@@ -110,7 +110,7 @@ async fn the_site(
         }
         @if let Some(made) = made { (given_once(made)) }
         (errors(&updates))
-        (told(&refusals, now))
+        (told(&failed_calls, now))
         (participation(&runs))
         (history(&updates))
         (of_certificates(&certificates))
@@ -140,9 +140,9 @@ fn errors(updates: &[Update]) -> Markup {
 }
 
 /// What calls of its were answered that failed.
-fn told(refusals: &[Refusal], now: Millis) -> Markup {
+fn told(calls: &[FailedCall], now: Millis) -> Markup {
     html! {
-        @if !refusals.is_empty() {
+        @if !calls.is_empty() {
             section aria-labelledby="told" {
                 h2 #told { "Calls that failed, as the site was told" }
                 (table(
@@ -150,13 +150,13 @@ fn told(refusals: &[Refusal], now: Millis) -> Markup {
                     "What the site called and was answered, the newest first",
                     &[Text("Call"), Text("Code"), Text("Answer"), Number("Times"), Text("Last")],
                     &html! {
-                        @for refusal in refusals {
+                        @for call in calls {
                             tr {
-                                th scope="row" data-name="Call" { (refusal.rpc) }
-                                td data-name="Code" { code { (refusal.code) } }
-                                td data-name="Answer" { (refusal.message) }
-                                td.number data-name="Times" { (refusal.times) }
-                                td data-name="Last" { (since(refusal.last_at_ms, now)) }
+                                th scope="row" data-name="Call" { (call.rpc) }
+                                td data-name="Code" { code { (call.code) } }
+                                td data-name="Answer" { (call.message) }
+                                td.number data-name="Times" { (call.times) }
+                                td data-name="Last" { (since(call.last_at_ms, now)) }
                             }
                         }
                     },

@@ -1,6 +1,6 @@
 -- What sites were told when their calls failed, the newest of each site: for whoever helps them. No state hangs on it.
 
-CREATE TABLE refusals (
+CREATE TABLE failed_calls (
   site_id     TEXT NOT NULL REFERENCES sites (id),
   rpc         TEXT NOT NULL,     -- its name alone
   code        TEXT NOT NULL,     -- the stable code

@@ -5,7 +5,7 @@ use sqlx::Row as _;
 use super::{Store, signed, unsigned};
 use crate::{
     error::Result,
-    model::{Refusal, Refused},
+    model::{Failed, FailedCall},
 };
 
 /// So many of a site are kept.
@@ -16,31 +16,31 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database; then nothing is added.
-    pub(crate) async fn note_refusals(&self, told: &[(Refused, u64)]) -> Result<()> {
+    pub(crate) async fn note_failed_calls(&self, told: &[(Failed, u64)]) -> Result<()> {
         let mut tx = self.begin().await?;
-        for (refused, times) in told {
+        for (call, times) in told {
             sqlx::query(self.sql(
-                "INSERT INTO refusals (site_id, rpc, code, message, first_at_ms, last_at_ms, times)
+                "INSERT INTO failed_calls (site_id, rpc, code, message, first_at_ms, last_at_ms, times)
                  SELECT id, $2, $3, $4, {now}, {now}, $5 FROM sites WHERE id = $1
                  ON CONFLICT (site_id, rpc, code, message)
-                 DO UPDATE SET last_at_ms = excluded.last_at_ms, times = refusals.times + excluded.times",
+                 DO UPDATE SET last_at_ms = excluded.last_at_ms, times = failed_calls.times + excluded.times",
             ))
-            .bind(&refused.site)
-            .bind(&refused.rpc)
-            .bind(&refused.code)
-            .bind(&refused.message)
+            .bind(&call.site)
+            .bind(&call.rpc)
+            .bind(&call.code)
+            .bind(&call.message)
             .bind(signed(*times)?)
             .execute(&mut *tx)
             .await?;
         }
-        let mut sites: Vec<&str> = told.iter().map(|(refused, _)| refused.site.as_str()).collect();
+        let mut sites: Vec<&str> = told.iter().map(|(call, _)| call.site.as_str()).collect();
         sites.sort_unstable();
         sites.dedup();
         for site in sites {
             sqlx::query(
-                "DELETE FROM refusals WHERE site_id = $1 AND last_at_ms <
+                "DELETE FROM failed_calls WHERE site_id = $1 AND last_at_ms <
                      (SELECT MIN(last_at_ms) FROM
-                         (SELECT last_at_ms FROM refusals WHERE site_id = $1 ORDER BY last_at_ms DESC LIMIT $2) AS newest)",
+                         (SELECT last_at_ms FROM failed_calls WHERE site_id = $1 ORDER BY last_at_ms DESC LIMIT $2) AS newest)",
             )
             .bind(site)
             .bind(MOST)
@@ -54,15 +54,15 @@ impl Store {
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn refusals_of(&self, site: &str) -> Result<Vec<Refusal>> {
+    pub async fn failed_calls_of(&self, site: &str) -> Result<Vec<FailedCall>> {
         let rows = sqlx::query(
-            "SELECT rpc, code, message, first_at_ms, last_at_ms, times FROM refusals WHERE site_id = $1
+            "SELECT rpc, code, message, first_at_ms, last_at_ms, times FROM failed_calls WHERE site_id = $1
              ORDER BY last_at_ms DESC, rpc, code, message LIMIT $2",
         );
         let rows = rows.bind(site).bind(MOST).fetch_all(&self.pool).await?;
         rows.iter()
             .map(|row| {
-                Ok(Refusal {
+                Ok(FailedCall {
                     rpc: row.try_get("rpc")?,
                     code: row.try_get("code")?,
                     message: row.try_get("message")?,

@@ -1,7 +1,7 @@
 //! Notes what sites are told when their calls fail, so that who helps a site sees it without its log.
 //!
-//! A call only leaves word here; one task writes it down, a few times a minute at the most. What a site can make of that is bounded: so many
-//! different words at a time, and of more it is not told.
+//! A call only leaves word here; one task writes it down, every two seconds at the most. What a site can make of that is bounded: of more than
+//! so many different words at a time none is noted. A stream that breaks off once it has begun is not noted, nor who is no site.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::Caller;
-use crate::{model::Refused, store::Store};
+use crate::{model::Failed, store::Store};
 
 /// So often it is written down.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -29,21 +29,21 @@ const MOST_BYTES: usize = 500;
 
 /// What waits to be written down. Cheap to clone; all clones are one.
 #[derive(Clone, Default)]
-pub(super) struct Refusals(Arc<Mutex<HashMap<Refused, u64>>>);
+pub(super) struct FailedCalls(Arc<Mutex<HashMap<Failed, u64>>>);
 
-impl Refusals {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Refused, u64>> {
+impl FailedCalls {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<Failed, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, refused: Refused) {
+    fn note(&self, call: Failed) {
         let mut waiting = self.waiting();
-        if let Some(times) = waiting.get_mut(&refused) {
+        if let Some(times) = waiting.get_mut(&call) {
             *times += 1;
         } else if waiting.len() < MOST
-            && waiting.keys().filter(|other| other.site == refused.site).count() < MOST_OF_A_SITE
+            && waiting.keys().filter(|other| other.site == call.site).count() < MOST_OF_A_SITE
         {
-            waiting.insert(refused, 1);
+            waiting.insert(call, 1);
         }
     }
 
@@ -51,11 +51,13 @@ impl Refusals {
     pub(super) async fn keep_written(&self, store: &Store) {
         loop {
             tokio::time::sleep(PAUSE).await;
-            let told: Vec<(Refused, u64)> = self.waiting().drain().collect();
+            let mut told: Vec<(Failed, u64)> = self.waiting().drain().collect();
+            // In one order, so that no two replicas wait for one another.
+            told.sort_unstable();
             if told.is_empty() {
                 continue;
             }
-            if let Err(error) = store.note_refusals(&told).await {
+            if let Err(error) = store.note_failed_calls(&told).await {
                 tracing::warn!(error.message = error.message(), "what sites were told cannot be noted");
             }
         }
@@ -63,19 +65,19 @@ impl Refusals {
 }
 
 /// What an answer tells of a failure, where it is one: such an answer has its status beside its headers, and no message.
-fn refused(caller: &Caller, rpc: &str, response: &Response<Body>) -> Option<Refused> {
+fn told(caller: &Caller, rpc: &str, response: &Response<Body>) -> Option<Failed> {
     let status = Status::from_header_map(response.headers())?;
     let code = response.headers().get(fedbasin_proto::CODE_METADATA_KEY)?.to_str().ok()?;
     let mut message: String = status.message().chars().filter(|letter| !letter.is_control()).collect();
     message.truncate(message.floor_char_boundary(MOST_BYTES));
-    Some(Refused { site: caller.site.to_string(), rpc: rpc.to_owned(), code: code.to_owned(), message })
+    Some(Failed { site: caller.site.to_string(), rpc: rpc.to_owned(), code: code.to_owned(), message })
 }
 
-impl<S> Layer<S> for Refusals {
+impl<S> Layer<S> for FailedCalls {
     type Service = Noting<S>;
 
     fn layer(&self, inner: S) -> Noting<S> {
-        Noting { inner, refusals: self.clone() }
+        Noting { inner, failed: self.clone() }
     }
 }
 
@@ -83,7 +85,7 @@ impl<S> Layer<S> for Refusals {
 #[derive(Clone)]
 pub(super) struct Noting<S> {
     inner: S,
-    refusals: Refusals,
+    failed: FailedCalls,
 }
 
 impl<S> Service<Request<Body>> for Noting<S>
@@ -102,11 +104,11 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let caller = request.extensions().get::<Caller>().cloned();
         let rpc = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-        let (refusals, answering) = (self.refusals.clone(), self.inner.call(request));
+        let (failed, answering) = (self.failed.clone(), self.inner.call(request));
         Box::pin(async move {
             let response = answering.await?;
-            if let Some(refused) = caller.and_then(|caller| refused(&caller, &rpc, &response)) {
-                refusals.note(refused);
+            if let Some(call) = caller.and_then(|caller| told(&caller, &rpc, &response)) {
+                failed.note(call);
             }
             Ok(response)
         })
