@@ -13,6 +13,8 @@ RUSTFLAGS="--remap-path-prefix=$source=/src --remap-path-prefix=$registry=/cargo
 # C of crates (SQLite, ring): the same for what the preprocessor writes down.
 CFLAGS="-ffile-prefix-map=$source=/src -ffile-prefix-map=$registry=/cargo -ffile-prefix-map=$target=/target ${CFLAGS:-}"
 export RUSTFLAGS CFLAGS
+# One part a crate, and no names of functions: smaller programs, and nothing that depends on how many were compiled at once.
+export CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_STRIP=symbols
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-0}" CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$target"
 packages=
 for package in "$@"; do packages="$packages --package $package"; done

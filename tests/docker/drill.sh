@@ -5,7 +5,8 @@
 # Brings an empty database to the schema before the newest, as a server of that time left it: all migrations but the last with sqlx's own
 # books, and a site with its token.
 lay_previous_schema() {
-    local files=(migrations/postgres/*.sql) file version
+    local files=(migrations/postgres/*.sql) file version before
+    newest=$(basename "${files[-1]%%_*}") before=$(basename "${files[-2]%%_*}")
     {
         echo 'BEGIN;'
         echo 'CREATE TABLE _sqlx_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL, installed_on TIMESTAMPTZ NOT NULL DEFAULT now(),
@@ -19,12 +20,11 @@ lay_previous_schema() {
         echo "INSERT INTO sites (id, token_hash, created_at_ms) VALUES ('hospital-of-before', repeat('0', 64), 1700000000000);"
         echo 'COMMIT;'
     } | docker exec --interactive "$postgres" sh -c 'PGPASSWORD=$(cat /secret/password) psql -h 127.0.0.1 -U fedbasin -d fedbasin -q -v ON_ERROR_STOP=1' >/dev/null
-    previous=$((${#files[@]} - 1))
-    expect "the database has the schema before the newest, number $previous" "$previous" "$(owner 'SELECT max(version) FROM _sqlx_migrations')"
+    expect "the database has the schema before the newest, number $((10#$before))" "$((10#$before))" "$(owner 'SELECT max(version) FROM _sqlx_migrations')"
 }
 
 check_upgraded() {
-    expect "it was brought up to date" "$((previous + 1))" "$(owner 'SELECT max(version) FROM _sqlx_migrations')"
+    expect "it was brought up to date" "$((10#$newest))" "$(owner 'SELECT max(version) FROM _sqlx_migrations')"
     expect "and who was enrolled before is there" '200 *hospital-of-before*' "$(ask GET /v1/sites "$token")"
 }
 

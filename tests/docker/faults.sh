@@ -26,14 +26,15 @@ not_ready() { case $(docker exec "$1" fedbasin-server healthcheck 2>&1) in *'is 
 
 # A schema that this program does not know, and one whose last step broke off: nobody touches it, and servers that run say that they are not ready.
 strange_schema() {
-    local migrate
+    local migrate floor
+    floor=$(owner 'SELECT oldest FROM schema_floor')
     mapfile -t migrate < <(owners)
     owner "INSERT INTO _sqlx_migrations VALUES (9999, 'of a later version', now(), true, '\\x00', 1)" >/dev/null
     expect "a program goes on beside a later version that only added" '' "$(docker run --rm --read-only "${migrate[@]}" 2>&1 | grep -v '^20[0-9-]*T' || true)"
     owner 'UPDATE schema_floor SET oldest = 9999' >/dev/null
     says "a database of a later version is left alone" '*schema*9999*' "${migrate[@]}"
     until_so "a replica is not ready for a schema of a later version" 15 not_ready "${replicas[0]}"
-    owner 'DELETE FROM _sqlx_migrations WHERE version = 9999; UPDATE schema_floor SET oldest = 14' >/dev/null
+    owner "DELETE FROM _sqlx_migrations WHERE version = 9999; UPDATE schema_floor SET oldest = $floor" >/dev/null
     owner 'UPDATE _sqlx_migrations SET success = false WHERE version = (SELECT max(version) FROM _sqlx_migrations)' >/dev/null
     says "so is one whose last step broke off" '*schema*partially applied*' "${migrate[@]}"
     owner 'UPDATE _sqlx_migrations SET success = true' >/dev/null

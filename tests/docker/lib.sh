@@ -33,6 +33,7 @@ remove_images() { # remove_images TAG
 # All of the project's, and the volumes that images made for its containers.
 take_down() {
     local ids volumes
+    # shellcheck disable=SC2119
     mapfile -t ids < <(containers)
     if [ ${#ids[@]} -gt 0 ]; then
         mapfile -t volumes < <(docker inspect --format '{{range .Mounts}}{{if .Name}}{{println .Name}}{{end}}{{end}}' "${ids[@]}" | sort -u | grep .)
@@ -42,9 +43,9 @@ take_down() {
     "${compose[@]}" --profile demo down --volumes --timeout 2 >/dev/null 2>&1 || true
 }
 
-choose_ports() { # two that no other stack here is likely to have
-    FEDBASIN_GRPC_PORT=$((32000 + RANDOM % 9000))
-    FEDBASIN_HTTP_PORT=$((FEDBASIN_GRPC_PORT + 9001))
+choose_ports() { # two that no other stack here is likely to have, below those that a system gives to who calls
+    FEDBASIN_GRPC_PORT=$((10000 + RANDOM % 4500))
+    FEDBASIN_HTTP_PORT=$((FEDBASIN_GRPC_PORT + 5000))
     export FEDBASIN_GRPC_PORT FEDBASIN_HTTP_PORT
     url=http://127.0.0.1:$FEDBASIN_HTTP_PORT
 }
@@ -84,6 +85,7 @@ until_so() {
 }
 
 # Asked of the engine: docker-compose takes a second to begin.
+# shellcheck disable=SC2120 # nothing: of all services
 containers() { # containers [SERVICE]: their ids, without those of `run`
     docker ps --all --quiet --no-trunc --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" \
         --filter label=com.docker.compose.oneoff=False ${1:+--filter "label=com.docker.compose.service=$1"}

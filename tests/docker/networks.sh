@@ -21,9 +21,10 @@ check_networks() {
     neighbour=$(docker run --detach --rm --network "$COMPOSE_PROJECT_NAME"_site-1 --name "$COMPOSE_PROJECT_NAME-neighbour" \
         --volume "$PWD/deploy/haproxy.cfg:/etc/haproxy.cfg:ro" --entrypoint haproxy "$PROXY_IMAGE" -db -f /etc/haproxy.cfg)
     # This machine, at an address that leads to it from outside, too.
-    port_here=$((FEDBASIN_HTTP_PORT + 1))
-    python3 -c 'import socket, sys, time; s = socket.create_server(("0.0.0.0", int(sys.argv[1]))); time.sleep(60)' "$port_here" &
+    python3 -c 'import socket, time; s = socket.create_server(("0.0.0.0", 0)); print(s.getsockname()[1], flush=True); time.sleep(60)' >"$work/port" &
     listener=$!
+    until_so "this machine listens" 10 test -s "$work/port"
+    port_here=$(cat "$work/port")
     outside=$(python3 -c 'import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("192.0.2.254", 9)); print(s.getsockname()[0])')
     told=$(mktemp -d "${TMPDIR:-/tmp}/fedbasin-reaches.XXXXXX")
     while read -r name network where port; do
