@@ -18,6 +18,7 @@ use self::{audit::AuditCommand, init::InitArgs, pki::PkiCommand};
 use crate::{
     config::{Config, Objects, Secret, Tls},
     error::{Error, Result},
+    files::read_given,
     graphs,
     healthcheck::healthcheck,
     serve, signing,
@@ -183,16 +184,13 @@ impl HealthArgs {
 
 fn read_config(path: Option<&Path>) -> Result<Config> {
     let Some(path) = path else { return Ok(Config::default()) };
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::invalid(format!("--config: cannot read {}: {error}", path.display())))?;
+    let text = read_given("--config", path)?;
     Config::from_toml(&text).map_err(|error| Error::invalid(format!("--config: {}: {error}", path.display())))
 }
 
 /// The URL in a file that a flag or a setting names.
 fn read_database_url(setting: &str, path: &Path) -> Result<Secret> {
-    let url = std::fs::read_to_string(path)
-        .map_err(|error| Error::invalid(format!("{setting}: cannot read {}: {error}", path.display())))?;
-    Ok(Secret::new(url.trim()))
+    Ok(Secret::new(read_given(setting, path)?.trim()))
 }
 
 impl StorageArgs {

@@ -120,7 +120,7 @@ pub struct Tls {
     /// The authority that signs sites' certificates, PEM; absent: sites show tokens only.
     #[serde(default)]
     pub client_ca_file: Option<PathBuf>,
-    /// Whether a site must show one.
+    /// Whether a site must show one: `"accepted"`, one or a token; `"required"`, one always.
     #[serde(default)]
     pub client_certificates: ClientCertificates,
 }

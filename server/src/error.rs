@@ -282,9 +282,9 @@ impl From<sqlx::Error> for Error {
 
 /// Whether a database's error code tells of a trouble that passes, so that the same statement may succeed later.
 fn code_passes(code: &str) -> bool {
-    // SQLite: a decimal number whose low byte is the kind, 5 busy and 6 locked; Postgres: always five characters.
+    // SQLite: a decimal number whose low byte is the kind, 5 busy, 6 locked and 13 a full disk; Postgres: always five characters.
     if code.len() < 5 {
-        return code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6));
+        return code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 13));
     }
     // The connection broke, resources are short, the server shuts down or starts; a deadlock, a serialisation failure,
     // a lock or a statement that timed out, a transaction that this process slept in.

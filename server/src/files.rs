@@ -19,6 +19,21 @@ pub(crate) enum Readers {
     All,
 }
 
+/// The text of a file that a setting or a flag names.
+///
+/// # Errors
+/// It cannot be read; said with the setting, and what to do.
+pub(crate) fn read_given(setting: &str, path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound => "put it there, or correct the path",
+            io::ErrorKind::PermissionDenied => "let the server's user read it",
+            _ => "name a file of text",
+        };
+        Error::invalid(format!("{setting}: cannot read {}: {error}; {advice}", path.display()))
+    })
+}
+
 /// Writes a file that is not there yet.
 ///
 /// # Errors

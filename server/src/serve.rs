@@ -17,6 +17,7 @@ use crate::{
     auth::People,
     config::{Config, Log, Tls},
     error::{Code, Error, Result},
+    files::read_given,
     grpc, http,
     model::days_left,
     sessions::Sessions,
@@ -66,6 +67,7 @@ pub async fn serve(config: Config) -> Result<()> {
             config.grpc.listen, config.http.listen
         )));
     }
+    look_at_files(&config)?;
     let _folder = hold_folder(&config.data_dir)?;
     open_many_files();
     let store = Store::open(&config).await?;
@@ -285,6 +287,21 @@ pub async fn work(config: Config) -> Result<()> {
         None => Ok(()),
         Some(_) => Err(Error::new(Code::Unavailable, "a part of the worker ended; the log says why")),
     }
+}
+
+/// Whether the files that the settings name can be used, before anything is made or opened.
+fn look_at_files(config: &Config) -> Result<()> {
+    let tls = config.tls.as_ref();
+    for (setting, path) in [
+        ("admin_token_file", config.admin_token_file.as_ref().filter(|_| config.admin_token.is_none())),
+        ("signing_key_file", config.signing_key_file.as_ref()),
+        ("tls.cert_file", tls.map(|tls| &tls.cert_file)),
+        ("tls.key_file", tls.map(|tls| &tls.key_file)),
+        ("tls.client_ca_file", tls.and_then(|tls| tls.client_ca_file.as_ref())),
+    ] {
+        path.map_or(Ok(()), |path| read_given(setting, path).map(|_| ()))?;
+    }
+    tls.map_or(Ok(()), tls::check)
 }
 
 /// Takes the data folder for this process: uploads under way are files there that one process writes and sweeps. The system gives it

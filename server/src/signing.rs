@@ -19,7 +19,7 @@ pub use self::manifest::Made;
 use crate::{
     config::Config,
     error::{Error, Result},
-    files::{Readers, write_new},
+    files::{Readers, read_given, write_new},
     model::Receipt,
     store::Store,
 };
@@ -197,9 +197,7 @@ pub fn storage_key(config: &Config) -> Result<Option<[u8; 32]>> {
 }
 
 fn read(path: &Path) -> Result<SigningKeys> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::invalid(format!("signing_key_file: cannot read {}: {error}", path.display()))
-    })?;
+    let text = read_given("signing_key_file", path)?;
     SigningKeys::from_pem(&text)
         .map_err(|error| Error::invalid(format!("signing_key_file: {}: {error}", path.display())))
 }

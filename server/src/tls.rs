@@ -43,9 +43,24 @@ pub(crate) fn server_config(tls: &Tls, alpn: &[&[u8]], sites: bool) -> Result<Ar
     };
     let mut config = builder
         .with_single_cert(chain, key)
-        .map_err(|error| Error::invalid(format!("tls: the certificate or key cannot be used: {error}")))?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => Error::invalid(format!(
+                "tls: the key in {} (tls.key_file) is not of the certificate in {} (tls.cert_file); give the one that was made with it",
+                tls.key_file.display(),
+                tls.cert_file.display()
+            )),
+            error => Error::invalid(format!("tls: the certificate or key cannot be used: {error}")),
+        })?;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+/// Whether an edge can have these settings.
+///
+/// # Errors
+/// Which file cannot be used, and why.
+pub(crate) fn check(tls: &Tls) -> Result<()> {
+    server_config(tls, &[], true).map(|_| ())
 }
 
 fn verifier(
@@ -164,14 +179,26 @@ impl Peer {
     }
 }
 
-/// When the certificate of a PEM file expires.
+/// When the server's certificate expires.
 ///
 /// # Errors
 /// The file cannot be used.
 pub(crate) fn expires_at(tls: &Tls) -> Result<Millis> {
-    let chain = certificates("tls.cert_file", &tls.cert_file)?;
+    validity(tls).map(|(_, end)| end)
+}
+
+/// From when to when the server's certificate is valid.
+///
+/// # Errors
+/// The file cannot be used.
+pub(crate) fn validity(tls: &Tls) -> Result<(Millis, Millis)> {
+    let (setting, path) = ("tls.cert_file", &tls.cert_file);
+    let chain = certificates(setting, path)?;
     let leaf = chain.first().map_or(&[][..], |leaf| leaf);
-    end_of("tls.cert_file", &tls.cert_file, leaf)
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|error| unusable(setting, path, &error))?;
+    let begin = parsed.validity().not_before.timestamp().saturating_mul(1000);
+    Ok((begin, end_of(setting, path, leaf)?))
 }
 
 /// When the authority of sites' certificates expires; of several the one that ends first, for its sites need others before. Nothing

@@ -17,7 +17,7 @@ fn what_we_wrote_is_sent_and_what_storage_said_is_not() {
 #[test]
 fn a_database_code_that_passes_is_told_from_one_that_does_not() {
     for code in [
-        "08006", "25P03", "40001", "40P01", "53300", "55P03", "57014", "57P01", "5", "6", "261", "262",
+        "08006", "25P03", "40001", "40P01", "53300", "55P03", "57014", "57P01", "5", "6", "13", "261", "262",
         "517", "773",
     ] {
         assert!(code_passes(code), "{code}");

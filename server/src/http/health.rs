@@ -128,9 +128,12 @@ async fn look(api: Api) -> Vec<Check> {
     checks.push(Check::of("schema", &api.store.check_schema().await));
     checks.push(Check::of("keys", &keys(&api).await));
     if let Some(tls) = &api.tls {
-        let lasts = tls::expires_at(tls).and_then(|expires| match expires > now {
-            true => Ok(()),
-            false => Err(Error::invalid("the server's certificate has expired")),
+        let lasts = tls::validity(tls).and_then(|(begins, expires)| match (now >= begins, now < expires) {
+            (true, true) => Ok(()),
+            (false, _) => Err(Error::invalid(
+                "the server's certificate is not valid yet: is the clock here, or where it was made, right?",
+            )),
+            (_, false) => Err(Error::invalid("the server's certificate has expired")),
         });
         checks.push(Check::of("certificate", &lasts));
     }

@@ -22,6 +22,7 @@ use sqlx::Row as _;
 use super::{
     Sealed, Store,
     encryption::turn,
+    objects::check_folder,
     source::{StoredSource, decrypted, plain},
     staging::synced_or_removed,
 };
@@ -103,6 +104,9 @@ impl Stored {
 
 impl Store {
     pub(crate) async fn objects_ready(&self) -> Result<()> {
+        if let Some(folder) = &self.objects.folder {
+            check_folder(folder)?;
+        }
         match self.objects.store.head(&Key::from("ready")).await {
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),

@@ -402,10 +402,20 @@ async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool> {
                 }
                 Ok(())
             })
+        })
+        // Where a full disk ends a transaction, SQLite has rolled it back already, and sqlx counts it as open for good.
+        .before_acquire(|connection, _| {
+            let is_free = !sqlx::Connection::is_in_transaction(connection);
+            Box::pin(async move { Ok(is_free) })
         });
     options.connect(url).await.map_err(|error| {
         // The URL may hold a password: it is not repeated.
-        Error::new(Code::Unavailable, format!("database_url: cannot connect: {error}"))
+        Error::new(
+            Code::Unavailable,
+            format!(
+                "database_url: cannot connect: {error}; check the URL, and that the database runs and lets this role in"
+            ),
+        )
     })
 }
 

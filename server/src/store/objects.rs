@@ -50,10 +50,25 @@ impl Objects {
         make_folder(path).map_err(|error| {
             Error::new(Code::Unavailable, format!("{setting}: cannot make {}: {error}", path.display()))
         })?;
+        check_folder(path).map_err(|error| {
+            Error::new(
+                Code::Unavailable,
+                format!(
+                    "{setting}: {} cannot be written: {error}; let the server's user write there",
+                    path.display()
+                ),
+            )
+        })?;
         // Not its default: bytes are durable before a row tells of them.
         let store = LocalFileSystem::new_with_prefix(path)?.with_fsync(true);
         Ok(Self { store: Arc::new(store), folder: Some(path.into()), shared })
     }
+}
+
+/// Whether a folder is there, and this process may write in it.
+pub(super) fn check_folder(path: &Path) -> std::io::Result<()> {
+    use rustix::fs::{Access, access};
+    access(path, Access::WRITE_OK | Access::EXEC_OK).map_err(Into::into)
 }
 
 fn bucket(place: &str, settings: &config::Objects) -> Result<Arc<dyn ObjectStore>> {

@@ -4,7 +4,7 @@
 
 use sqlx::{
     Row as _, SqlSafeStr as _,
-    migrate::{Migration, MigrationType, Migrator},
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
 use super::{Dialect, Store};
@@ -72,12 +72,22 @@ impl Store {
         let mut migrator = Migrator::with_migrations(migrations);
         // Those of newer programs, where this one works beside them.
         migrator.set_ignore_missing(true);
-        migrator.run(&self.pool).await.map_err(|error| {
-            Error::new(
-                Code::Unavailable,
-                format!("database: the schema cannot be brought up to date: {error}"),
-            )
-        })
+        let Err(error) = migrator.run(&self.pool).await else { return Ok(()) };
+        let why = match error {
+            MigrateError::Dirty(step) => {
+                return Err(Error::new(
+                    Code::Unavailable,
+                    format!(
+                        "database: step {step} of its schema was begun and did not end; restore the backup of before the upgrade, then start again"
+                    ),
+                ));
+            }
+            error => error.to_string(),
+        };
+        Err(Error::new(
+            Code::Unavailable,
+            format!("database: the schema cannot be brought up to date: {why}"),
+        ))
     }
 
     /// Whether this program works on the schema: it is its own, or a newer one that says so.

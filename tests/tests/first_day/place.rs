@@ -15,7 +15,7 @@ use std::{
 use fedbasin_tests::{PATIENCE, client_binary, eventually, server_binary};
 
 /// What the programs look at and a caller may have set.
-const MEANS_SOMETHING: [&str; 13] = [
+const MEANS_SOMETHING: [&str; 15] = [
     "FEDBASIN_SERVER",
     "FEDBASIN_TOKEN",
     "FEDBASIN_ADMIN_SERVER",
@@ -29,6 +29,8 @@ const MEANS_SOMETHING: [&str; 13] = [
     "ALL_PROXY",
     "all_proxy",
     "NO_PROXY",
+    "no_proxy",
+    "FEDBASIN_CONFIG",
 ];
 
 /// One folder, and all that is started in it.
@@ -70,17 +72,23 @@ impl Place {
 }
 
 /// A command that stays in the foreground; it and all that it started are killed when dropped.
-pub(crate) struct Foreground(Child);
+pub(crate) struct Foreground {
+    child: Child,
+    /// The two addresses of a server.
+    pub(crate) grpc: String,
+    pub(crate) http: String,
+}
 
 impl Foreground {
     /// Starts a command by a shell.
     pub(crate) fn starts(mut shell: Command) -> Self {
-        Self(shell.process_group(0).spawn().expect("a shell"))
+        let child = shell.process_group(0).spawn().expect("a shell");
+        Self { child, grpc: String::new(), http: String::new() }
     }
 
     /// Waits until it ended by itself, and did well.
     pub(crate) async fn ends(mut self) {
-        let ended = || self.0.try_wait().expect("its status");
+        let ended = || self.child.try_wait().expect("its status");
         let status = eventually("a command in the foreground ends", ended).await;
         assert!(status.success(), "it ended with {status}");
     }
@@ -95,20 +103,23 @@ impl Foreground {
                 let _ = sender.send(line);
             }
         });
-        let server = Self(child);
+        // Ended with this, also where it never listens.
+        let mut server = Self { child, grpc: String::new(), http: String::new() };
         let line = receiver.recv_timeout(PATIENCE).expect("the server says that it listens");
-        assert!(line.starts_with("listening grpc="), "{line}");
+        let both = line.strip_prefix("listening grpc=").and_then(|rest| rest.split_once(" http="));
+        let (grpc, http) = both.unwrap_or_else(|| panic!("{line}"));
+        (server.grpc, server.http) = (grpc.to_owned(), http.to_owned());
         server
     }
 }
 
 impl Drop for Foreground {
     fn drop(&mut self) {
-        let group = self.0.id();
-        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+        let group = self.child.id();
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             let _ = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status();
         }
-        let _ = self.0.wait();
+        let _ = self.child.wait();
         // What it started holds its folder and its ports until it is gone, too.
         let begun = Instant::now();
         while lives(group) && begun.elapsed() < PATIENCE {
