@@ -5,6 +5,7 @@ mod clocks;
 mod guide;
 mod init;
 mod place;
+mod settings;
 mod start;
 mod through_proxy;
 mod volume;
