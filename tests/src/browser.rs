@@ -14,6 +14,8 @@ use ureq::Agent;
 
 use crate::PATIENCE;
 
+/// No picture is higher, in pixels.
+const MOST_HIGH: f64 = 8000.0;
 const DRIVER: &str = "FEDBASIN_TEST_CHROMEDRIVER";
 const AXE: &str = "FEDBASIN_TEST_AXE";
 /// The member that names an element (WebDriver, section 12).
@@ -245,14 +247,29 @@ impl Browser {
         self.own("Emulation.setEmulatedMedia", &json!({ "features": [scheme] }));
     }
 
-    /// The whole page as PNG.
+    /// The whole page as PNG; of a very long one its beginning.
     ///
     /// # Panics
     /// Where the browser gives none.
     #[must_use]
     pub fn picture(&self) -> Vec<u8> {
         let size = self.own("Page.getLayoutMetrics", &json!({}))["cssContentSize"].clone();
-        let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1 });
+        let height = size["height"].as_f64().unwrap_or_default().min(MOST_HIGH);
+        self.picture_within(&json!({ "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1 }))
+    }
+
+    /// The first element that a selector finds, and nothing around it.
+    ///
+    /// # Panics
+    /// Where it finds none, or the browser gives no picture.
+    #[must_use]
+    pub fn picture_of(&self, css: &str) -> Vec<u8> {
+        let place = "const box = document.querySelector(arguments_css).getBoundingClientRect();
+                     return { x: box.x + scrollX, y: box.y + scrollY, width: box.width, height: box.height, scale: 1 }";
+        self.picture_within(&self.run(&place.replace("arguments_css", &json!(css).to_string())))
+    }
+
+    fn picture_within(&self, clip: &Value) -> Vec<u8> {
         let asked = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         let taken = self.own("Page.captureScreenshot", &asked);
         STANDARD.decode(taken["data"].as_str().unwrap_or_default()).expect("a picture in base64")

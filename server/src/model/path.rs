@@ -96,7 +96,10 @@ pub(crate) fn barrier(path: &[PathPoint]) -> Option<f64> {
         return None;
     }
     let above = path.iter().map(|point| point.loss - (1.0 - point.t) * first.loss - point.t * last.loss);
-    above.reduce(f64::max)
+    let barrier = above.reduce(f64::max)?;
+    // What is no more than rounding is none.
+    let rounding = 1e-9 * path.iter().map(|point| point.loss.abs()).fold(0.0, f64::max);
+    Some(if barrier > rounding { barrier } else { 0.0 })
 }
 
 #[cfg(test)]

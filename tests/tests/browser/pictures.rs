@@ -49,4 +49,7 @@ async fn every_page_is_drawn_at_both_widths_in_light_and_dark() {
         ("audit", "/audit".into()),
         ("docs", "/docs".into()),
     ]);
+    browser.looks(1440, false);
+    browser.go(&at(&format!("/runs/{run}/rounds/1")));
+    fs::write(folder.join("paths-1440-light.png"), browser.picture_of(".charts")).expect("written");
 }

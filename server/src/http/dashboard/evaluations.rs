@@ -112,7 +112,9 @@ fn along(known: &Evaluations) -> Result<Markup> {
             p.hint {
                 "The straight line between two models: at each place, a part of the one and the rest of the other, tried by the sites' own examples."
                 @for (name, barrier) in &barriers {
-                    " From " (name) " the mean loss rises " (number(*barrier)) " above its two ends at the most (the barrier)."
+                    " From " (name)
+                    @if *barrier > 0.0 { " the mean loss rises by " (number(*barrier)) " above the line between its two ends (the barrier)." }
+                    @else { " the mean loss rises nowhere above the line between its two ends: there is no barrier." }
                 }
             }
             div.charts { @for chart in charts { (chart) } }

@@ -68,6 +68,8 @@ fn the_largest_losses_have_a_mean() {
 fn a_barrier_is_over_the_chord_and_only_of_a_whole_path() {
     assert_eq!(barrier(&line(&[1.0, 5.0, 3.0])), Some(3.0));
     assert_eq!(barrier(&line(&[1.0, 0.5, 0.0])), Some(0.0), "straight");
+    let rounded: Vec<f64> = (0..=10).map(|tenth| 1.475 - 0.09 * f64::from(tenth)).collect();
+    assert_eq!(barrier(&line(&rounded)), Some(0.0), "straight but for rounding");
     assert_eq!(barrier(&[point(0.0, 1.0), point(0.9, 1.0)]), None);
     assert_eq!(barrier(&[]), None);
 }

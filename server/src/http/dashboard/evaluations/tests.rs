@@ -34,7 +34,7 @@ fn a_path_is_drawn_with_its_numbers_and_its_barrier() {
     };
     let html = along(&known).expect("a drawing").into_string();
     assert_eq!(html.matches("<svg").count(), 1, "no accuracy, no naive mean: {html}");
-    for shown in ["mean of 2 sites", ">a<", ">b<", ">0.0625</td>", ">0.1250</th>", "rises 0.3750 above"] {
+    for shown in ["mean of 2 sites", ">a<", ">b<", ">0.0625</td>", ">0.1250</th>", "rises by 0.3750 above"] {
         assert!(html.contains(shown), "{shown}: {html}");
     }
     let row = html.split("<tr>").find(|row| row.contains(">0.5000</th>")).expect("a row");
@@ -56,6 +56,7 @@ fn accuracies_and_naive_means_have_charts_of_their_own_and_no_path_has_none() {
         assert!(html.contains(title), "{title}: {html}");
     }
     assert_eq!(html.matches("<svg").count(), 2, "{html}");
+    assert!(html.contains("there is no barrier"), "{html}");
     let none =
         Evaluations { sites: Some(vec![said("a", Evaluated::Own, Vec::new())]), ..Evaluations::default() };
     assert_eq!(along(&none).expect("nothing").into_string(), "");
