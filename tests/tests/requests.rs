@@ -93,7 +93,13 @@ async fn what_is_missing_is_told_and_by_its_name(database: Database) {
     sqlx::query(newer).execute(&mut server.rows().await).await.expect("a newer schema");
     server.terminate();
     server.start_again();
-    let admin = server.admin().with_token(None);
+    let operator = server.admin();
+    let site = server.site("a");
+    let run = operator.create_run(&json!({
+        "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a"],
+        "policy": { "rounds": 1, "quorum": 1, "deadline_seconds": 600 },
+    }));
+    let admin = operator.with_token(None);
     assert_eq!(admin.get("/readyz").status, 200, "neighbouring versions run beside one another");
     assert!(server.says(&["migrate"]).0, "there is nothing to do");
     sqlx::query("UPDATE schema_floor SET oldest = 101")
@@ -115,7 +121,20 @@ async fn what_is_missing_is_told_and_by_its_name(database: Database) {
             schema,
             "{body}"
         );
-    }
+    } // Nothing is begun on a schema of which it does not know what it means, and all is done once that is undone.
+    site.upload(&run, 1, &one_hot(0, 64), 1).await.expect("a receipt");
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(operator.round(&run, 1)["state"], "collecting");
+    sqlx::query("UPDATE schema_floor SET oldest = 14")
+        .execute(&mut server.rows().await)
+        .await
+        .expect("changed");
+    operator.round_becomes(&run, 1, "published").await;
+    sqlx::query("UPDATE schema_floor SET oldest = 101")
+        .execute(&mut server.rows().await)
+        .await
+        .expect("changed");
+
     server.terminate();
     let (code, said) = server.start_another();
     assert_eq!(code, Some(1));

@@ -17,6 +17,7 @@ use crate::{
     config,
     error::{Code, Error, Result},
     model::Role,
+    rates::Rates,
     round::Millis,
 };
 
@@ -31,6 +32,8 @@ const SKEW_MS: Millis = 60_000;
 pub(crate) struct Oidc {
     settings: Arc<config::Oidc>,
     keys: Keys,
+    /// Ways that end, of all persons: whoever sends browsers' answers as fast as they like shuts nobody out at the provider.
+    ends: Arc<Rates<()>>,
 }
 
 /// Who a token is of.
@@ -57,7 +60,11 @@ impl Oidc {
         settings.check().map_err(Error::invalid)?;
         settings.sign_in.as_ref().map_or(Ok(()), sign_in::check_secret).map_err(Error::invalid)?;
         verifier::install();
-        Ok(Self { settings: Arc::new(settings.clone()), keys: Keys::new(settings)? })
+        Ok(Self {
+            settings: Arc::new(settings.clone()),
+            keys: Keys::new(settings)?,
+            ends: Arc::new(Rates::new(sign_in::MOST_A_MINUTE)),
+        })
     }
 
     /// What a token says that this issuer signed, for this server.

@@ -117,17 +117,26 @@ impl Known {
         Ok(Self { of_rounds, best })
     }
 
-    /// The same, with what each site reported.
+    /// The same, with what each site reported; without the paths that it measured.
     pub(super) async fn with_sites(
         api: &Api,
         run: &str,
         numbers: impl Iterator<Item = u32> + Clone,
     ) -> Result<Self> {
+        Self::as_sites_say(api, run, numbers, false).await
+    }
+
+    async fn as_sites_say(
+        api: &Api,
+        run: &str,
+        numbers: impl Iterator<Item = u32> + Clone,
+        with_paths: bool,
+    ) -> Result<Self> {
         let mut known = Self::of(api, run, numbers.clone()).await?;
         for number in numbers.clone() {
             known.of_rounds.entry(number).or_default().sites = Some(Vec::new());
         }
-        for (number, evaluation) in api.store.evaluations(run, range(numbers)).await? {
+        for (number, evaluation) in api.store.evaluations(run, range(numbers), with_paths).await? {
             let sites = known.of_rounds.entry(number).or_default().sites.get_or_insert_default();
             sites.push(evaluation.into());
         }
@@ -135,9 +144,9 @@ impl Known {
         Ok(known)
     }
 
-    /// The same of one round.
+    /// The same of one round, paths and all.
     pub(super) async fn of_one(api: &Api, run: &str, number: u32) -> Result<Self> {
-        Self::with_sites(api, run, std::iter::once(number)).await
+        Self::as_sites_say(api, run, std::iter::once(number), true).await
     }
 
     /// What is known of a round's models.

@@ -351,7 +351,7 @@ impl Store {
             format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"),
             format!("REVOKE UPDATE, DELETE, TRUNCATE ON audit_records, audit_nodes FROM {role}"),
             format!("REVOKE INSERT, DELETE, TRUNCATE ON audit_head FROM {role}"),
-            format!("REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON _sqlx_migrations FROM {role}"),
+            format!("REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON _sqlx_migrations, schema_floor FROM {role}"),
         ];
         let mut tx = self.begin().await?;
         for statement in statements {

@@ -135,7 +135,8 @@ impl Store {
         Ok(())
     }
 
-    /// What each site says of the models of some rounds, each with the round's number, by round, model and site.
+    /// What each site says of the models of some rounds, each with the round's number, by round, model and site; its paths, which are long, only
+    /// where they are asked for.
     ///
     /// # Errors
     /// Those of the database.
@@ -143,11 +144,13 @@ impl Store {
         &self,
         run_id: &str,
         rounds: RangeInclusive<u32>,
+        with_paths: bool,
     ) -> Result<Vec<(u32, Evaluation)>> {
-        let rows = sqlx::query(
-            "SELECT round, site_id, model, digest, num_examples, loss, accuracy, path, reported_at_ms FROM evaluations
-             WHERE run_id = $1 AND round BETWEEN $2 AND $3 ORDER BY round, model, site_id",
-        )
+        let path = if with_paths { "path" } else { "CAST(NULL AS TEXT) AS path" };
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT round, site_id, model, digest, num_examples, loss, accuracy, {path}, reported_at_ms FROM evaluations
+             WHERE run_id = $1 AND round BETWEEN $2 AND $3 ORDER BY round, model, site_id"
+        )))
         .bind(run_id)
         .bind(i64::from(*rounds.start()))
         .bind(i64::from(*rounds.end()))

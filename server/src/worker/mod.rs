@@ -82,6 +82,7 @@ pub(crate) async fn reconcile(store: Store, settings: Work, stop: CancellationTo
 
 /// Does what is due in each open run; tells when the next deadline is. What is wrong with one run stops no other.
 async fn reconcile_runs(store: &Store) -> Result<Option<Duration>> {
+    store.check_schema().await?;
     let mut next: Option<Duration> = None;
     for id in store.open_runs().await? {
         let outcome = async {
@@ -121,10 +122,7 @@ pub(crate) async fn work(store: Store, signer: Signer, settings: Work, stop: Can
     while !worker.stop.is_cancelled() {
         changes.mark_unchanged();
         let (mut did, mut failed) = (false, false);
-        let aligned = align::step(&mut worker).await;
-        // Nothing new is begun once the process is told to end.
-        let merged = if worker.stop.is_cancelled() { Ok(false) } else { merge::step(&mut worker).await };
-        for outcome in [aligned, merged] {
+        for outcome in pass(&mut worker).await {
             match outcome {
                 Ok(some) => did |= some,
                 Err(error) => {
@@ -146,6 +144,18 @@ pub(crate) async fn work(store: Store, signer: Signer, settings: Work, stop: Can
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Aligns what is due, and then merges; whether there was anything.
+async fn pass(worker: &mut Worker) -> [Result<bool>; 2] {
+    // On a schema that a newer program changed under this one nothing is written.
+    if let Err(error) = worker.store.check_schema().await {
+        return [Err(error), Ok(false)];
+    }
+    let aligned = align::step(worker).await;
+    // Nothing new is begun once the process is told to end.
+    let merged = if worker.stop.is_cancelled() { Ok(false) } else { merge::step(worker).await };
+    [aligned, merged]
 }
 
 /// How long to rest after an error: what is wrong may stay so.

@@ -89,22 +89,29 @@ struct Setting {
 }
 
 fn settings() -> Vec<Setting> {
-    let structs = structs();
-    let defaults = defaults();
-    let flags = flags();
+    let (structs, defaults, flags) = (structs(), defaults(), flags());
     let mut all = Vec::new();
-    for field in &structs["Config"] {
+    fields_of("Config", "", &structs, &mut |key, field| all.push(setting(key, field, &defaults, &flags)));
+    all
+}
+
+/// Each field of a structure with its key; of one that is a structure itself its fields, with its name before theirs.
+fn fields_of(
+    name: &str,
+    before: &str,
+    structs: &BTreeMap<String, Vec<Field>>,
+    each: &mut impl FnMut(String, &Field),
+) {
+    for field in &structs[name] {
         let inner = field.kind.trim_start_matches("Option<").trim_start_matches("Vec<").trim_end_matches('>');
-        let Some(fields) = structs.get(inner).filter(|fields| !fields.is_empty()) else {
-            all.push(setting(field.name.clone(), field, &defaults, &flags));
-            continue;
-        };
-        let list = if field.kind.starts_with("Vec<") { "[]" } else { "" };
-        for inner in fields {
-            all.push(setting(format!("{}{list}.{}", field.name, inner.name), inner, &defaults, &flags));
+        let key = format!("{before}{}", field.name);
+        if structs.get(inner).is_some_and(|fields| !fields.is_empty()) {
+            let list = if field.kind.starts_with("Vec<") { "[]" } else { "" };
+            fields_of(inner, &format!("{key}{list}."), structs, each);
+        } else {
+            each(key, field);
         }
     }
-    all
 }
 
 fn setting(
@@ -125,7 +132,11 @@ fn setting(
         (Some(value), _) => value.to_owned(),
         (None, kind) if kind.starts_with("Option<") => "none".to_owned(),
         (None, "bool") if has_default => "false".to_owned(),
-        (None, kind) if has_default && (kind.starts_with("Vec<") || kind.starts_with("HashSet<")) => {
+        (None, kind)
+            if has_default
+                && !field.attributes.contains("default = \"openid\"")
+                && (kind.starts_with("Vec<") || kind.starts_with("HashSet<")) =>
+        {
             "none".to_owned()
         }
         (None, _) if has_default => in_sample(),
@@ -211,7 +222,7 @@ fn page(settings: &[Setting]) -> String {
         variable, a variable before the file. Unknown keys are refused, and so are numbers that no server can work with. `[]` stands for each table of a list.\n\
         [`deploy/fedbasin.toml`](../deploy/fedbasin.toml) is such a file; `fedbasin-server init` makes one to begin with.\n"
         .to_owned();
-    let table = |key: &str| key.split_once('.').map_or("", |(table, _)| table).to_owned();
+    let table = |key: &str| key.rsplit_once('.').map_or("", |(table, _)| table).to_owned();
     let mut before = None;
     for setting in settings {
         let now = table(&setting.key);

@@ -150,12 +150,16 @@ async fn a_schema_of_a_newer_program_or_half_a_step_is_refused_and_works_once_me
     let columns = "description, installed_on, success, checksum, execution_time FROM _sqlx_migrations";
     let future = format!("INSERT INTO _sqlx_migrations SELECT 9999, {columns} WHERE version = {newest}");
     steps(&data, &future).await;
+    // A step that only added is nobody's trouble.
+    said(&place.types("fedbasin-server migrate --config \"$PLACE/server/fedbasin.toml\""));
+    steps(&data, "UPDATE schema_floor SET oldest = oldest + 9999").await;
     shown(
         both(),
         "database: its schema is of version 9999, this program's of version ",
         "; use the newer program that serves it",
     );
     steps(&data, "DELETE FROM _sqlx_migrations WHERE version = 9999").await;
+    steps(&data, "UPDATE schema_floor SET oldest = oldest - 9999").await;
 
     steps(&data, &format!("UPDATE _sqlx_migrations SET success = FALSE WHERE version = {newest}")).await;
     shown(

@@ -45,7 +45,7 @@ impl World {
         let sent = self.browser.request("GET", &format!("/signin/provider?next={next}"), &[], b"");
         assert_eq!(sent.status, 303, "{}", String::from_utf8_lossy(&sent.body));
         let set = sent.header("set-cookie");
-        for part in ["HttpOnly", "SameSite=Lax", "Path=/signin/return", "Max-Age=600"] {
+        for part in ["HttpOnly", "SameSite=Lax", "Path=/signin/return", "Max-Age=600", "Secure"] {
             assert!(set.contains(part), "{set}");
         }
         let page = self.provider.request("GET", sent.header("location"), &[], b"");
@@ -65,7 +65,9 @@ impl World {
 fn session(answer: &Answer) -> Option<String> {
     let set = answer.headers.get_all("set-cookie").iter().filter_map(|value| value.to_str().ok());
     let found = set.into_iter().find(|set| set.starts_with("fedbasin_session="))?;
-    assert!(found.contains("HttpOnly") && found.contains("SameSite=Strict"), "{found}");
+    for part in ["HttpOnly", "SameSite=Strict", "Secure"] {
+        assert!(found.contains(part), "{found}");
+    }
     found.split(';').next().map(str::to_owned)
 }
 
@@ -226,4 +228,25 @@ async fn while_the_provider_is_away_a_person_is_told_and_without_a_way_there_is_
     }
     let form = without.browser.request("GET", "/signin", &[], b"");
     assert!(!String::from_utf8_lossy(&form.body).contains("your organisation"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_brings_codes_as_fast_as_they_like_does_not_reach_the_provider_as_often() {
+    let world = World::as_viewer();
+    let way = world.goes("");
+    let state = way.back.split('&').find(|part| part.starts_with("state=")).expect("a state");
+    let path = format!("/signin/return?{state}&code=guessed");
+    let mut told = 0;
+    for _ in 0..400 {
+        let answer = world.browser.request("GET", &path, &[("cookie", &way.cookie)], b"");
+        match answer.status {
+            401 => told += 1,
+            429 => {
+                assert!(told >= 300, "{told}");
+                return;
+            }
+            status => panic!("{status}"),
+        }
+    }
+    panic!("400 codes in a row reached the provider");
 }

@@ -129,15 +129,21 @@ impl Keys {
 
     /// Where persons sign in; asked for like a key.
     pub(super) async fn sign_in_at(&self) -> Option<SignInAt> {
-        let look = || self.known.read().unwrap_or_else(PoisonError::into_inner).sign_in.clone();
-        if let Some(found) = look() {
-            return Some(found);
+        let look = || {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            (known.sign_in.clone(), self.is_old(&known))
+        };
+        let (found, old) = look();
+        if found.is_some() && !old {
+            return found;
         }
         let asked = self.asked.clone().lock_owned().await;
-        if look().is_none() && asked.is_none_or(|when| when.elapsed() >= self.pause) {
+        let (found, old) = look();
+        if (found.is_none() || old) && asked.is_none_or(|when| when.elapsed() >= self.pause) {
             self.renew_as(asked).await;
+            return look().0;
         }
-        look()
+        found
     }
 
     /// Asks the issuer, in a task of its own: who hangs up does not break it off, and so cannot keep newer keys away.
@@ -153,8 +159,12 @@ impl Keys {
     /// What is known, and whether that is old.
     fn look(&self, id: Option<&str>, algorithm: Algorithm) -> (Option<DecodingKey>, bool) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let old = known.fetched.is_none_or(|when| when.elapsed() > self.pause * OLD_PAUSES);
+        let old = self.is_old(&known);
         (meant(&known.keys, id, algorithm).cloned(), old)
+    }
+
+    fn is_old(&self, known: &Known) -> bool {
+        known.fetched.is_none_or(|when| when.elapsed() > self.pause * OLD_PAUSES)
     }
 
     async fn renew(&self) {

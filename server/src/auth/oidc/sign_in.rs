@@ -20,6 +20,8 @@ use crate::{
     error::{Code, Error, Result},
 };
 
+/// So many codes are taken to the provider within a minute, of all persons.
+pub(super) const MOST_A_MINUTE: u32 = 300;
 /// The longest code that is taken to the provider, in bytes.
 const MOST_CODE_BYTES: usize = 2048;
 
@@ -75,6 +77,11 @@ impl Oidc {
         self.settings.sign_in.is_some()
     }
 
+    /// Whether persons come back over TLS, as the settings say.
+    pub(crate) fn comes_back_over_tls(&self) -> bool {
+        self.settings.sign_in.as_ref().is_some_and(|sign_in| sign_in.redirect_url.starts_with("https:"))
+    }
+
     /// Whether an answer names another issuer than this one (RFC 9207).
     pub(crate) fn is_other(&self, issuer: &str) -> bool {
         issuer != self.settings.issuer
@@ -112,12 +119,19 @@ impl Oidc {
     /// they may, is seen like that of any other token.
     ///
     /// # Errors
-    /// [`Code::Unauthenticated`] and why, where it gives none, or another one; [`Code::Unavailable`] where it does not answer.
+    /// [`Code::Unauthenticated`] and why, where it gives none, or another one; [`Code::Unavailable`] where it does not answer;
+    /// [`Code::TooMany`] where too many come at once.
     pub(crate) async fn end(&self, way: &Way, code: &str) -> Result<String> {
         let sign_in = self.sign_in()?;
         if code.is_empty() || code.len() > MOST_CODE_BYTES {
             return Err(Error::invalid("code: is none that the identity provider gave; sign in again"));
         }
+        self.ends.take(()).map_err(|wait| {
+            Error::too_many(
+                "too many persons sign in at the identity provider at once; try again, or use a token",
+                wait,
+            )
+        })?;
         let at = self.keys.sign_in_at().await.ok_or_else(away)?;
         let verifier = way.value("verifier");
         let mut body = vec![
@@ -148,8 +162,13 @@ impl Oidc {
         let token = match given {
             Some(Given { id_token: Some(token), error: None }) if status == http::StatusCode::OK => token,
             given => {
-                let said = given.and_then(|given| given.error).unwrap_or_default();
-                tracing::warn!(oidc.issuer = self.settings.issuer, http.status = status.as_u16(), oidc.error = ?said, "the issuer gave no ID token");
+                let said = said(given.and_then(|given| given.error).as_deref());
+                tracing::warn!(
+                    oidc.issuer = self.settings.issuer,
+                    http.status = status.as_u16(),
+                    oidc.error = said,
+                    "the issuer gave no ID token"
+                );
                 return Err(not_signed_in(
                     "the identity provider gave no ID token for this sign-in; sign in again",
                 ));
@@ -188,6 +207,13 @@ fn secret_of(path: &Path, text: std::io::Result<String>) -> std::result::Result<
         Ok(_) => Err(wrong(format!("{} is empty", path.display()))),
         Err(error) => Err(wrong(format!("cannot read {}: {error}", path.display()))),
     }
+}
+
+/// What is logged of a provider's error: its code, as the standard has it.
+pub(crate) fn said(error: Option<&str>) -> String {
+    let letters =
+        error.unwrap_or_default().chars().filter(|letter| letter.is_ascii_lowercase() || *letter == '_');
+    letters.take(64).collect()
 }
 
 fn not_signed_in(what: &str) -> Error {

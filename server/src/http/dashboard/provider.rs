@@ -14,7 +14,10 @@ use super::{
     session::{self, begun, local, over_tls, the_form},
 };
 use crate::{
-    auth::oidc::{Oidc, sign_in::Way},
+    auth::oidc::{
+        Oidc,
+        sign_in::{Way, said},
+    },
     config::RETURN,
     error::{Code, Error, Result},
     http::{Api, problem::Query},
@@ -111,7 +114,7 @@ async fn token(api: &Api, secret: &str, back: &Back) -> Result<String> {
     match (&back.code, &back.error) {
         (Some(code), None) => oidc.end(&way, code).await,
         (_, error) => {
-            tracing::info!(oidc.error = ?error, "the identity provider signed nobody in");
+            tracing::debug!(oidc.error = said(error.as_deref()), "the identity provider signed nobody in");
             Err(Error::new(Code::Unauthenticated, "the identity provider did not sign you in; sign in again"))
         }
     }

@@ -54,10 +54,11 @@ fn is_plain_jwt(text: &str) -> bool {
     oidc::is_jwt(text) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
-/// Whether a browser speaks TLS, with this server or, as the call tells, with a proxy before it. Who lies here has but a cookie that
+/// Whether a browser speaks TLS, with this server or, as the call or the settings tell, with a proxy before it. Who lies here has but a cookie that
 /// is sent more rarely.
 pub(super) fn over_tls(api: &Api, headers: &HeaderMap) -> bool {
-    api.tls.is_some() || says_tls(headers)
+    let back_from_provider = || api.people.oidc.as_ref().is_some_and(Oidc::comes_back_over_tls);
+    api.tls.is_some() || says_tls(headers) || back_from_provider()
 }
 
 fn says_tls(headers: &HeaderMap) -> bool {

@@ -5,6 +5,9 @@ use maud::{Markup, html};
 use super::{Drawing, MOST_LINES, drawn, fits, labelled, legend, number, numbers, shown};
 use crate::error::Result;
 
+/// So many paths are in the table; the API has all.
+const MOST_COLUMNS: usize = 40;
+
 /// One path.
 pub(in super::super) struct Path {
     pub(in super::super) name: String,
@@ -35,10 +38,14 @@ pub(in super::super) fn paths(chart: &Paths<'_>) -> Result<Option<Markup>> {
         return Ok(None);
     }
     let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
-    let mut places: Vec<f64> =
-        chart.paths.iter().flat_map(|path| path.points.iter().map(|(t, _)| *t)).collect();
-    places.sort_by(f64::total_cmp);
-    places.dedup();
+    // Sites may measure where they like; the table has the places of what they come to, and so many of them.
+    let places: Vec<f64> = chart
+        .paths
+        .iter()
+        .find(|path| !path.points.is_empty())
+        .map(|path| path.points.iter().map(|(t, _)| *t).collect())
+        .unwrap_or_default();
+    let columns = &chart.paths[..chart.paths.len().min(MOST_COLUMNS)];
     let svg = drawn(&Drawing {
         across: -0.03..1.03,
         steps: 6,
@@ -61,13 +68,13 @@ pub(in super::super) fn paths(chart: &Paths<'_>) -> Result<Option<Markup>> {
                 "a row a place",
                 &html! {
                     th scope="col" { "Place" }
-                    @for path in &chart.paths { th.number scope="col" { (path.name) } }
+                    @for path in columns { th.number scope="col" { (path.name) } }
                 },
                 &html! {
                     @for place in places {
                         tr {
                             th scope="row" { (number(place)) }
-                            @for path in &chart.paths { td.number { (shown(at(path, place))) } }
+                            @for path in columns { td.number { (shown(at(path, place))) } }
                         }
                     }
                 },
