@@ -157,6 +157,12 @@ def tried(record):
         right = sum(said["num_examples"] * said["accuracy"] for said in figures)
         check(f"  with their mean: {known[model]['accuracy']:.4f} of {examples} images, loss {known[model]['loss']:.4f}",
               examples == 2000 and abs(known[model]["accuracy"] - right / examples) < 1e-9, known)
+        if model == "global":
+            check("  no path leads from it to itself", not any(said.get("path") for said in figures), figures)
+            continue
+        ends = [point["loss"] for point in known[model]["path"]["points"]]
+        check(f"  and all three sites' way to the global one, {len(ends)} places: loss {ends[0]:.3f} to {ends[-1]:.3f}, at the most {max(ends):.3f}",
+              len(ends) == 5 and known[model]["path"]["sites"] == len(SITES), known[model])
 
 
 def looked_at(made, rounds):
