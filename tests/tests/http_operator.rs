@@ -178,9 +178,9 @@ async fn a_model_is_listed_marked_and_fetched_by_its_digest(database: Database) 
     );
 
     let path = format!("/v1/models/{first}");
-    let promoted = admin.request("POST", &format!("{path}/promote?reason=best"), &[], &[]);
-    assert_eq!(promoted.status, 200, "{}", String::from_utf8_lossy(&promoted.body));
     for _ in 0..2 {
+        let promoted = admin.request("POST", &format!("{path}/promote?reason=best"), &[], &[]);
+        assert_eq!(promoted.status, 200, "{}", String::from_utf8_lossy(&promoted.body));
         assert_eq!(admin.request("PUT", &format!("{path}/tags/best.1?reason=why"), &[], &[]).status, 200);
     }
     let model = admin.get(&path).json();

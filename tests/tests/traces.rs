@@ -122,8 +122,9 @@ async fn one_trace_goes_from_the_upload_to_the_published_model(database: Databas
         "spec": one_hot_spec(), "strategy": "aligned", "cohort": ["a", "b"],
         "policy": { "rounds": 1, "quorum": 2, "deadline_seconds": 600 },
     }));
-    a.upload(&run, 1, &one_hot(0, 64), 1).await.expect("a receipt");
+    // Not in the order of their names.
     b.upload(&run, 1, &one_hot(1, 64), 1).await.expect("a receipt");
+    a.upload(&run, 1, &one_hot(0, 64), 1).await.expect("a receipt");
     admin.round_becomes(&run, 1, "published").await;
     let all = eventually("all spans came", || {
         let all = spans(&collector);
@@ -139,6 +140,8 @@ async fn one_trace_goes_from_the_upload_to_the_published_model(database: Databas
     names.sort_unstable();
     assert_eq!(names, ["align", "announce", "merge", "publish", "receive", "validate"]);
     let root = of_trace.iter().find(|(_, span)| span.name == "announce").expect("a root");
+    let first = all.iter().filter(|(_, span)| span.name == "announce").min_by_key(|(_, span)| span.start);
+    assert_eq!(Some(&root.1), first.map(|(_, span)| span), "a round's trace is that of its first update");
     assert!(root.1.parent.is_empty() && root.1.id.len() == 8 && root.1.trace.len() == 16, "{root:?}");
     for (_, span) in &of_trace {
         assert!(span.name == "announce" || span.parent == root.1.id, "{span:?}");

@@ -5,7 +5,11 @@ mod provider;
 mod scene;
 
 use fedbasin_server::model::Role;
-use fedbasin_tests::{Browser, Database, Options, Server, checkpoint::mlp, chunks, digest, eventually};
+use fedbasin_tests::{
+    Browser, Database, Options, Server,
+    checkpoint::{Mlp, mlp},
+    chunks, digest, eventually,
+};
 use serde_json::json;
 
 use self::scene::{create, sign_in, upload};
@@ -212,7 +216,13 @@ async fn the_first_page_names_silent_sites_quorums_at_risk_and_webhooks_that_too
     let server = Server::start_with(Database::sqlite(), Options { config, ..Options::default() });
     let (a, _b) = (server.site("a"), server.site("b"));
     let run = create(&server, "waiting", &["a", "b"]);
-    upload(&a, &run, 1, &mlp(1).file(), 30).await.expect("a receipt");
+    let enough = server.admin().create_run(&json!({
+        "id": "enough", "spec": Mlp::spec(), "strategy": "aligned", "cohort": ["a", "b"],
+        "policy": { "rounds": 1, "quorum": 1, "deadline_seconds": 3600 },
+    }));
+    for run in [run, enough] {
+        upload(&a, &run, 1, &mlp(1).file(), 30).await.expect("a receipt");
+    }
     let asked = server.admin().post("/v1/webhooks/ops/test", &json!({}));
     assert_eq!(asked.status, 202, "{}", String::from_utf8_lossy(&asked.body));
     let admin = server.admin().with_token(None);
@@ -228,4 +238,7 @@ async fn the_first_page_names_silent_sites_quorums_at_risk_and_webhooks_that_too
     })
     .await;
     assert!(!page.contains("href=\"/sites/a\""), "its update is here: {page}");
+    for updates in ["1 of 2, quorum 2<", "1 of 2, quorum 1 reached<"] {
+        assert!(page.contains(updates), "{updates}: {page}");
+    }
 }
