@@ -1,5 +1,8 @@
 //! What operators ask of the HTTP edge beside rounds: runs that are extended and cloned, models, sites, calls that are made once.
 
+mod lists;
+mod sites;
+
 use fedbasin_tests::{
     Admin, Answer, Database, Server, Site,
     checkpoint::{one_hot, one_hot_spec},
@@ -12,11 +15,7 @@ on_both_databases!(
     a_clone_has_the_settings_of_its_run_but_for_what_is_said,
     no_run_begins_from_what_is_one_sites_alone,
     a_model_is_listed_marked_and_fetched_by_its_digest,
-    a_site_is_shown_given_another_token_and_shut_out,
-    what_a_site_was_told_is_shown_to_whoever_helps_it,
-    a_call_with_a_key_is_made_once,
-    pages_of_updates_and_models_one_after_another_are_the_list,
-    lists_are_filtered
+    a_call_with_a_key_is_made_once
 );
 
 fn new_run(id: &str, cohort: &[&str], rounds: u32) -> Value {
@@ -252,112 +251,6 @@ fn fetched(admin: &Admin, path: &str, model: &str) {
     assert_eq!(of_round.status, 304);
 }
 
-async fn a_site_is_shown_given_another_token_and_shut_out(database: Database) {
-    let server = Server::start(database);
-    let (admin, a) = (server.admin(), server.site("a"));
-    admin.create_run(&new_run("pilot", &["a"], 2));
-    publish(&admin, &a, "pilot", &[0]).await;
-    admin.round_becomes("pilot", 2, "collecting").await;
-    let update = one_hot(1, 64);
-    a.begin("pilot", 2, &update, 1).await.expect("begun");
-
-    let shown = admin.get("/v1/sites/a").json();
-    assert_eq!((&shown["id"], &shown["runs"]), (&json!("a"), &json!({ "open": 1 })));
-    assert_eq!(shown["updates"]["receiving"], 1, "{shown}");
-    let arriving = &shown["arriving"][0];
-    assert_eq!((&arriving["round"], &arriving["size"]), (&json!(2), &json!(update.len())));
-    assert_eq!((&arriving["received_bytes"], &arriving["bytes_per_second"]), (&json!(0), &json!(0.0)));
-    assert_eq!(shown["tokens"].as_array().map(Vec::len), Some(1));
-    let viewer = admin.post("/v1/tokens", &json!({ "role": "viewer" })).json();
-    let viewer = admin.with_token(viewer["token"].as_str());
-    assert_eq!(viewer.get("/v1/sites/a").json()["tokens"], Value::Null, "a viewer may not list tokens");
-    admin.get("/v1/sites/none").assert_problem(404, "not-found");
-    admin.get("/v1/sites/NONE").assert_problem(404, "not-found");
-
-    // The old one goes on for a while, then at once no more.
-    let rotate = |body: Value| admin.post("/v1/sites/a/rotate?reason=leaked", &body);
-    let made = rotate(json!({ "label": "next", "old_tokens_seconds": 3600 }));
-    assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.body));
-    let next = a.with_token(&server.grpc, made.json()["token"].as_str());
-    assert!(a.status("pilot").await.is_ok() && next.status("pilot").await.is_ok());
-    assert_eq!(records(&admin, "token.shortened")[0]["reason"], "leaked");
-    rotate(json!({})).assert_problem(409, "conflict");
-    let made = rotate(json!({ "old_tokens_seconds": 0 })).json();
-    let last = a.with_token(&server.grpc, made["token"].as_str());
-    assert!(a.status("pilot").await.is_err() && next.status("pilot").await.is_err());
-    assert!(last.status("pilot").await.is_ok());
-    assert_points(
-        &rotate(json!({ "old_tokens_seconds": 9_999_999 })),
-        422,
-        "invalid-argument",
-        "/old_tokens_seconds",
-    );
-    admin.post("/v1/sites/none/rotate", &json!({})).assert_problem(404, "not-found");
-
-    let watched = last.status("pilot").await;
-    assert!(watched.is_ok());
-    for _ in 0..2 {
-        let out = admin.post("/v1/sites/a/revoke", &json!({}));
-        assert_eq!(out.status, 200);
-        let tokens = out.json()["tokens"].as_array().expect("an administrator sees them").clone();
-        assert!(tokens.iter().all(|token| token["state"] == "revoked"), "{tokens:?}");
-    }
-    assert!(last.status("pilot").await.is_err());
-    assert_eq!(records(&admin, "token.revoked").len(), 3, "each once");
-    admin.post("/v1/sites/none/revoke", &json!({})).assert_problem(404, "not-found");
-}
-
-async fn what_a_site_was_told_is_shown_to_whoever_helps_it(database: Database) {
-    let server = Server::start(database);
-    let (admin, a, b) = (server.admin(), server.site("a"), server.site("b"));
-    admin.create_run(&new_run("pilot", &["a"], 1));
-    let told = |site: &str| admin.get(&format!("/v1/sites/{site}")).json()["failed_calls"].clone();
-    assert_eq!(told("a"), json!([]));
-    // Of the same words one entry, which counts; of others the newest twenty.
-    let mut words = Vec::new();
-    for number in [7, 7, 7, 8] {
-        let refused = a.begin("pilot", number, &one_hot(0, 1), 1).await.expect_err("no such round");
-        words.push(refused.message().to_owned());
-    }
-    eventually("they are noted", || {
-        let noted = told("a").as_array()?.iter().filter_map(|entry| entry["times"].as_u64()).sum::<u64>();
-        (noted == 4).then_some(())
-    })
-    .await;
-    let noted = told("a");
-    assert_eq!(noted.as_array().map(Vec::len), Some(2), "{noted}");
-    for entry in noted.as_array().expect("a list") {
-        assert_eq!(entry["rpc"], "BeginUpdate");
-        let of = words.iter().filter(|word| entry["message"] == **word).count();
-        assert_eq!(entry["times"], of, "{entry} {words:?}");
-        assert_eq!(entry["code"], "not-found", "{entry}");
-    }
-    for number in 100..160 {
-        a.begin("pilot", number, &one_hot(0, 1), 1).await.expect_err("no such round");
-    }
-    eventually("the first are forgotten", || {
-        let noted = told("a");
-        let list = noted.as_array()?;
-        let forgotten = list.iter().all(|entry| entry["message"] != *words[0]);
-        (list.len() == 20 && forgotten).then_some(())
-    })
-    .await;
-    // Each its own.
-    b.begin("pilot", 1, &one_hot(0, 1), 1).await.expect_err("not its run");
-    eventually("the other one's are noted", || (told("b").as_array().map(Vec::len) == Some(1)).then_some(()))
-        .await;
-    assert!(told("a").as_array().is_some_and(|list| list.len() == 20));
-    // And on the page of the site.
-    let cookie = admin.with_token(None).without_redirects();
-    let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
-    let body = format!("token={}&next=%2F", server.admin_token());
-    let set = cookie.request("POST", "/signin", &headers, body.as_bytes()).header("set-cookie").to_owned();
-    let page =
-        cookie.request("GET", "/sites/b", &[("cookie", set.split(';').next().unwrap_or_default())], b"");
-    let html = String::from_utf8_lossy(&page.body).into_owned();
-    assert!(html.contains("as the site was told") && html.contains("BeginUpdate"), "{html}");
-}
-
 async fn a_call_with_a_key_is_made_once(database: Database) {
     let server = Server::start(database);
     let admin = server.admin();
@@ -425,146 +318,4 @@ async fn a_call_with_a_key_is_made_once(database: Database) {
         send(&admin, "/v1/sites", bad, &json!({ "id": "c" })).assert_problem(422, "invalid-argument");
     }
     assert!(admin.get("/v1/sites?q=c").json()["sites"] == json!([]), "nothing was enrolled");
-}
-
-/// The entries of a list that is read in pages of `limit`, by one of their members.
-fn in_pages(admin: &Admin, path: &str, list: &str, member: &str, limit: usize) -> Vec<String> {
-    let (mut found, mut after) = (Vec::new(), String::new());
-    loop {
-        let page = admin.get(&format!("{path}limit={limit}{after}")).json();
-        let entries = page[list].as_array().unwrap_or_else(|| panic!("{path}: {page}"));
-        assert!(entries.len() <= limit, "{page}");
-        found.extend(entries.iter().map(|entry| entry[member].as_str().expect("a name").to_owned()));
-        match page["next"].as_str() {
-            Some(next) => after = format!("&after={next}"),
-            None => return found,
-        }
-    }
-}
-
-async fn pages_of_updates_and_models_one_after_another_are_the_list(database: Database) {
-    let server = Server::start(database);
-    let admin = server.admin();
-    let sites = ["a", "b", "c"].map(|id| server.site(id));
-    let mut run = new_run("one", &["a", "b", "c"], 2);
-    (run["strategy"], run["spec"]) = (json!("mean"), Value::Null);
-    admin.create_run(&run);
-    for round in 1..=2 {
-        admin.round_becomes("one", round, "collecting").await;
-        for (hot, site) in (round as usize * 3..).zip(&sites) {
-            site.upload("one", round, &one_hot(hot, 64), 1).await.expect("a receipt");
-        }
-        admin.round_becomes("one", round, "published").await;
-    }
-    let (mut other, mut same) = (new_run("two", &["a"], 3), new_run("three", &["a"], 1));
-    for run in [&mut other, &mut same] {
-        (run["strategy"], run["spec"]) = (json!("mean"), Value::Null);
-        admin.create_run(run);
-    }
-    publish(&admin, &sites[0], "two", &[0, 1, 2]).await;
-    // The same bytes are one model, which was published last by another run.
-    let again = publish(&admin, &sites[0], "three", &[1]).await;
-    assert_eq!(admin.request("PUT", &format!("/v1/models/{}/tags/best", again[0]), &[], &[]).status, 200);
-
-    for (path, list, member, count) in [
-        ("/v1/runs/one/updates?", "updates", "id", 6),
-        ("/v1/runs/one/updates?site=b&", "updates", "id", 2),
-        ("/v1/runs/one/updates?round=2&", "updates", "id", 3),
-        ("/v1/runs/one/updates?round=2&site=c&state=accepted&", "updates", "id", 1),
-        ("/v1/runs/one/updates?state=rejected&", "updates", "id", 0),
-        ("/v1/models?", "models", "digest", 5),
-        ("/v1/models?run=two&", "models", "digest", 3),
-        ("/v1/models?run=three&", "models", "digest", 1),
-        ("/v1/models?run=two&tag=best&", "models", "digest", 1),
-        ("/v1/models?run=one&tag=best&", "models", "digest", 0),
-    ] {
-        let whole = in_pages(&admin, path, list, member, 1000);
-        assert_eq!(whole.len(), count, "{path}: {whole:?}");
-        for limit in 1..=3 {
-            assert_eq!(in_pages(&admin, path, list, member, limit), whole, "{path} in pages of {limit}");
-        }
-    }
-    let models = admin.get("/v1/models").json()["models"].clone();
-    assert_eq!(
-        (&models[0]["digest"], models[0]["published"].as_array().map(Vec::len)),
-        (&json!(again[0]), Some(2))
-    );
-    assert_eq!(models[0]["tags"], json!(["best"]));
-    let of_two = in_pages(&admin, "/v1/runs/two/updates?", "updates", "id", 1000);
-    let nobody = "019a0000-0000-7000-8000-000000000000";
-    for unknown in [
-        format!("/v1/runs/one/updates?after={}", of_two[0]),
-        format!("/v1/runs/one/updates?after={nobody}"),
-        "/v1/runs/one/updates?after=%00".into(),
-        format!("/v1/models?after={}", "0".repeat(64)),
-        "/v1/models?after=x".into(),
-    ] {
-        let said = admin.get(&unknown).assert_problem(422, "invalid-argument");
-        assert!(said.contains("after"), "{unknown}: {said}");
-    }
-}
-
-async fn lists_are_filtered(database: Database) {
-    let server = Server::start(database);
-    let (admin, a, _b) = (server.admin(), server.site("ward-a"), server.site("ward-b"));
-    admin.create_run(&new_run("one", &["ward-a"], 2));
-    admin.create_run(&new_run("two", &["ward-b"], 1));
-    publish(&admin, &a, "one", &[0]).await;
-    admin.round_becomes("one", 2, "collecting").await;
-    assert_eq!(admin.post("/v1/runs/two/cancel", &json!({})).status, 200);
-    let ids = |path: &str, list: &str, id: &str| {
-        let answer = admin.get(path).json();
-        let all = answer[list].as_array().unwrap_or_else(|| panic!("{path}: {answer}")).clone();
-        all.iter().map(|entry| entry[id].to_string()).collect::<Vec<_>>().join(" ")
-    };
-    for (query, found) in [
-        ("state=open", "\"one\""),
-        ("state=cancelled", "\"two\""),
-        ("state=failed", ""),
-        ("site=ward-b", "\"two\""),
-        ("site=ward-b&state=open", ""),
-        ("site=nobody", ""),
-    ] {
-        assert_eq!(ids(&format!("/v1/runs?{query}"), "runs", "id"), found, "{query}");
-    }
-    assert_eq!(ids("/v1/runs/one/rounds?state=published", "rounds", "number"), "1");
-    assert_eq!(ids("/v1/runs/one/rounds?state=collecting&limit=1", "rounds", "number"), "2");
-    for (query, found) in [
-        ("", "1"),
-        ("round=1", "1"),
-        ("round=2", ""),
-        ("site=ward-b", ""),
-        ("state=aligned", "1"),
-        ("state=rejected", ""),
-    ] {
-        assert_eq!(ids(&format!("/v1/runs/one/updates?{query}"), "updates", "round"), found, "{query}");
-    }
-    assert_eq!(ids("/v1/sites?q=-b", "sites", "id"), "\"ward-b\"");
-    // The audit log: the records are as they were written, their times stand beside them.
-    let actions = |query: &str| ids(&format!("/v1/audit?{query}"), "records", "action");
-    assert_eq!(actions("action=round.published"), "\"round.published\"");
-    assert_eq!(actions("action=round.published&run=two"), "");
-    assert_eq!(actions("action=site.enrolled&site=ward-b"), "\"site.enrolled\"");
-    let first = admin.get("/v1/audit?action=site.enrolled&limit=1").json();
-    let next = first["next"].as_u64().expect("a place to go on from");
-    let second = admin.get(&format!("/v1/audit?action=site.enrolled&from={next}")).json();
-    assert_eq!(
-        (&first["records"][0]["site"], &second["records"][0]["site"]),
-        (&json!("ward-a"), &json!("ward-b"))
-    );
-    assert_eq!((&second["next"], second["at"].as_array().map(Vec::len)), (&json!(null), Some(1)), "{second}");
-    assert!(
-        first["at"][0].as_str().is_some_and(|at| at.ends_with('Z')) && first["records"][0]["at"].is_null()
-    );
-    let site = admin.round_site("one", 1, "ward-a");
-    assert!(site["begun_at"].is_string() && site["bytes_per_second"].is_null(), "{site}");
-    for bad in [
-        "/v1/audit?site=X",
-        "/v1/runs?state=x",
-        "/v1/runs?site=X",
-        "/v1/runs/one/rounds?state=open",
-        "/v1/sites?limit=0",
-    ] {
-        admin.get(bad).assert_problem(422, "invalid-argument");
-    }
 }
