@@ -167,6 +167,15 @@ def ready(server):
         return answer.code, answer.read()
 
 
+def first_start(program, data):
+    """Of a server, which makes its data folder and ends."""
+    first = subprocess.Popen([program, "serve", "--data-dir", data, "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"],
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    first.stdout.readline()
+    first.terminate()
+    first.communicate(timeout=SECONDS)
+
+
 def damages(folder, keys):
     """Ways to damage a backup, each with what is to be said of it."""
     big = max((folder / "objects").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
@@ -181,11 +190,7 @@ def damages(folder, keys):
 
     def other_keys():
         data = folder.parent / "other"
-        first = subprocess.Popen([folder.parent / "fedbasin-server", "serve", "--data-dir", data, "--grpc-listen", "127.0.0.1:0",
-                                  "--http-listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        first.stdout.readline()
-        first.terminate()
-        first.communicate(timeout=SECONDS)
+        first_start(folder.parent / "fedbasin-server", data)
         shutil.copy(data / "signing-key.pem", keys / "signing-key.pem")
 
     yield "a byte is another one", altered, "do not belong together"
@@ -212,6 +217,9 @@ def drill(programs, folder, postgres):
                 yield f"{name}: the drill: {phrase}? {said.returncode} {said.stdout} {said.stderr}"
         print(f"  {name}: " + "; ".join(said.stdout.split("\n")[:3]))
         yield from grown(server, backup, keys, name)
+        if not postgres:
+            yield from lost(server, backup, keys)
+            yield from broken_off(server, backup, keys)
         for what, damage, phrase in damages(backup, keys) if postgres else ():
             spare = [(place, pathlib.Path(f"{place}-spare")) for place in (backup, keys)]
             for place, copy in spare:
@@ -246,6 +254,77 @@ def grown(server, backup, keys, name):
     new = server.backup("drill", backup, "--keys", keys, "--seen", head)
     if old.returncode != 1 or "the record is not whole" not in old.stderr or new.returncode:
         yield f"{name}: --seen: {old.returncode} {old.stderr} {new.returncode} {new.stderr}"
+
+
+def held(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def lost(server, backup, keys):
+    """What the source lost the backup keeps, unless it is good without that."""
+    before, aside = held(backup), server.folder / "aside"
+
+    def refused(what, phrase, *more, after=before, **variables):
+        said = server.backup("drill", backup, "--keys", keys, *more, **variables)
+        if said.returncode != 1 or phrase not in said.stderr:
+            yield f"{what}: {said.returncode} {said.stdout} {said.stderr}"
+        if {name: data for name, data in held(backup).items() if name.parts[0] == "objects"} != \
+                {name: data for name, data in after.items() if name.parts[0] == "objects"}:
+            yield f"{what}: the backup's bytes are others now"
+        said = server.backup("check", backup, "--keys", keys)
+        if said.returncode:
+            yield f"{what}: and the backup is not good any more: {said.stderr}"
+
+    server.objects.rename(aside)
+    server.objects.mkdir()
+    yield from refused("a volume that is not mounted", "has lost")
+    server.objects.rmdir()
+    yield from refused("no folder", "there is no folder")
+    aside.rename(server.objects)
+    yield from refused("another database", "a backup of another installation", FEDBASIN_DATA_DIR=str(empty(server)),
+                       FEDBASIN_SIGNING_KEY_FILE=str(server.data / "signing-key.pem"))
+    (one, *_) = sorted(path for path in server.objects.rglob("*") if path.is_file() and path.stat().st_size > 100)
+    one.rename(aside)
+    yield from refused("bytes that rows tell of", "has lost bytes that its rows tell of", "--may-lose", "100")
+    one.write_bytes(aside.read_bytes()[:50])
+    said = server.backup("drill", backup, "--keys", keys)
+    if said.returncode or held(backup / "objects") != held(backup / "objects") | {one.relative_to(server.objects): aside.read_bytes()}:
+        yield f"what was damaged at the source replaces what was whole: {said.returncode} {said.stdout} {said.stderr}"
+    aside.rename(one)
+    # No row tells of it, and the source has it no more.
+    stray = backup / "objects" / "stray"
+    stray.write_bytes(b"of no row")
+    yield from refused("a file of few", "has lost 1 of", after={**before, stray.relative_to(backup): b"of no row"})
+    said = server.backup("drill", backup, "--keys", keys, "--may-lose", "100")
+    if said.returncode or stray.exists() or (backup / "gone").exists():
+        yield f"what is gone stays in the backup: {said.returncode} {said.stdout} {said.stderr}"
+
+
+def empty(server):
+    """The data folder of a server that was only started."""
+    data = server.folder / "empty"
+    first_start(server.programs / "fedbasin-server", data)
+    return data
+
+
+def broken_off(server, backup, keys):
+    """Copies that were killed: the bytes are copied again, and rows without their sum in its place are taken."""
+    (one, *_) = sorted(path for path in (backup / "objects").rglob("*") if path.is_file() and path.stat().st_size > 100)
+    whole = one.read_bytes()
+    one.write_bytes(whole[:100])
+    said = server.backup("drill", backup, "--keys", keys)
+    if said.returncode or one.read_bytes() != whole:
+        yield f"a file that is half there is not copied again: {said.returncode} {said.stdout} {said.stderr}"
+    (backup / "rows.sha256").rename(backup / "rows.sha256.new")
+    (backup / "rows.sha256").write_text(f"{'0' * 64}  rows\n")
+    (backup / "rows.new").write_bytes(b"half")
+    # Set aside, and not yet put back.
+    aside = backup / "gone" / one.relative_to(backup / "objects")
+    aside.parent.mkdir(parents=True)
+    one.rename(aside)
+    said = server.backup("check", backup, "--keys", keys)
+    if said.returncode or one.read_bytes() != whole:
+        yield f"what a killed run left is no backup: {said.returncode} {said.stdout} {said.stderr}"
 
 
 def restored(programs, folder, postgres, run, published, name):
