@@ -43,10 +43,10 @@ check_confined() {
             expect "$name: nor for the kernel" '@(65532|999) 0000000000000000 1' \
                 "$(awk '/^Uid:/ {uid = $3} /^CapEff:/ {caps = $2} /^NoNewPrivs:/ {print uid, caps, $2}' "/proc/$pid/status")"
         fi
+        expect "$name: has limits of memory and processes" '@([1-9])*([0-9]) @([1-9])*([0-9])' "$(docker inspect --format '{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}' "$id")"
         case $name in
             postgres | server | worker | proxy | demo-proxy)
-                expect "$name: has a limit of memory and is started again" '@([1-9])*([0-9]) unless-stopped' \
-                    "$(docker inspect --format '{{.HostConfig.Memory}} {{.HostConfig.RestartPolicy.Name}}' "$id")" ;;
+                expect "$name: is started again" unless-stopped "$(docker inspect --format '{{.HostConfig.RestartPolicy.Name}}' "$id")" ;;
         esac
     done
     local server=${replicas[0]}
@@ -80,18 +80,57 @@ check_role() {
     done
 }
 
+# What the proxy lets through to the gRPC edge, and how much of it one address has.
+check_edges() {
+    local path code told call
+    command -v curl >/dev/null || fail "curl is missing; it speaks HTTP/2 without TLS"
+    # A message of no bytes.
+    printf '\0\0\0\0\0' >"$work/empty"
+    for path in fedbasin.v1.FedBasin/GetServerKeys=200 grpc.health.v1.Health/Check=200 grpc.health.v1.Health/Watch=404 \
+        grpc.health.v1.Health/Check/=404 grpc.reflection.v1.ServerReflection/ServerReflectionInfo=404 fedbasin.v1.FedBasin=404 =404; do
+        # What is refused is so before its body came, and curl takes the end of that for a failure: without one.
+        call=()
+        [ "${path#*=}" != 200 ] || call=(--header 'te: trailers' --header 'content-type: application/grpc' --data-binary @"$work/empty")
+        code=$(curl --silent --max-time 5 --http2-prior-knowledge --output /dev/null --write-out '%{http_code}' "${call[@]}" \
+            "http://127.0.0.1:$FEDBASIN_GRPC_PORT/${path%=*}") || true
+        expect "through the proxy, /${path%=*}" "${path#*=}" "$code"
+    done
+    # Connections that say nothing, more than one address may have: those beyond are ended, and it may come again.
+    told=$(python3 - "$FEDBASIN_HTTP_PORT" <<'PYTHON'
+import select, socket, sys, time
+lines = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(300)]
+time.sleep(1)
+ended = 0
+for line in select.select(lines, [], [], 0)[0]:
+    try:
+        ended += line.recv(1) == b""
+    except ConnectionResetError:
+        ended += 1
+print(len(lines) - ended)
+PYTHON
+    )
+    expect "one address has so many connections to the operators' port" 256 "$told"
+    until_so "and may come again" 10 is_ready
+}
+
 # Signs in through the proxy as a person does, and looks at the run more often than there are replicas.
 check_dashboard() {
     local told
     told=$(python3 - "$url" "$token" <<'PYTHON'
 import http.cookiejar, sys, urllib.parse, urllib.request
 url, token = sys.argv[1:]
-browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
 form = urllib.parse.urlencode({"token": token, "next": "/"}).encode()
-browser.open(urllib.request.Request(url + "/signin", form, {"origin": url}), timeout=20)
+def signed_in(**headers):
+    jar = http.cookiejar.CookieJar()
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+    browser.open(urllib.request.Request(url + "/signin", form, {"origin": url, **headers}), timeout=20)
+    return browser, [cookie.secure for cookie in jar]
+browser, clear = signed_in()
+_, behind_tls = signed_in(**{"x-forwarded-proto": "https"})
 pages = [browser.open(url + "/runs/fashion", timeout=20).read().decode() for _ in range(4)]
-print(*(all(site in page for site in ("site-0", "site-1", "site-2", "site-3")) and "omplete" in page for page in pages))
+print(*(all(site in page for site in ("site-0", "site-1", "site-2", "site-3")) and "omplete" in page for page in pages), clear, behind_tls)
 PYTHON
     )
-    expect "the dashboard shows the run, from any replica" 'True True True True' "$told"
+    expect "the dashboard shows the run, from any replica; its cookie is secure where a proxy before this one ended TLS" \
+        'True True True True \[False\] \[True\]' "$told"
 }
