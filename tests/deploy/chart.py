@@ -66,6 +66,11 @@ LEAST = {
 }
 CASES = {"defaults": {}, "everything": EVERYTHING, "the least": LEAST}
 
+# What the README says for sites with certificates.
+CERTIFICATES = {"tls": {"enabled": True, "clientCaSecretName": "fedbasin-authority"}, "service": {"grpc": {"type": "LoadBalancer"}}, "networkPolicy": {"grpc": None}}
+CONTROLLER, MONITORING = ({"kubernetes.io/metadata.name": name} for name in ("ingress-nginx", "monitoring"))
+GRPC_PATHS = {"/fedbasin.v1.FedBasin": "Prefix", "/grpc.health.v1.Health/Check": "Exact"}
+
 # Each is refused, and the answer says where.
 WRONG = [
     ({"server": {"replicas": "two"}}, "/server/replicas"),
@@ -151,6 +156,20 @@ def settings_of_the_schema():
             yield f"values.schema.json: settings.{table}: {sorted(properties ^ known)} only there or in deploy/fedbasin.toml"
 
 
+def edges(found, grpc, http):
+    """Which peers reach which edge of the servers (None: everybody), and which calls an ingress hands on."""
+    (policy,) = [manifest for manifest in found if manifest["kind"] == "NetworkPolicy" and manifest["metadata"]["name"].endswith("-server")]
+    for port, wanted in (("grpc", grpc), ("http", http)):
+        rules = [rule for rule in policy["spec"]["ingress"] if port in [each["port"] for each in rule["ports"]]]
+        peers = None if any(not rule.get("from") for rule in rules) else [peer["namespaceSelector"]["matchLabels"] for rule in rules for peer in rule["from"]]
+        if peers != wanted:
+            yield f"{port} is reached by {peers}"
+    for manifest in (manifest for manifest in found if manifest["kind"] == "Ingress"):
+        paths = {path["path"]: path["pathType"] for rule in manifest["spec"]["rules"] for path in rule["http"]["paths"]}
+        if paths != (GRPC_PATHS if manifest["metadata"]["name"].endswith("-grpc") else {"/": "Prefix"}):
+            yield f"Ingress {manifest['metadata']['name']} routes {paths}"
+
+
 def settings_file(found):
     (text,) = [manifest["data"]["fedbasin.toml"] for manifest in found if manifest["kind"] == "ConfigMap"]
     return text
@@ -174,6 +193,8 @@ def main():
         if "NOTES:" not in release(values, ("install", "--dry-run=client")):
             faults.append(f"{name}: no NOTES")
         print(f"  {name}: {len(found)} manifests, {len(text.splitlines())} lines of settings, which the server took")
+    for name, values, grpc in (("everything", EVERYTHING, [CONTROLLER]), ("sites with certificates", CERTIFICATES, None)):
+        faults += [f"{name}: {fault}" for fault in edges(manifests.read(release(values)), grpc, [CONTROLLER, MONITORING])]
     for values, place in WRONG:
         result = helm("template", "fedbasin", str(CHART), values=values)
         if not result.returncode or place not in lines(result):
