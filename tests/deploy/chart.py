@@ -67,7 +67,8 @@ LEAST = {
 CASES = {"defaults": {}, "everything": EVERYTHING, "the least": LEAST}
 
 # What the README says for sites with certificates.
-CERTIFICATES = {"tls": {"enabled": True, "clientCaSecretName": "fedbasin-authority"}, "service": {"grpc": {"type": "LoadBalancer"}}, "networkPolicy": {"grpc": None}}
+CERTIFICATES = {"tls": {"enabled": True, "clientCaSecretName": "fedbasin-authority"}, "service": {"grpc": {"type": "LoadBalancer"}},
+                "networkPolicy": {"grpc": None}}
 CONTROLLER, MONITORING = ({"kubernetes.io/metadata.name": name} for name in ("ingress-nginx", "monitoring"))
 GRPC_PATHS = {"/fedbasin.v1.FedBasin": "Prefix", "/grpc.health.v1.Health/Check": "Exact"}
 
