@@ -256,6 +256,7 @@ pub fn run(args: &DemoArgs, interrupted: &AtomicBool) -> anyhow::Result<Finished
         admin.model(RUN, round.number, &path, &fedbasin_client::progress::Screen::silent())?;
     }
     check_copies(&folder, &rounds)?;
+    check_evaluations(&admin.rounds(RUN, None)?)?;
     let served = args.serve.then(|| Served { server, http, token_file: folder.admin_token() });
     // Trains beside the sites and is rarely the last.
     all_data.wait(Duration::from_secs(3600), &mut || {
@@ -364,6 +365,23 @@ fn start_all_data(args: &DemoArgs, folder: &Folder, leash: &Leash) -> anyhow::Re
     let environment: Vec<(&str, &OsStr)> = environment.into_iter().collect();
     let words = words::train(args, folder, leash, None)?;
     Process::start("the trainer on all data", &folder.log("all-data"), false, words, &environment)
+}
+
+/// Every site tried the model of every round, and what it sent itself.
+fn check_evaluations(rounds: &[Round]) -> anyhow::Result<()> {
+    for round in rounds {
+        let known = &round.evaluations;
+        for (model, mean) in [("global", &known.global), ("own", &known.own)] {
+            let sites = mean.as_ref().map_or(0, |mean| mean.sites);
+            if usize::try_from(sites).ok() != Some(SITES) {
+                bail!(
+                    "round {}: {sites} of {SITES} sites evaluated its {model} model; see their logs",
+                    round.number
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every file that figures are computed from is the one that went through the server: its digest is the record's.

@@ -1,7 +1,10 @@
 //! The sites' own evaluation, as a program: it knows nothing of the server, only what its environment says (`FEDBASIN_MODEL`,
 //! `FEDBASIN_GLOBAL`, `FEDBASIN_METRICS`). What it tries models with is a share of the test images, mixed as the site's own: nobody trains on them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -40,9 +43,9 @@ pub struct EvaluateArgs {
     /// The model to try
     #[arg(long, env = "FEDBASIN_MODEL")]
     pub model: PathBuf,
-    /// The global model, to which the path from the model is tried; none where that is the global one
+    /// The global model, to which the path from the model is tried; none, or empty, where that is the global one
     #[arg(long, env = "FEDBASIN_GLOBAL")]
-    pub global: Option<PathBuf>,
+    pub global: Option<OsString>,
     /// Where to write figures
     #[arg(long, env = "FEDBASIN_METRICS")]
     pub metrics: PathBuf,
@@ -78,8 +81,9 @@ pub fn run(args: &EvaluateArgs) -> anyhow::Result<()> {
     let model = read(&args.model)?;
     let score = eval::score(&model, &data)?;
     // An empty name says that there is none.
-    let global = args.global.as_deref().filter(|global| !global.as_os_str().is_empty());
-    let path = global.map(|global| path(&model, &read(global)?, &data)).transpose()?.unwrap_or_default();
+    let global = args.global.as_deref().filter(|global| !global.is_empty());
+    let path =
+        global.map(|global| path(&model, &read(Path::new(global))?, &data)).transpose()?.unwrap_or_default();
     let figures = Figures { num_examples: data.len(), loss: score.loss, accuracy: score.accuracy, path };
     let file = serde_json::to_vec(&figures)?;
     std::fs::write(&args.metrics, file).with_context(|| format!("cannot write {}", args.metrics.display()))

@@ -26,7 +26,7 @@ fn an_evaluation_writes_the_figures_of_its_own_share_of_the_test_images() {
     // To another one the loss is measured on the way, from end to end.
     let global = folder.path().join("global");
     Mlp::random(2).unwrap().save(&global).unwrap();
-    run(&EvaluateArgs { global: Some(global.clone()), ..args.clone() }).unwrap();
+    run(&EvaluateArgs { global: Some(global.clone().into()), ..args.clone() }).unwrap();
     let figures: serde_json::Value = serde_json::from_slice(&std::fs::read(&args.metrics).unwrap()).unwrap();
     let path = figures["path"].as_array().unwrap();
     let places: Vec<f64> = path.iter().map(|place| place["t"].as_f64().unwrap()).collect();
@@ -39,4 +39,12 @@ fn an_evaluation_writes_the_figures_of_its_own_share_of_the_test_images() {
         assert!((path[place]["loss"].as_f64().unwrap() - score.loss).abs() < 1e-5, "{path:?}");
         assert_eq!(path[place]["accuracy"].as_f64().unwrap(), score.accuracy);
     }
+}
+
+#[test]
+fn an_empty_name_of_the_global_model_is_none_as_a_site_gives_it() {
+    let line = "evaluate --site 0 --data d --seed 1 --leash l --model m --metrics f --global";
+    let line =
+        EvaluateArgs::try_parse_from(line.split(' ').chain([""])).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(line.global.as_deref(), Some(std::ffi::OsStr::new("")));
 }
