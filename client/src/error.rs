@@ -195,7 +195,13 @@ pub(crate) fn status_code_string(status: &Status) -> Option<String> {
 
 /// What a person reads while a call that failed is tried again.
 pub(crate) fn does_not_answer(url: &str, status: &Status) -> String {
-    format!("the server at {url} does not answer, trying again: {}", status_text(status))
+    let text = status_text(status);
+    // What a server that speaks TLS does where it is spoken to in clear text.
+    let hint = match url.starts_with("http://") && text.contains("connection closed") {
+        true => " (does it speak TLS: https://?)",
+        false => "",
+    };
+    format!("the server at {url} does not answer, trying again: {text}{hint}")
 }
 
 /// What to do about an answer that shows that the address is not the right one; `None` where it shows no such thing.

@@ -55,7 +55,7 @@ fn read_spec(
     let verified = is_verified(path, &spec);
     if !verified {
         screen.say(format_args!(
-            "{}: this spec was not verified; `fedbasin spec verify` runs its network to show that it is right",
+            "{}: this spec was not verified, or its certificate is not beside it; `fedbasin spec verify` runs its network to show that it is right",
             path.display()
         ));
     }

@@ -173,7 +173,10 @@ impl Authority {
         kit.check()?;
         let trusted = pem_of(self.certificates()?, &kit.authorities);
         if folder.exists() {
-            return Err(Error::invalid(format!("--output: {} is there already", folder.display())));
+            return Err(Error::invalid(format!(
+                "--output: {} is there already; name another folder",
+                folder.display()
+            )));
         }
         let issuer = self.issuer()?;
         let (certificate, key): (Certificate, Option<KeyPair>) = match request {

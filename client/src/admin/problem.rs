@@ -86,7 +86,7 @@ pub(super) fn transport_error(error: &ureq::Error, url: &str) -> Error {
     } else if matches!(error, ureq::Error::Protocol(_)) {
         // HTTP/2 where HTTP/1.1 is expected.
         (
-            "is this the server's gRPC port? --server is its HTTP port (the server says both when it starts)",
+            "is this the server's gRPC port? --server is its HTTP port (the server says both when it starts); where it speaks TLS, name https:// and --ca",
             false,
         )
     } else {

@@ -70,7 +70,7 @@ pub(super) fn dispatch(args: AdminArgs, screen: &Screen) -> Result<()> {
         }
         AdminCommand::CreateRun(mut args) => {
             let admin = admin.because(args.because.reason.take());
-            show_run(&create_run(&admin, args)?, screen)
+            show_run(&create_run(&admin, args, screen)?, screen)
         }
         AdminCommand::Runs { state, site } => {
             let runs = admin.runs(state.as_deref(), site.as_deref())?;
@@ -181,7 +181,7 @@ fn make_token(admin: &Admin, args: &TokenArgs, screen: &Screen) -> Result<()> {
     })
 }
 
-fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
+fn create_run(admin: &Admin, args: CreateRunArgs, screen: &Screen) -> Result<Run> {
     let cohort_size = u32::try_from(args.cohort.len()).unwrap_or(u32::MAX);
     if args.quorum > cohort_size {
         return Err(Error::usage(
@@ -191,6 +191,9 @@ fn create_run(admin: &Admin, args: CreateRunArgs) -> Result<Run> {
         ));
     }
     let spec = args.spec.as_deref().map(read_spec).transpose()?;
+    if args.graph.is_some() && args.seed.is_none() {
+        screen.remark("a graph names no tensors that it does not use, such as BatchNorm's counters: sites whose checkpoints have some are refused, unless --seed shows the server one");
+    }
     let seed_digest =
         args.seed.map(|seed| stored(seed, |path| Ok(admin.put_checkpoint(path)?.digest))).transpose()?;
     let graph_digest =

@@ -112,10 +112,14 @@ impl PkiCommand {
                 let authorities = trusted.transpose()?.unwrap_or_default();
                 let kit = Kit { server: args.server, run: args.run, keys, authorities };
                 let request = request.transpose()?;
+                let what = match request {
+                    Some(_) => "needs beside its key; send it back",
+                    None => "needs; give it to nobody else",
+                };
                 let fingerprint =
                     authority.issue_site(&args.site, &kit, request.as_deref(), args.days, &args.output)?;
                 println!(
-                    "{}: all that site {} needs; give it to nobody else\ncertificate {fingerprint}, for {} days",
+                    "{}: all that site {} {what}\ncertificate {fingerprint}, for {} days",
                     args.output.display(),
                     args.site,
                     args.days,
