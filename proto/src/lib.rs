@@ -44,6 +44,42 @@ pub const PATH_POINTS: std::ops::RangeInclusive<usize> = 2..=33;
 /// No loss is of a larger magnitude: sums over all sites stay finite.
 pub const MAX_LOSS: f64 = 1e30;
 
+/// What makes points no path that an evaluation may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathFault {
+    /// They are not [`PATH_POINTS`].
+    Count,
+    /// A `t` is not within 0 and 1.
+    Place,
+    /// A loss is not a finite number of a magnitude of at most [`MAX_LOSS`].
+    Loss,
+    /// An accuracy is not within 0 and 1.
+    Accuracy,
+    /// `t` does not grow from each to the next.
+    Order,
+}
+
+/// The first thing that makes these points no path; nothing where they are one.
+#[must_use]
+pub fn path_fault(points: &[v1::PathPoint]) -> Option<PathFault> {
+    let of_one = |point: &v1::PathPoint| {
+        if !(0.0..=1.0).contains(&point.t) {
+            Some(PathFault::Place)
+        } else if !point.loss.is_finite() || point.loss.abs() > MAX_LOSS {
+            Some(PathFault::Loss)
+        } else if point.accuracy.is_some_and(|accuracy| !(0.0..=1.0).contains(&accuracy)) {
+            Some(PathFault::Accuracy)
+        } else {
+            None
+        }
+    };
+    if !PATH_POINTS.contains(&points.len()) {
+        return Some(PathFault::Count);
+    }
+    let disorder = || points.windows(2).any(|pair| pair[0].t >= pair[1].t).then_some(PathFault::Order);
+    points.iter().find_map(of_one).or_else(disorder)
+}
+
 /// Longest name of a metric, in bytes.
 pub const MAX_METRIC_NAME_BYTES: usize = 64;
 

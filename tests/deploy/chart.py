@@ -5,21 +5,20 @@ Standard, and the server itself, which is started with the rendered settings.
 usage: chart.py --programs target/debug
 """
 
-import argparse
 import json
 import pathlib
 import subprocess
-import sys
 import tempfile
 
 import yaml
 
+import check
 import manifests
 import settings
 import started
 import tools
 
-CHART = tools.ROOT / "deploy" / "chart"
+CHART = check.ROOT / "deploy" / "chart"
 # The oldest that Chart.yaml allows, and the newest whose schemas there are.
 VERSIONS = ("1.30.0", "1.37.0")
 
@@ -176,39 +175,30 @@ def settings_file(found):
     return text
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--programs", required=True, type=pathlib.Path)
-    server = parser.parse_args().programs / "fedbasin-server"
+def faults(programs):
     apis = [tools.Api(version) for version in VERSIONS]
-    faults = [*documented(), *settings_of_the_schema()]
+    yield from documented()
+    yield from settings_of_the_schema()
     for name, values in CASES.items():
         lint = helm("lint", "--strict", str(CHART), values=values)
         if lint.returncode or "[WARNING]" in lines(lint):
-            faults.append(f"{name}: helm lint: {lines(lint)}")
+            yield f"{name}: helm lint: {lines(lint)}"
         found = manifests.read(release(values))
         text = settings_file(found)
-        faults += [f"{name}: {fault}" for fault in manifests.faults(found, apis)]
-        faults += [f"{name}: deploy/fedbasin.toml has no {key}" for key in settings.keys_of(text) if key not in settings.known_keys()]
-        faults += [f"{name}: {fault}" for fault in started.faults(server, text)]
+        yield from (f"{name}: {fault}" for fault in manifests.faults(found, apis))
+        yield from (f"{name}: deploy/fedbasin.toml has no {key}" for key in settings.keys_of(text) if key not in settings.known_keys())
+        yield from (f"{name}: {fault}" for fault in started.faults(programs / "fedbasin-server", text))
         if "NOTES:" not in release(values, ("install", "--dry-run=client")):
-            faults.append(f"{name}: no NOTES")
+            yield f"{name}: no NOTES"
         print(f"  {name}: {len(found)} manifests, {len(text.splitlines())} lines of settings, which the server took")
     for name, values, grpc in (("everything", EVERYTHING, [CONTROLLER]), ("sites with certificates", CERTIFICATES, None)):
-        faults += [f"{name}: {fault}" for fault in edges(manifests.read(release(values)), grpc, [CONTROLLER, MONITORING])]
+        yield from (f"{name}: {fault}" for fault in edges(manifests.read(release(values)), grpc, [CONTROLLER, MONITORING]))
     for values, place in WRONG:
         result = helm("template", "fedbasin", str(CHART), values=values)
         if not result.returncode or place not in lines(result):
-            faults.append(f"{values} is not refused as wrong at {place}: {lines(result)[:300]}")
+            yield f"{values} is not refused as wrong at {place}: {lines(result)[:300]}"
     print(f"  {len(WRONG)} wrong values refused")
-    for fault in faults:
-        print(f"  FAILED: {fault}")
-    sys.exit(bool(faults))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except tools.LeftOut as why:
-        print(f"left out: {why}")
-        sys.exit(3)
+    check.run(faults)

@@ -5,7 +5,6 @@ damaged, lack something or come from before what was seen are found out.
 usage: drill.py --programs target/debug    (FEDBASIN_TEST_POSTGRES_URL: a Postgres whose user may create databases and roles)
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -14,16 +13,15 @@ import secrets
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-import tools
+import check
 
-BACKUP = tools.ROOT / "deploy" / "backup"
+BACKUP = check.ROOT / "deploy" / "backup"
 TOKEN = "an-admin-token-of-the-test-0123456789"
 SECONDS = 60
 
@@ -347,22 +345,15 @@ def restored(programs, folder, postgres, run, published, name):
             yield f"{name}: another model was restored"
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--programs", required=True, type=pathlib.Path)
-    programs = parser.parse_args().programs
-    faults = []
+def faults(programs):
     postgres = Postgres()
     try:
         for database in (postgres, None):
             with tempfile.TemporaryDirectory() as folder:
-                faults += drill(programs, pathlib.Path(folder), database)
+                yield from drill(programs, pathlib.Path(folder), database)
     finally:
         postgres.close()
-    for fault in faults:
-        print(f"  FAILED: {fault}")
-    sys.exit(bool(faults))
 
 
 if __name__ == "__main__":
-    main()
+    check.run(faults)

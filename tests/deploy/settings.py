@@ -1,6 +1,5 @@
 """What settings there are: deploy/fedbasin.toml names every key, `fedbasin-server … --help` every variable and flag."""
 
-import pathlib
 import re
 
 try:
@@ -8,9 +7,10 @@ try:
 except ImportError:  # before Python 3.11
     from pip._vendor import tomli as tomllib
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-SAMPLE = (ROOT / "deploy" / "fedbasin.toml").read_text()
-HELP = (ROOT / "tests" / "snapshots" / "fedbasin-server.txt").read_text()
+import check
+
+SAMPLE = (check.ROOT / "deploy" / "fedbasin.toml").read_text()
+HELP = (check.ROOT / "tests" / "snapshots" / "fedbasin-server.txt").read_text()
 # Hidden in the help, for they are secrets: the sample names them.
 VARIABLES = set(re.findall(r"\[env: (FEDBASIN_\w+)", HELP)) | set(re.findall(r"FEDBASIN_\w+", SAMPLE))
 

@@ -4,6 +4,7 @@ the database and the bucket; everything else is as it was rendered."""
 import json
 import pathlib
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -51,19 +52,15 @@ def ready(address):
 
 
 def lay_secrets(server, folder):
-    """What secrets hold, at the places where pods have them."""
-    run = dict(check=True, capture_output=True, timeout=SECONDS)
-    subprocess.run([server, "pki", "init", "--dir", folder / "pki", "--host", "localhost"], **run)
-    for name in ("signing", "admin", "tls", "sites"):
-        (folder / name).mkdir()
-    (folder / "tls" / "tls.crt").write_bytes((folder / "pki" / "server.pem").read_bytes())
-    (folder / "tls" / "tls.key").write_bytes((folder / "pki" / "server.key").read_bytes())
-    (folder / "sites" / "authority.pem").write_bytes((folder / "pki" / "authority.pem").read_bytes())
-    (folder / "admin" / "admin-token").write_text("an-admin-token-of-the-test-0123456789\n")
-    # Keys are made where nobody names any.
-    first = subprocess.Popen([server, "serve", "--data-dir", folder / "first", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"],
-                             text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    first.stdout.readline()
-    first.terminate()
-    first.wait(timeout=SECONDS)
-    (folder / "signing" / "signing-key.pem").write_bytes((folder / "first" / "signing-key.pem").read_bytes())
+    """What secrets hold, at the places where pods have them: what `init` makes in `made`."""
+    made = folder / "made"
+    subprocess.run([server, "init", made, "--host", "localhost"], check=True, capture_output=True, timeout=SECONDS)
+    for place, file in (
+        ("signing/signing-key.pem", "signing-key.pem"),
+        ("admin/admin-token", "admin-token"),
+        ("tls/tls.crt", "pki/server.pem"),
+        ("tls/tls.key", "pki/server.key"),
+        ("sites/authority.pem", "pki/authority.pem"),
+    ):
+        (folder / place).parent.mkdir(exist_ok=True)
+        shutil.copy(made / file, folder / place)

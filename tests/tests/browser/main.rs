@@ -12,7 +12,7 @@ use fedbasin_tests::{
 };
 use serde_json::json;
 
-use self::scene::{create, sign_in, upload};
+use self::scene::{create, upload};
 
 /// Every page there is something to see on, of a server with a run `name` that is open and a site `a`.
 fn pages(run: &str) -> Vec<String> {
@@ -181,7 +181,7 @@ async fn who_may_only_look_is_offered_nothing_else_and_a_name_is_never_run() {
     let made = server.admin().post("/v1/tokens", &json!({ "role": Role::Viewer.name() })).json();
     let token = made["token"].as_str().expect("a token").to_owned();
     let admin = server.admin().with_token(None);
-    let cookie = sign_in(&admin, &token);
+    let cookie = admin.sign_in(&token);
     // A proxy ended TLS before it: the browser is to send the cookie over nothing else.
     let over = |scheme| {
         let form = ("content-type", "application/x-www-form-urlencoded");
@@ -226,7 +226,7 @@ async fn the_first_page_names_silent_sites_quorums_at_risk_and_webhooks_that_too
     let asked = server.admin().post("/v1/webhooks/ops/test", &json!({}));
     assert_eq!(asked.status, 202, "{}", String::from_utf8_lossy(&asked.body));
     let admin = server.admin().with_token(None);
-    let cookie = sign_in(&admin, &server.admin_token());
+    let cookie = admin.sign_in(&server.admin_token());
     let told = [
         "<a href=\"/sites/b\">b</a> (never seen)",
         "the quorum is at risk, 1 of 2 updates",

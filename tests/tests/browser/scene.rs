@@ -4,7 +4,7 @@ use fedbasin_proto::v1::{
     self, BeginUpdateRequest, EvaluatedModel, Evaluation, PathPoint, ReportEvaluationRequest,
 };
 use fedbasin_tests::{
-    Admin, Server, Site,
+    Server, Site,
     checkpoint::{Mlp, mlp},
     chunks, digest,
 };
@@ -74,17 +74,6 @@ pub(crate) async fn upload(
     let begun = site.begin_as(announcement(run, round, checkpoint, num_examples)).await?;
     site.send(chunks(&begun.update_id, checkpoint, begun.offset)).await?;
     site.finish(&begun.update_id).await
-}
-
-/// Signs in without a browser; gives the cookie.
-pub(crate) fn sign_in(admin: &Admin, token: &str) -> String {
-    let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
-    let body = format!("token={token}&next=%2F");
-    let answer = admin.without_redirects().request("POST", "/signin", &headers, body.as_bytes());
-    assert_eq!(answer.status, 303, "{}", String::from_utf8_lossy(&answer.body));
-    let set = answer.header("set-cookie").to_owned();
-    assert!(set.contains("HttpOnly") && set.contains("SameSite=Strict"), "{set}");
-    set.split(';').next().expect("a cookie").to_owned()
 }
 
 /// A run of three sites with three rounds that are published and one that collects: an update is here, one is rejected, one site is

@@ -106,12 +106,9 @@ async fn what_a_site_was_told_is_shown_to_whoever_helps_it(database: Database) {
         .await;
     assert!(told("a").as_array().is_some_and(|list| list.len() == 20));
     // And on the page of the site.
-    let cookie = admin.with_token(None).without_redirects();
-    let headers = [("content-type", "application/x-www-form-urlencoded"), ("sec-fetch-site", "same-origin")];
-    let body = format!("token={}&next=%2F", server.admin_token());
-    let set = cookie.request("POST", "/signin", &headers, body.as_bytes()).header("set-cookie").to_owned();
-    let page =
-        cookie.request("GET", "/sites/b", &[("cookie", set.split(';').next().unwrap_or_default())], b"");
+    let person = admin.with_token(None);
+    let cookie = person.sign_in(&server.admin_token());
+    let page = person.request("GET", "/sites/b", &[("cookie", &cookie)], b"");
     let html = String::from_utf8_lossy(&page.body).into_owned();
     assert!(html.contains("as the site was told") && html.contains("BeginUpdate"), "{html}");
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use fedbasin_proto::{MAX_LOSS, PATH_POINTS, v1::PathPoint};
+use fedbasin_proto::{PATH_POINTS, PathFault, path_fault, v1::PathPoint};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -31,19 +31,6 @@ impl Point {
         let Self { t, loss, accuracy } = *self;
         PathPoint { t, loss, accuracy }
     }
-
-    /// What is wrong with it, if anything is.
-    fn fault(&self) -> Option<&'static str> {
-        if !(0.0..=1.0).contains(&self.t) {
-            Some("a t that is not within 0 and 1")
-        } else if !self.loss.is_finite() || self.loss.abs() > MAX_LOSS {
-            Some("a loss that is too large")
-        } else if self.accuracy.is_some_and(|accuracy| !(0.0..=1.0).contains(&accuracy)) {
-            Some("an accuracy that is not within 0 and 1")
-        } else {
-            None
-        }
-    }
 }
 
 /// The path of a file of figures; empty where it has none.
@@ -61,16 +48,15 @@ pub(in super::super) fn parse(text: &str, place: &str) -> Result<Vec<Point>> {
     let Some(path) = value.get("path").filter(|path| !path.is_null()) else { return Ok(Vec::new()) };
     let points: Vec<Point> = Deserialize::deserialize(path)
         .map_err(|_| wrong("something else than points, each with the numbers t and loss"))?;
-    if !PATH_POINTS.contains(&points.len()) {
-        return Err(wrong(&format!("{} points, not 2 to 33", points.len())));
+    let messages: Vec<PathPoint> = points.iter().map(Point::message).collect();
+    match path_fault(&messages) {
+        None => Ok(points),
+        Some(PathFault::Count) => Err(wrong(&format!("{} points, not 2 to 33", points.len()))),
+        Some(PathFault::Place) => Err(wrong("a t that is not within 0 and 1")),
+        Some(PathFault::Loss) => Err(wrong("a loss that is too large")),
+        Some(PathFault::Accuracy) => Err(wrong("an accuracy that is not within 0 and 1")),
+        Some(PathFault::Order) => Err(wrong("a t that does not grow from each point to the next")),
     }
-    if let Some(fault) = points.iter().find_map(Point::fault) {
-        return Err(wrong(fault));
-    }
-    if points.windows(2).any(|pair| pair[0].t >= pair[1].t) {
-        return Err(wrong("a t that does not grow from each point to the next"));
-    }
-    Ok(points)
 }
 
 #[cfg(test)]

@@ -104,10 +104,25 @@ impl Keys {
         })
     }
 
-    /// The key that a token says it is signed by. Where it is not known, or what is known is old, the issuer is asked, by one call at
-    /// a time and after a pause at the least.
+    /// The key that a token says it is signed by.
     pub(super) async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<DecodingKey> {
-        let (found, old) = self.look(id, algorithm);
+        self.ask_for(|known| meant(&known.keys, id, algorithm).cloned()).await
+    }
+
+    /// Where persons sign in.
+    pub(super) async fn sign_in_at(&self) -> Option<SignInAt> {
+        self.ask_for(|known| known.sign_in.clone()).await
+    }
+
+    /// Something that the issuer says. Where it is not known, or what is known is old, the issuer is asked, by one call at a time and after a
+    /// pause at the least.
+    async fn ask_for<T>(&self, look: impl Fn(&Known) -> Option<T>) -> Option<T> {
+        let look = || {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            let old = known.fetched.is_none_or(|when| when.elapsed() > self.pause * OLD_PAUSES);
+            (look(&known), old)
+        };
+        let (found, old) = look();
         if found.is_some() && !old {
             return found;
         }
@@ -119,31 +134,12 @@ impl Keys {
             },
             None => self.asked.clone().lock_owned().await,
         };
-        let (found, old) = self.look(id, algorithm);
+        let (found, old) = look();
         if found.is_some() && !old || asked.is_some_and(|when| when.elapsed() < self.pause) {
             return found;
         }
         self.renew_as(asked).await;
-        self.look(id, algorithm).0
-    }
-
-    /// Where persons sign in; asked for like a key.
-    pub(super) async fn sign_in_at(&self) -> Option<SignInAt> {
-        let look = || {
-            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-            (known.sign_in.clone(), self.is_old(&known))
-        };
-        let (found, old) = look();
-        if found.is_some() && !old {
-            return found;
-        }
-        let asked = self.asked.clone().lock_owned().await;
-        let (found, old) = look();
-        if (found.is_none() || old) && asked.is_none_or(|when| when.elapsed() >= self.pause) {
-            self.renew_as(asked).await;
-            return look().0;
-        }
-        found
+        look().0
     }
 
     /// Asks the issuer, in a task of its own: who hangs up does not break it off, and so cannot keep newer keys away.
@@ -154,17 +150,6 @@ impl Keys {
             *asked = Some(Instant::now());
         });
         let _ = asking.await;
-    }
-
-    /// What is known, and whether that is old.
-    fn look(&self, id: Option<&str>, algorithm: Algorithm) -> (Option<DecodingKey>, bool) {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let old = self.is_old(&known);
-        (meant(&known.keys, id, algorithm).cloned(), old)
-    }
-
-    fn is_old(&self, known: &Known) -> bool {
-        known.fetched.is_none_or(|when| when.elapsed() > self.pause * OLD_PAUSES)
     }
 
     async fn renew(&self) {
